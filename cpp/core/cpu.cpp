@@ -1,0 +1,76 @@
+#include "core/cpu.h"
+
+#include <cstdlib>
+#include <cstring>
+
+#include "core/error.h"
+
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
+
+namespace rankone {
+
+const char* isaName(Isa isa) {
+  switch (isa) {
+    case Isa::Baseline: return "baseline";
+    case Isa::Avx2: return "avx2";
+    case Isa::Avx512: return "avx512";
+  }
+  return "?";
+}
+
+#if defined(__x86_64__)
+namespace {
+
+struct Features {
+  bool avx2 = false, avx512 = false;
+};
+
+// Own cpuid and xgetbv: __builtin_cpu_supports needs a runtime that some toolchains lack.
+Features detect() {
+  Features f;
+  unsigned a, b, c, d;
+  if (!__get_cpuid(1, &a, &b, &c, &d) || !(c & (1u << 27))) return f;  // OSXSAVE
+  const bool fma = c & (1u << 12);
+  unsigned lo, hi;
+  __asm__ volatile("xgetbv" : "=a"(lo), "=d"(hi) : "c"(0));
+  const bool ymm = (lo & 0x06) == 0x06, zmm = (lo & 0xe6) == 0xe6;
+  if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return f;
+  f.avx2 = ymm && fma && (b & (1u << 5));
+  f.avx512 = f.avx2 && zmm && (b & (1u << 16)) && (b & (1u << 17)) && (b & (1u << 30)) && (b & (1u << 31));  // F DQ BW VL
+  return f;
+}
+
+}  // namespace
+#endif
+
+bool isaAvailable(Isa isa) {
+  if (isa == Isa::Baseline) return true;
+#if defined(__x86_64__)
+  static const Features features = detect();
+  return isa == Isa::Avx2 ? features.avx2 : features.avx512;
+#else
+  return false;
+#endif
+}
+
+Isa activeIsa() {
+  static const Isa chosen = [] {
+    const char* wish = std::getenv("RANKONE_ISA");
+    if (!wish || !*wish) {
+      for (Isa isa : {Isa::Avx512, Isa::Avx2})
+        if (isaAvailable(isa)) return isa;
+      return Isa::Baseline;
+    }
+    for (Isa isa : {Isa::Baseline, Isa::Avx2, Isa::Avx512}) {
+      if (std::strcmp(wish, isaName(isa)) != 0) continue;
+      if (!isaAvailable(isa)) fail(ErrorKind::Range, "RANKONE_ISA=%s: this machine does not have it", wish);
+      return isa;
+    }
+    fail(ErrorKind::Range, "RANKONE_ISA=%s: expected baseline, avx2 or avx512", wish);
+  }();
+  return chosen;
+}
+
+}  // namespace rankone

@@ -1,0 +1,71 @@
+// Compiles one kernel file once per instruction set.
+//
+//   #define RANKONE_KERNEL "kernels/matmul.inl"
+//   #include "core/foreach_isa.h"
+//
+// Each copy lands in its own namespace rankone::{baseline,avx2,avx512}. Every header that the kernel needs must have
+// been included before, outside of these target regions: inline functions of the standard library compiled inside one
+// would carry its instructions into code that runs everywhere. RANKONE_PICK(f) then names the copy in use.
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <initializer_list>
+#include <limits>
+
+#include "core/cpu.h"
+#include "core/parallel.h"
+#include "core/workspace.h"
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
+#endif
+
+#define RANKONE_PRAGMA(text) _Pragma(#text)
+#if defined(__clang__)
+#define RANKONE_TARGET(t) RANKONE_PRAGMA(clang attribute push(__attribute__((target(t))), apply_to = function))
+#define RANKONE_TARGET_END RANKONE_PRAGMA(clang attribute pop)
+#elif defined(__GNUC__)
+#define RANKONE_TARGET(t) RANKONE_PRAGMA(GCC push_options) RANKONE_PRAGMA(GCC target(t))
+#define RANKONE_TARGET_END RANKONE_PRAGMA(GCC pop_options)
+#else
+#error "rankone's kernels need gcc or clang (on Windows: clang or mingw)"
+#endif
+
+#define RANKONE_ISA_NS baseline
+#define RANKONE_LEVEL 0
+#include "core/simd.inl"
+#include RANKONE_KERNEL
+#undef RANKONE_ISA_NS
+#undef RANKONE_LEVEL
+
+#if defined(__x86_64__)
+
+#define RANKONE_ISA_NS avx2
+#define RANKONE_LEVEL 1
+RANKONE_TARGET("avx2,fma")
+#include "core/simd.inl"
+#include RANKONE_KERNEL
+RANKONE_TARGET_END
+#undef RANKONE_ISA_NS
+#undef RANKONE_LEVEL
+
+#define RANKONE_ISA_NS avx512
+#define RANKONE_LEVEL 2
+RANKONE_TARGET("avx512f,avx512dq,avx512bw,avx512vl,avx2,fma")
+#include "core/simd.inl"
+#include RANKONE_KERNEL
+RANKONE_TARGET_END
+#undef RANKONE_ISA_NS
+#undef RANKONE_LEVEL
+
+#define RANKONE_PICK(f)                                                                    \
+  (::rankone::activeIsa() == ::rankone::Isa::Avx512 ? ::rankone::avx512::f                 \
+   : ::rankone::activeIsa() == ::rankone::Isa::Avx2 ? ::rankone::avx2::f                   \
+                                                    : ::rankone::baseline::f)
+#else
+#define RANKONE_PICK(f) (::rankone::baseline::f)
+#endif
+
+#undef RANKONE_KERNEL

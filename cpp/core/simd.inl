@@ -1,0 +1,166 @@
+// The vector type of one instruction set and the few operations that the kernels are written in. No include guard: see
+// core/foreach_isa.h. A vector holds kLanes floats: 16 (AVX-512), 8 (AVX2), 4 (SSE2, NEON and anything else).
+namespace rankone {
+namespace RANKONE_ISA_NS {
+
+#define RANKONE_INLINE inline __attribute__((always_inline))
+
+#if RANKONE_LEVEL == 2
+constexpr int kLanes = 16;
+#elif RANKONE_LEVEL == 1
+constexpr int kLanes = 8;
+#else
+constexpr int kLanes = 4;
+#endif
+
+typedef float Vec __attribute__((vector_size(kLanes * 4)));
+typedef int32_t IVec __attribute__((vector_size(kLanes * 4)));
+typedef float UnalignedVec __attribute__((vector_size(kLanes * 4), aligned(4), may_alias));
+
+constexpr int64_t roundUp(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
+
+RANKONE_INLINE Vec load(const float* p) { return *reinterpret_cast<const UnalignedVec*>(p); }
+RANKONE_INLINE void store(float* p, Vec x) { *reinterpret_cast<UnalignedVec*>(p) = x; }
+RANKONE_INLINE Vec zero() { return Vec{}; }
+RANKONE_INLINE Vec splat(float x) { return Vec{} + x; }
+
+// The first n lanes (0 < n <= kLanes); the others read as zero and are not written.
+RANKONE_INLINE Vec loadPart(const float* p, int n) {
+#if RANKONE_LEVEL == 2
+  return _mm512_maskz_loadu_ps(static_cast<__mmask16>((1u << n) - 1), p);
+#else
+  float t[kLanes] = {};
+  for (int i = 0; i < n; ++i) t[i] = p[i];
+  return load(t);
+#endif
+}
+RANKONE_INLINE void storePart(float* p, Vec x, int n) {
+#if RANKONE_LEVEL == 2
+  _mm512_mask_storeu_ps(p, static_cast<__mmask16>((1u << n) - 1), x);
+#else
+  float t[kLanes];
+  store(t, x);
+  for (int i = 0; i < n; ++i) p[i] = t[i];
+#endif
+}
+
+// a * b + c, rounded once where the hardware can.
+RANKONE_INLINE Vec fma(Vec a, Vec b, Vec c) {
+#if RANKONE_LEVEL == 2
+  return _mm512_fmadd_ps(a, b, c);
+#elif RANKONE_LEVEL == 1
+  return _mm256_fmadd_ps(a, b, c);
+#elif defined(__aarch64__)
+  return vfmaq_f32(c, a, b);
+#else
+  return a * b + c;
+#endif
+}
+// c - a * b
+RANKONE_INLINE Vec fnma(Vec a, Vec b, Vec c) {
+#if RANKONE_LEVEL == 2
+  return _mm512_fnmadd_ps(a, b, c);
+#elif RANKONE_LEVEL == 1
+  return _mm256_fnmadd_ps(a, b, c);
+#elif defined(__aarch64__)
+  return vfmsq_f32(c, a, b);
+#else
+  return c - a * b;
+#endif
+}
+// Lane by lane c ? a : b, where c comes from a comparison.
+RANKONE_INLINE Vec select(IVec c, Vec a, Vec b) { return c ? a : b; }
+// NaN in x stays NaN; bound must not be one.
+RANKONE_INLINE Vec atLeast(Vec x, Vec bound) { return select(x < bound, bound, x); }
+RANKONE_INLINE Vec atMost(Vec x, Vec bound) { return select(x > bound, bound, x); }
+RANKONE_INLINE Vec abs(Vec x) { return (Vec)((IVec)x & 0x7fffffff); }
+RANKONE_INLINE Vec sqrt(Vec x) {
+#if RANKONE_LEVEL == 2
+  return _mm512_sqrt_ps(x);
+#elif RANKONE_LEVEL == 1
+  return _mm256_sqrt_ps(x);
+#else
+  Vec y;
+  for (int i = 0; i < kLanes; ++i) y[i] = __builtin_sqrtf(x[i]);
+  return y;
+#endif
+}
+
+// Sum over the lanes, always in the same order: halves onto halves.
+RANKONE_INLINE float sum(Vec x) {
+#if RANKONE_LEVEL == 2
+  const __m256 h = (__m256)__builtin_shufflevector(x, x, 0, 1, 2, 3, 4, 5, 6, 7) +
+                   (__m256)__builtin_shufflevector(x, x, 8, 9, 10, 11, 12, 13, 14, 15);
+#elif RANKONE_LEVEL == 1
+  const Vec h = x;
+#endif
+#if RANKONE_LEVEL >= 1
+  const __m128 q = _mm256_castps256_ps128(h) + _mm256_extractf128_ps(h, 1);
+  const __m128 d = q + _mm_movehl_ps(q, q);
+  return d[0] + d[1];
+#else
+  return (x[0] + x[2]) + (x[1] + x[3]);
+#endif
+}
+RANKONE_INLINE float largest(Vec x) {
+  float t[kLanes];
+  store(t, x);
+  float m = t[0];
+  for (int i = 1; i < kLanes; ++i) m = t[i] > m ? t[i] : m;
+  return m;
+}
+
+// x * 2^n for an integer-valued n in [-252, 252], in two exact steps.
+RANKONE_INLINE Vec scaleByPowerOfTwo(Vec x, Vec n) {
+  const IVec i = __builtin_convertvector(n, IVec), half = i >> 1;
+  return x * (Vec)((half + 127) << 23) * (Vec)((i - half + 127) << 23);
+}
+RANKONE_INLINE Vec roundToInteger(Vec x) {
+  const Vec magic = splat(12582912.0f);  // 1.5 * 2^23: adding it leaves no fraction bits
+  return (x + magic) - magic;
+}
+
+// e^(hi + lo), |lo| small against hi; relative error below 2^-23. Underflows to 0, overflows to inf, keeps NaN.
+RANKONE_INLINE Vec exp(Vec hi, Vec lo) {
+  const Vec x = atMost(atLeast(hi, splat(-105.0f)), splat(89.0f));
+  const Vec n = roundToInteger(x * 1.44269504f);
+  Vec r = fnma(n, splat(0.693145752f), x);
+  r = fnma(n, splat(1.42860677e-6f), r) + lo;
+  Vec p = splat(1.0f / 5040);
+  p = fma(p, r, splat(1.0f / 720));
+  p = fma(p, r, splat(1.0f / 120));
+  p = fma(p, r, splat(1.0f / 24));
+  p = fma(p, r, splat(1.0f / 6));
+  p = fma(p, r, splat(0.5f));
+  p = fma(p * r, r, r) + 1.0f;
+  return scaleByPowerOfTwo(p, n);
+}
+RANKONE_INLINE Vec exp(Vec x) { return exp(x, zero()); }
+
+RANKONE_INLINE Vec sigmoid(Vec x) { return splat(1.0f) / (exp(-x) + 1.0f); }
+
+// In place, rows[0..kLanes) as the rows of a square: log2(kLanes) rounds of interleaving row i with row i + kLanes/2.
+RANKONE_INLINE void transpose(Vec (&rows)[kLanes]) {
+  for (int round = kLanes; round > 1; round /= 2) {
+    Vec next[kLanes];
+#pragma GCC unroll 8
+    for (int i = 0; i < kLanes / 2; ++i) {
+      const Vec a = rows[i], b = rows[i + kLanes / 2];
+#if RANKONE_LEVEL == 2
+      next[2 * i] = __builtin_shufflevector(a, b, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+      next[2 * i + 1] = __builtin_shufflevector(a, b, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
+#elif RANKONE_LEVEL == 1
+      next[2 * i] = __builtin_shufflevector(a, b, 0, 8, 1, 9, 2, 10, 3, 11);
+      next[2 * i + 1] = __builtin_shufflevector(a, b, 4, 12, 5, 13, 6, 14, 7, 15);
+#else
+      next[2 * i] = __builtin_shufflevector(a, b, 0, 4, 1, 5);
+      next[2 * i + 1] = __builtin_shufflevector(a, b, 2, 6, 3, 7);
+#endif
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < kLanes; ++i) rows[i] = next[i];
+  }
+}
+
+}  // namespace RANKONE_ISA_NS
+}  // namespace rankone

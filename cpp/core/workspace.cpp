@@ -1,0 +1,94 @@
+#include "core/workspace.h"
+
+#include <cstdlib>
+#include <cstring>
+#include <limits>
+#include <new>
+#include <utility>
+
+namespace rankone {
+
+namespace {
+
+constexpr size_t kKeepBytes = size_t{32} << 20;  // what a thread keeps between calls
+
+void* allocate(size_t bytes) {
+  if (bytes > std::numeric_limits<size_t>::max() - 4096) throw std::bad_alloc();
+  void* p = nullptr;
+  if (posix_memalign(&p, 64, bytes ? bytes : 64) != 0) throw std::bad_alloc();
+  return p;
+}
+
+struct Arena {
+  float* data = nullptr;
+  size_t capacity = 0, used = 0;  // floats
+  ~Arena() { std::free(data); }
+};
+
+Arena& arena() {
+  static thread_local Arena a;
+  return a;
+}
+
+}  // namespace
+
+bool poisonRequested() {
+  static const bool on = [] {
+    const char* v = std::getenv("RANKONE_POISON");
+    return v && std::strcmp(v, "1") == 0;
+  }();
+  return on;
+}
+
+void poison(float* data, size_t count) {
+  for (size_t i = 0; i < count; ++i) data[i] = std::numeric_limits<float>::quiet_NaN();
+}
+
+Scratch::Scratch(size_t floats) : capacity_(alignFloats(floats)) {
+  Arena& a = arena();
+  mark_ = a.used;
+  const size_t needed = a.used + capacity_;
+  if (needed > a.capacity && a.used == 0 && capacity_ * sizeof(float) <= kKeepBytes) {
+    std::free(a.data);
+    a.data = nullptr;
+    a.capacity = 0;
+    a.data = static_cast<float*>(allocate(capacity_ * sizeof(float)));
+    a.capacity = capacity_;
+  }
+  if (needed <= a.capacity) {
+    begin_ = a.data + a.used;
+    a.used = needed;
+  } else {  // too large to keep, or nested beyond what is kept
+    if (capacity_ > std::numeric_limits<size_t>::max() / sizeof(float)) throw std::bad_alloc();
+    begin_ = static_cast<float*>(allocate(capacity_ * sizeof(float)));
+    own_ = true;
+  }
+  if (poisonRequested()) poison(begin_, capacity_);
+}
+
+Scratch::~Scratch() {
+  if (own_)
+    std::free(begin_);
+  else
+    arena().used = mark_;
+}
+
+float* Scratch::take(size_t floats) {
+  const size_t n = alignFloats(floats);
+  if (n > capacity_ - used_) throw std::bad_alloc();  // a kernel asked for more than it announced
+  float* p = begin_ + used_;
+  used_ += n;
+  return p;
+}
+
+AlignedBuffer::AlignedBuffer(size_t bytes) : data_(allocate(bytes)), bytes_(bytes) {}
+AlignedBuffer::~AlignedBuffer() { std::free(data_); }
+AlignedBuffer::AlignedBuffer(AlignedBuffer&& o) noexcept
+    : data_(std::exchange(o.data_, nullptr)), bytes_(std::exchange(o.bytes_, 0)) {}
+AlignedBuffer& AlignedBuffer::operator=(AlignedBuffer&& o) noexcept {
+  std::swap(data_, o.data_);
+  std::swap(bytes_, o.bytes_);
+  return *this;
+}
+
+}  // namespace rankone

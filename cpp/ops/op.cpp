@@ -1,0 +1,37 @@
+#include "ops/op.h"
+
+#include <cmath>
+
+namespace rankone {
+
+void expectRank(const Call& call, int input, int rank, const char* pattern) {
+  const Tensor& t = call.inputs[input];
+  if (t.rank != rank)
+    fail(ErrorKind::Range, "%s: expected shape %s, got %s", call.spec->inputs[input].name, pattern,
+         t.shapeText().c_str());
+}
+
+void expectShape(const Call& call, int input, std::initializer_list<int64_t> dims, const char* pattern) {
+  Tensor expected;
+  expected.setShape(dims);
+  const Tensor& t = call.inputs[input];
+  if (!t.sameShape(expected))
+    fail(ErrorKind::Range, "%s: expected shape %s = %s, got %s", call.spec->inputs[input].name, pattern,
+         expected.shapeText().c_str(), t.shapeText().c_str());
+}
+
+void expectFinite(const Call& call, int option) {
+  const OptionValue& v = call.options[option];
+  if (v.given && !std::isfinite(v.value))
+    fail(ErrorKind::Range, "%s: expected a finite number, got %g", call.spec->options[option].name, v.value);
+}
+
+void expectInteger(const Call& call, int option, int64_t low, int64_t high) {
+  const OptionValue& v = call.options[option];
+  if (!v.given) return;
+  if (!(v.value >= static_cast<double>(low) && v.value <= static_cast<double>(high)) || v.value != std::floor(v.value))
+    fail(ErrorKind::Range, "%s: expected an integer from %lld to %lld, got %g", call.spec->options[option].name,
+         static_cast<long long>(low), static_cast<long long>(high), v.value);
+}
+
+}  // namespace rankone

@@ -1,0 +1,88 @@
+// What an op is to the rest of the engine: its arguments, its options, its outputs, how a call is checked and run.
+//
+// The JavaScript layer walks an OpSpec; it knows no op by name. A call is made in two steps: plan() validates all that
+// came and sets the shapes of the outputs that this call produces, then, with memory bound to them, run() computes.
+// plan() is the only place where the op's shape rules stand. Neither writes anything before validation has passed.
+#pragma once
+#include <cmath>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string_view>
+
+#include "core/error.h"
+#include "core/parallel.h"
+#include "core/tensor.h"
+
+namespace rankone {
+
+constexpr int kMaxInputs = 16, kMaxOptions = 24, kMaxOutputs = 12;
+
+enum class Access : uint8_t { Read, Update };  // Update: read and written in place
+
+struct InputSpec {
+  const char* name;
+  bool required = true;
+  DType dtype = DType::F32;
+  Access access = Access::Read;
+};
+
+enum class OptionKind : uint8_t { Flag, Integer, Number, Choice };
+
+struct OptionSpec {
+  const char* name;
+  OptionKind kind;
+  const char* choices = nullptr;  // Choice: names separated by '|'; the value is the index
+};
+
+struct OutputSpec {
+  const char* name;
+};
+
+struct OptionValue {
+  bool given = false;
+  double value = 0;
+};
+
+class StateBuffer;   // ops/state.h: the state of a decode, advanced in place
+class SavedForward;  // ops/saved.h: what a forward leaves for its backward
+struct Preset;       // ops/presets.h
+struct OpSpec;
+
+struct Call {
+  const OpSpec* spec = nullptr;
+  const Preset* preset = nullptr;  // set when the call came under a paper's name
+  Tensor inputs[kMaxInputs];       // in the order of spec->inputs
+  OptionValue options[kMaxOptions];
+  Tensor outputs[kMaxOutputs];     // rank -1: not produced by this call
+  StateBuffer* state = nullptr;
+  std::shared_ptr<SavedForward> saved;  // given to a backward, or made by a forward
+  const CancelFlag* cancel = nullptr;
+
+  const Tensor& input(int i) const { return inputs[i]; }
+  bool flag(int i, bool otherwise = false) const { return options[i].given ? options[i].value != 0 : otherwise; }
+  double number(int i, double otherwise) const { return options[i].given ? options[i].value : otherwise; }
+  int64_t integer(int i, int64_t otherwise) const {
+    return options[i].given ? static_cast<int64_t>(options[i].value) : otherwise;
+  }
+};
+
+struct OpSpec {
+  const char* name;
+  std::span<const InputSpec> inputs;
+  std::span<const OptionSpec> options;
+  std::span<const OutputSpec> outputs;
+  void (*plan)(Call&);
+  void (*run)(const Call&);
+  bool takesState = false;  // accepts `state`
+  bool makesSaved = false;  // accepts `saveForBackward` and may return `saved`
+  bool takesSaved = false;  // accepts `saved`
+};
+
+// Checks for plan(). Each throws Error with the argument's name, what was expected and what came.
+void expectRank(const Call& call, int input, int rank, const char* pattern);
+void expectShape(const Call& call, int input, std::initializer_list<int64_t> dims, const char* pattern);
+void expectFinite(const Call& call, int option);
+void expectInteger(const Call& call, int option, int64_t low, int64_t high);
+
+}  // namespace rankone

@@ -1,0 +1,31 @@
+// The recurrence grid: S <- D(g_t) S, then n updates, then o_t = scale S^T q_t. Specs of the forward and the backward,
+// their arguments as the kernels take them, and the one copy of the shape rules.
+#pragma once
+#include <cstdint>
+
+#include "ops/op.h"
+#include "ops/presets.h"
+#include "ops/saved.h"
+#include "ops/state.h"
+
+namespace rankone {
+
+namespace recurrence_inputs {
+enum { kQ, kK, kV, kG, kBeta, kInitialState, kDO, kDFinalState };
+}
+namespace recurrence_options {
+enum { kUpdate, kNumHouseholder, kScale, kMode, kChunkSize, kCompute, kDevice, kLayer, kLayers, kOutputFinalState, kSaveForBackward };
+}
+namespace recurrence_backward_options {
+enum { kGradDtype = recurrence_options::kOutputFinalState };
+}
+namespace recurrence_outputs {
+enum { kO, kFinalState };
+}
+namespace recurrence_gradients {
+enum { kDQ, kDK, kDV, kDG, kDBeta, kDInitialState };
+}
+
+extern const OpSpec recurrenceOp, recurrenceBackwardOp;
+
+}  // namespace rankone

@@ -1,0 +1,38 @@
+#include "ops/registry.h"
+
+#include <deque>
+#include <string>
+#include <vector>
+
+#include "ops/presets.h"
+#include "ops/recurrence.h"
+
+namespace rankone {
+
+#define RANKONE_OP(op) extern const OpSpec op##Op;
+#include "ops/ops.def"
+#undef RANKONE_OP
+
+namespace {
+
+std::vector<Entry> build() {
+  std::vector<Entry> list;
+#define RANKONE_OP(op) list.push_back({op##Op.name, &op##Op, nullptr});
+#include "ops/ops.def"
+#undef RANKONE_OP
+  static std::deque<std::string> names;  // keeps the strings where they are
+  for (const Preset& p : presets()) {
+    list.push_back({p.name, &recurrenceOp, &p});
+    list.push_back({names.emplace_back(std::string(p.name) + "Backward").c_str(), &recurrenceBackwardOp, &p});
+  }
+  return list;
+}
+
+}  // namespace
+
+std::span<const Entry> entries() {
+  static const std::vector<Entry> list = build();
+  return list;
+}
+
+}  // namespace rankone

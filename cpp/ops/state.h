@@ -1,0 +1,32 @@
+// The recurrent state of a decode, [N,HV,K,V] float32, owned by the engine and advanced in place.
+#pragma once
+#include <atomic>
+#include <cstdint>
+
+#include "core/workspace.h"
+
+namespace rankone {
+
+class StateBuffer {
+ public:
+  StateBuffer(int64_t batch, int64_t valueHeads, int64_t keyDim, int64_t valueDim);
+
+  const int64_t batch, valueHeads, keyDim, valueDim;
+  float* data() const { return buffer_.f32(); }
+  int64_t size() const { return batch * valueHeads * keyDim * valueDim; }
+
+  // Held by the call that uses the state; a second taker gets Error(State).
+  void acquire();
+  void release() { busy_.store(false); }
+  void dispose();
+  bool disposed() const { return disposed_; }
+
+  bool poisoned = false;  // an aborted call left it half advanced
+
+ private:
+  AlignedBuffer buffer_;
+  std::atomic<bool> busy_{false};
+  bool disposed_ = false;
+};
+
+}  // namespace rankone
