@@ -166,7 +166,7 @@ void parallelFor(int64_t tasks, const CancelFlag* cancel, const std::function<vo
   else
     Pool::get().run(loop);
   if (loop.error) std::rethrow_exception(loop.error);
-  if (loop.stop.load()) fail(ErrorKind::Abort, "aborted");
+  if (loop.stop.load() || (cancel && cancel->load())) fail(ErrorKind::Abort, "aborted");
 }
 
 void submitJob(std::function<void()> job) { Pool::get().submit(std::move(job)); }

@@ -15,7 +15,7 @@ void setNumThreads(int n);  // 1 .. 1024
 using CancelFlag = std::atomic<bool>;
 
 // Runs body(task) for 0 <= task < tasks. An exception of a task stops the loop and is thrown again here. A raised
-// cancel flag stops it between tasks and throws Error(Abort).
+// cancel flag stops it between tasks (and long tasks poll it themselves) and throws Error(Abort).
 void parallelFor(int64_t tasks, const CancelFlag* cancel, const std::function<void(int64_t)>& body);
 
 // Runs a job on a pool thread, outside the caller's. Used by asynchronous calls.

@@ -1,0 +1,89 @@
+// The micro kernel of matmul: a block of MR x NV vectors of y stays in registers while K runs. Part of matmul.inl.
+namespace rankone {
+namespace RANKONE_ISA_NS {
+namespace {
+
+// Registers decide: MR * NV accumulators, NV columns of b, one broadcast of a.
+#if RANKONE_LEVEL == 2
+constexpr int kTileRows = 12;
+#elif defined(__aarch64__)
+constexpr int kTileRows = 8;
+#elif RANKONE_LEVEL == 1
+constexpr int kTileRows = 6;
+#else
+constexpr int kTileRows = 4;
+#endif
+constexpr int kTileVecs = 2, kPanel = kTileVecs * kLanes;
+
+struct TileOut {
+  float* y;
+  int64_t ld;
+  const float* bias;  // of the first column; null: none
+  int columns;        // how many of the panel's columns exist
+  bool add;           // a later block of K adds to what stands in y
+};
+
+RANKONE_INLINE Vec broadcast(const float* p) {
+#if RANKONE_LEVEL == 2
+  return _mm512_set1_ps(*p);
+#elif RANKONE_LEVEL == 1
+  return _mm256_broadcast_ss(p);
+#else
+  return splat(*p);
+#endif
+}
+
+// a: element (row i, step k) at a[k * lda + i]; b: vectors of columns at b[k * ldb].
+template <int MR, int NV>
+__attribute__((noinline)) void tile(int64_t steps, const float* a, int64_t lda, const float* b, int64_t ldb,
+                                    const TileOut& out) {
+  Vec acc[MR][NV];
+#pragma GCC unroll 16
+  for (int i = 0; i < MR; ++i)
+#pragma GCC unroll 4
+    for (int j = 0; j < NV; ++j) acc[i][j] = zero();
+  // y is read only at the end, a whole pass over K after this
+  if (out.add)
+    for (int i = 0; i < MR; ++i) __builtin_prefetch(out.y + i * out.ld, 1);
+  for (int64_t k = 0; k < steps; ++k) {
+    Vec column[NV];
+#pragma GCC unroll 4
+    for (int j = 0; j < NV; ++j) column[j] = load(b + j * kLanes);
+#pragma GCC unroll 16
+    for (int i = 0; i < MR; ++i) {
+      const Vec row = broadcast(a + i);
+#pragma GCC unroll 4
+      for (int j = 0; j < NV; ++j) acc[i][j] = fma(row, column[j], acc[i][j]);
+    }
+    a += lda;
+    b += ldb;
+  }
+#pragma GCC unroll 4
+  for (int j = 0; j < NV; ++j) {
+    const int width = out.columns - j * kLanes;
+    if (width <= 0) break;
+    const bool whole = width >= kLanes;
+    const Vec bias = !out.bias ? zero() : whole ? load(out.bias + j * kLanes) : loadPart(out.bias + j * kLanes, width);
+#pragma GCC unroll 16
+    for (int i = 0; i < MR; ++i) {
+      float* y = out.y + i * out.ld + j * kLanes;
+      if (whole)
+        store(y, out.add ? load(y) + acc[i][j] : acc[i][j] + bias);
+      else
+        storePart(y, out.add ? loadPart(y, width) + acc[i][j] : acc[i][j] + bias, width);
+    }
+  }
+}
+
+using TileFunction = void (*)(int64_t, const float*, int64_t, const float*, int64_t, const TileOut&);
+
+template <int MR>
+TileFunction pickTile(int rows, int vecs) {
+  if constexpr (MR > 1)
+    if (rows < MR) return pickTile<MR - 1>(rows, vecs);
+  return vecs == 1 ? tile<MR, 1> : tile<MR, kTileVecs>;
+}
+
+}  // namespace
+}  // namespace RANKONE_ISA_NS
+}  // namespace rankone

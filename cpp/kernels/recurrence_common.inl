@@ -1,0 +1,104 @@
+// What the forms of the recurrence share: the layout of the state in column blocks and the gate policies.
+namespace rankone {
+namespace RANKONE_ISA_NS {
+
+// A state block holds kBlock columns of V, contiguous: [K][kBlock]. Two vectors across, so that two tokens' reads and
+// pending writes fit the register file.
+constexpr int kVecs = 2;
+constexpr int kBlock = kVecs * kLanes;
+
+// Folded decays: a row of the state is kept divided by e^c, c its cumulative log decay since the last rescale. Beyond
+// this |c| the row is rescaled, so that neither e^c nor e^-c strains the range of float32.
+constexpr float kFoldLimit = 20.0f;
+
+// A log gate below this is a reset: e^g is no float32 any more, and the rows become +0 whatever they held.
+constexpr float kResetBelow = -104.0f;
+
+struct NoGate {
+  static constexpr bool kPerChannel = false;
+  static float logDecay(const RecurrenceProblem&, int64_t, int64_t, int64_t) { return 0.0f; }
+};
+struct HeadGate {
+  static constexpr bool kPerChannel = false;
+  static float logDecay(const RecurrenceProblem& p, int64_t, int64_t, int64_t hv) { return p.g[hv]; }
+};
+struct TokenGate {
+  static constexpr bool kPerChannel = false;
+  static float logDecay(const RecurrenceProblem& p, int64_t b, int64_t t, int64_t hv) {
+    return p.g[(b * p.T + t) * p.HV + hv];
+  }
+};
+struct ChannelGate {
+  static constexpr bool kPerChannel = true;
+  static const float* logDecays(const RecurrenceProblem& p, int64_t b, int64_t t, int64_t hv) {
+    return p.g + ((b * p.T + t) * p.HV + hv) * p.K;
+  }
+};
+
+struct Additive {
+  static constexpr bool kDelta = false;
+};
+struct Delta {
+  static constexpr bool kDelta = true;
+};
+
+// Calls f(gate policy, update policy) for a problem's cell of the grid.
+template <class F>
+void withCell(const RecurrenceProblem& p, F&& f) {
+  const auto withUpdate = [&](auto gate) {
+    if (p.update == UpdateRule::Delta)
+      f(gate, Delta{});
+    else
+      f(gate, Additive{});
+  };
+  switch (p.gate) {
+    case GateKind::None: return withUpdate(NoGate{});
+    case GateKind::Head: return withUpdate(HeadGate{});
+    case GateKind::Token: return withUpdate(TokenGate{});
+    case GateKind::Channel: return withUpdate(ChannelGate{});
+  }
+}
+
+// The state between its row-major form [K,V] and column blocks [blocks][K][kBlock]; columns beyond V are zero.
+inline void loadBlock(const float* rows, int64_t K, int64_t V, int64_t block, float* out) {
+  const int64_t c0 = block * kBlock, n = V - c0 < kBlock ? V - c0 : kBlock;
+  for (int64_t i = 0; i < K; ++i) {
+    float* to = out + i * kBlock;
+    if (n < kBlock) std::memset(to, 0, kBlock * sizeof(float));
+    std::memcpy(to, rows + i * V + c0, static_cast<size_t>(n) * sizeof(float));
+  }
+}
+inline void storeBlock(const float* block, int64_t K, int64_t V, int64_t index, float* rows) {
+  const int64_t c0 = index * kBlock, n = V - c0 < kBlock ? V - c0 : kBlock;
+  for (int64_t i = 0; i < K; ++i)
+    std::memcpy(rows + i * V + c0, block + i * kBlock, static_cast<size_t>(n) * sizeof(float));
+}
+
+// sum + x with the rounding error of the addition moved into rest: a running sum in twice float32's precision, which
+// is what the contract calls cumulation in float64.
+RANKONE_INLINE void addExactly(Vec& sum, Vec& rest, Vec x) {
+  const Vec s = sum + x, part = s - sum;
+  rest = rest + ((sum - (s - part)) + (x - part));
+  sum = s;
+}
+
+// e^(hi+lo) and e^-(hi+lo) at the cost of one, for |hi| <= 80: the even and the odd part of the series serve both.
+RANKONE_INLINE void expBoth(Vec hi, Vec lo, Vec& plus, Vec& minus) {
+  const Vec n = roundToInteger(hi * 1.44269504f);
+  Vec r = fnma(n, splat(0.693145752f), hi);
+  r = fnma(n, splat(1.42860677e-6f), r) + lo;
+  const Vec r2 = r * r;
+  Vec even = fma(r2, splat(1.0f / 40320), splat(1.0f / 720));
+  even = fma(even, r2, splat(1.0f / 24));
+  even = fma(even, r2, splat(0.5f));
+  even = fma(even, r2, splat(1.0f));
+  Vec odd = fma(r2, splat(1.0f / 5040), splat(1.0f / 120));
+  odd = fma(odd, r2, splat(1.0f / 6));
+  odd = fma(odd * r2, r, r);
+  const IVec i = __builtin_convertvector(n, IVec);
+  plus = (even + odd) * (Vec)((i + 127) << 23);
+  minus = (even - odd) * (Vec)((127 - i) << 23);
+}
+
+}  // namespace RANKONE_ISA_NS
+}  // namespace rankone

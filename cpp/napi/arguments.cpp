@@ -1,0 +1,200 @@
+#include "napi/arguments.h"
+
+#include <cmath>
+#include <cstring>
+#include <string>
+
+#include "napi/errors.h"
+
+namespace rankone {
+namespace {
+
+constexpr double kMaxSafeInteger = 9007199254740991.0;
+
+bool holds(napi_typedarray_type type, DType dtype) {
+  switch (dtype) {
+    case DType::F32: return type == napi_float32_array;
+    case DType::I32: return type == napi_int32_array;
+    case DType::I64: return type == napi_bigint64_array;
+    case DType::BF16: return type == napi_uint16_array;
+    case DType::F16: return type == napi_uint16_array || static_cast<int>(type) == 11;  // napi_float16_array
+  }
+  return false;
+}
+
+int choiceCount(const char* choices) {
+  int n = 1;
+  for (; *choices; ++choices) n += *choices == '|';
+  return n;
+}
+
+OptionValue readOption(const OptionSpec& spec, const double* slot) {
+  OptionValue v;
+  v.given = slot[0] != 0;
+  if (!v.given) return v;
+  v.value = slot[1];
+  switch (spec.kind) {
+    case OptionKind::Flag: v.value = v.value != 0; break;
+    case OptionKind::Number: break;
+    case OptionKind::Integer:
+      if (!(std::fabs(v.value) <= kMaxSafeInteger) || v.value != std::floor(v.value))
+        fail(ErrorKind::Range, "%s: expected an integer, got %g", spec.name, v.value);
+      break;
+    case OptionKind::Choice:
+      if (!(v.value >= 0 && v.value < choiceCount(spec.choices)) || v.value != std::floor(v.value))
+        fail(ErrorKind::Range, "%s: expected one of %s", spec.name, spec.choices);
+      break;
+  }
+  return v;
+}
+
+struct Region {
+  const char* begin;
+  size_t bytes;
+  bool overlaps(const Region& o) const {
+    return bytes && o.bytes && begin < o.begin + o.bytes && o.begin < begin + bytes;
+  }
+};
+
+Region regionOf(const Tensor& t) { return {static_cast<const char*>(t.data), t.present() ? t.bytes() : 0}; }
+
+}  // namespace
+
+bool viewOf(napi_env env, napi_value value, ArrayView& view) {
+  return napi_get_typedarray_info(env, value, &view.type, &view.length, &view.data, nullptr, nullptr) == napi_ok;
+}
+
+Arguments::Arguments(Napi::Env env, const Napi::CallbackInfo& info) : env_(env) {
+  uint32_t index = 0;
+  ArrayView numbers;
+  bool isArray = false;
+  if (napi_get_value_uint32(env, info[0], &index) != napi_ok || index >= entries().size() ||
+      !viewOf(env, info[1], numbers) || numbers.type != napi_float64_array || numbers.length < header::kSize ||
+      napi_is_array(env, info[2], &isArray) != napi_ok || !isArray)
+    fail(ErrorKind::Type, "call: expected an entry number, a header and an array");
+  entry_ = &entries()[index];
+  inputs_ = static_cast<int>(entry_->spec->inputs.size());
+  outputs_ = static_cast<int>(entry_->spec->outputs.size());
+  header_ = static_cast<double*>(numbers.data);
+  data_ = info[2];
+}
+
+napi_value Arguments::at(int index) const {
+  napi_value value;
+  check(env_, napi_get_element(env_, data_, static_cast<uint32_t>(index), &value));
+  return value;
+}
+
+Tensor Arguments::readTensor(const char* kind, const char* name, int slot, napi_value value) const {
+  const double* h = header_ + slot;
+  Tensor t;
+  if (!(h[0] >= 0 && h[0] <= kMaxRank) || !(h[1] >= 0 && h[1] <= static_cast<double>(DType::I64)))
+    fail(ErrorKind::Type, "%s%s: expected a tensor of rank 0 to %d", kind, name, kMaxRank);
+  t.rank = static_cast<int>(h[0]);
+  t.dtype = static_cast<DType>(static_cast<int>(h[1]));
+  double size = 1;
+  bool empty = false;
+  for (int i = 0; i < t.rank; ++i) {
+    const double d = h[2 + i];
+    if (!(d >= 0 && d <= kMaxSafeInteger) || d != std::floor(d))
+      fail(ErrorKind::Range, "%s%s: expected a shape of non-negative integers", kind, name);
+    t.shape[i] = static_cast<int64_t>(d);
+    empty |= d == 0;
+    size *= d;
+  }
+  if (empty) size = 0;
+  if (size > kMaxSafeInteger / 8)
+    fail(ErrorKind::Range, "%s%s: expected a shape that fits into memory, got %s", kind, name, t.shapeText().c_str());
+  ArrayView view;
+  if (!viewOf(env_, value, view) || !holds(view.type, t.dtype))
+    fail(ErrorKind::Type, "%s%s: expected a typed array for dtype %s", kind, name, dtypeName(t.dtype));
+  if (static_cast<double>(view.length) != size)
+    fail(ErrorKind::Range, "%s%s: expected data of length %.0f for shape %s, got %zu%s", kind, name, size,
+         t.shapeText().c_str(), view.length, view.length == 0 ? " (a detached array has length 0)" : "");
+  t.data = view.data;
+  return t;
+}
+
+void Arguments::read(Call& call, StateHold& state, std::vector<AlignedBuffer>& copies) const {
+  const OpSpec& spec = *entry_->spec;
+  const Preset* preset = entry_->preset;
+  call.spec = &spec;
+  call.preset = preset;
+  for (int i = 0; i < inputs_; ++i) {
+    const InputSpec& in = spec.inputs[i];
+    const int slot = header::kInputs + i * header::kTensor;
+    if (header_[slot] < 0) {
+      if (requiresInput(preset, in))
+        fail(ErrorKind::Type, "%s: expected a tensor {data, shape}, got undefined", in.name);
+      continue;
+    }
+    if (!takesInput(preset, in)) fail(ErrorKind::Type, "%s: expected none, got a tensor", in.name);
+    Tensor& t = call.inputs[i] = readTensor("", in.name, slot, input(i));
+    if (t.dtype != in.dtype)
+      fail(ErrorKind::Type, "%s: expected dtype %s, got %s", in.name, dtypeName(in.dtype), dtypeName(t.dtype));
+    if (t.dtype == DType::I32 || t.dtype == DType::I64) {
+      copies.emplace_back(t.bytes());
+      if (t.data) std::memcpy(copies.back().data(), t.data, t.bytes());
+      t.data = copies.back().data();
+    }
+  }
+  for (size_t i = 0; i < spec.options.size(); ++i) {
+    call.options[i] = readOption(spec.options[i], header_ + header::kOptions + 2 * i);
+    if (call.options[i].given && !takesOption(preset, spec.options[i]))
+      fail(ErrorKind::Type, "%s: expected none, got an option", spec.options[i].name);
+  }
+  if (header_[header::kState] != 0) {
+    if (!spec.takesState) fail(ErrorKind::Type, "state: expected none, got one");
+    state = StateHold(stateOf(env_, at(inputs_ + outputs_)));
+    call.state = state.get();
+  }
+  if (header_[header::kSaved] != 0) {
+    if (!spec.takesSaved) fail(ErrorKind::Type, "saved: expected none, got one");
+    call.saved = savedOf(env_, at(inputs_ + outputs_ + 1));
+  }
+  for (int i = 0; i < inputs_; ++i) {  // what is written in place may not lie under anything else
+    if (spec.inputs[i].access != Access::Update || !call.inputs[i].present()) continue;
+    for (int j = 0; j < inputs_; ++j)
+      if (j != i && regionOf(call.inputs[i]).overlaps(regionOf(call.inputs[j])))
+        fail(ErrorKind::Range, "%s: expected memory of its own, got memory shared with %s", spec.inputs[i].name,
+             spec.inputs[j].name);
+  }
+}
+
+void Arguments::bindOut(Call& call) const {
+  const OpSpec& spec = *entry_->spec;
+  for (int i = 0; i < outputs_; ++i) {
+    Tensor& planned = call.outputs[i];
+    if (!outGiven(i)) continue;
+    const char* name = spec.outputs[i].name;
+    if (!planned.present()) fail(ErrorKind::Range, "out.%s: this call does not produce it", name);
+    const Tensor given = readTensor("out.", name, header::kOutputs + i * header::kTensor, output(i));
+    if (given.dtype != planned.dtype)
+      fail(ErrorKind::Type, "out.%s: expected dtype %s, got %s", name, dtypeName(planned.dtype),
+           dtypeName(given.dtype));
+    if (!given.sameShape(planned))
+      fail(ErrorKind::Range, "out.%s: expected shape %s, got %s", name, planned.shapeText().c_str(),
+           given.shapeText().c_str());
+    for (int j = 0; j < inputs_; ++j)
+      if (regionOf(given).overlaps(regionOf(call.inputs[j])))
+        fail(ErrorKind::Range, "out.%s: expected memory of its own, got memory shared with %s", name,
+             spec.inputs[j].name);
+    for (int j = 0; j < i; ++j)
+      if (outGiven(j) && regionOf(given).overlaps(regionOf(call.outputs[j])))
+        fail(ErrorKind::Range, "out.%s: expected memory of its own, got memory shared with out.%s", name,
+             spec.outputs[j].name);
+    planned.data = given.data;
+  }
+}
+
+void Arguments::reportOutputs(const Call& call) const {
+  for (int i = 0; i < outputs_; ++i) {
+    double* h = header_ + header::kOutputs + i * header::kTensor;
+    const Tensor& t = call.outputs[i];
+    h[0] = t.rank;
+    h[1] = static_cast<double>(t.dtype);
+    for (int d = 0; d < t.rank; ++d) h[2 + d] = static_cast<double>(t.shape[d]);
+  }
+}
+
+}  // namespace rankone

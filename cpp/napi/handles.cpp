@@ -1,0 +1,182 @@
+#include "napi/handles.h"
+
+#include <cmath>
+#include <cstring>
+
+#include "core/error.h"
+#include "napi/errors.h"
+
+namespace rankone {
+namespace {
+
+constexpr napi_type_tag kStateTag = {0x5d2f1c8e7a904b16, 0x9e3b70c4d1a85f22};
+constexpr napi_type_tag kSavedTag = {0x81c6e50b3f7d4a99, 0xa47d92f06be31c58};
+
+template <class T>
+struct Handle {
+  std::shared_ptr<T> object;
+  int64_t bytes = 0;  // what the garbage collector has been told about
+};
+
+void account(napi_env env, int64_t bytes) {
+  int64_t total;
+  napi_adjust_external_memory(env, bytes, &total);
+}
+
+template <class T>
+void drop(napi_env env, Handle<T>& handle) {
+  account(env, -handle.bytes);
+  handle.bytes = 0;
+  handle.object.reset();
+}
+
+template <class T>
+napi_value wrap(Napi::Env env, std::shared_ptr<T> object, size_t bytes, const napi_type_tag& tag) {
+  napi_value value;
+  check(env, napi_create_object(env, &value));
+  check(env, napi_type_tag_object(env, value, &tag));
+  auto handle = std::make_unique<Handle<T>>();
+  handle->object = std::move(object);
+  handle->bytes = static_cast<int64_t>(bytes);
+  const auto finalize = [](napi_env e, void* data, void*) {
+    std::unique_ptr<Handle<T>> owned(static_cast<Handle<T>*>(data));
+    drop(e, *owned);
+  };
+  check(env, napi_wrap(env, value, handle.get(), finalize, nullptr, nullptr));
+  account(env, handle.release()->bytes);
+  return value;
+}
+
+template <class T>
+Handle<T>& unwrap(Napi::Env env, napi_value value, const napi_type_tag& tag, const char* argument, const char* expected) {
+  bool tagged = false;
+  void* data = nullptr;
+  if (napi_check_object_type_tag(env, value, &tag, &tagged) != napi_ok || !tagged ||
+      napi_unwrap(env, value, &data) != napi_ok || !data)
+    fail(ErrorKind::Type, "%s: expected %s", argument, expected);
+  return *static_cast<Handle<T>*>(data);
+}
+
+Handle<StateBuffer>& stateHandle(Napi::Env env, napi_value value) {
+  return unwrap<StateBuffer>(env, value, kStateTag, "state", "a RecurrentState made by createState()");
+}
+
+int64_t dimension(const Napi::CallbackInfo& info, size_t i, const char* name) {
+  if (!info[i].IsNumber()) fail(ErrorKind::Type, "%s: expected a number", name);
+  const double x = info[i].As<Napi::Number>().DoubleValue();
+  if (!(x >= 1 && x <= 2147483647.0) || x != std::floor(x))
+    fail(ErrorKind::Range, "%s: expected a positive integer, got %g", name, x);
+  return static_cast<int64_t>(x);
+}
+
+Napi::Value createState(const Napi::CallbackInfo& info) {
+  return guarded(info.Env(), "createState", [&] {
+    const int64_t n = dimension(info, 0, "batch"), hv = dimension(info, 1, "valueHeads"),
+                  k = dimension(info, 2, "keyDim"), v = dimension(info, 3, "valueDim");
+    if (static_cast<double>(n) * hv * k * v > 9e15) throw std::bad_alloc();
+    auto state = std::make_shared<StateBuffer>(n, hv, k, v);
+    return Napi::Value(info.Env(), wrapState(info.Env(), std::move(state)));
+  });
+}
+
+// The caller's Float32Array of exactly the state's size.
+float* floatsOf(Napi::Env env, napi_value value, int64_t count) {
+  napi_typedarray_type type;
+  size_t length = 0;
+  void* data = nullptr;
+  if (napi_get_typedarray_info(env, value, &type, &length, &data, nullptr, nullptr) != napi_ok ||
+      type != napi_float32_array)
+    fail(ErrorKind::Type, "tensor: expected a Float32Array");
+  if (static_cast<int64_t>(length) != count)
+    fail(ErrorKind::Range, "tensor: expected %lld numbers, got %zu%s", static_cast<long long>(count), length,
+         length ? "" : " (a detached array has none)");
+  return static_cast<float*>(data);
+}
+
+Napi::Value stateRead(const Napi::CallbackInfo& info) {
+  return guarded(info.Env(), "RecurrentState.toTensor", [&] {
+    StateHold hold(stateHandle(info.Env(), info[0]).object);
+    const StateBuffer& state = *hold.get();
+    std::memcpy(floatsOf(info.Env(), info[1], state.size()), state.data(), state.size() * sizeof(float));
+    return info.Env().Undefined();
+  });
+}
+
+Napi::Value stateWrite(const Napi::CallbackInfo& info) {
+  return guarded(info.Env(), "RecurrentState.copyFrom", [&] {
+    StateHold hold(stateHandle(info.Env(), info[0]).object, true);
+    StateBuffer& state = *hold.get();
+    std::memcpy(state.data(), floatsOf(info.Env(), info[1], state.size()), state.size() * sizeof(float));
+    state.poisoned = false;
+    return info.Env().Undefined();
+  });
+}
+
+Napi::Value stateClone(const Napi::CallbackInfo& info) {
+  return guarded(info.Env(), "RecurrentState.clone", [&] {
+    StateHold hold(stateHandle(info.Env(), info[0]).object);
+    const StateBuffer& from = *hold.get();
+    auto copy = std::make_shared<StateBuffer>(from.batch, from.valueHeads, from.keyDim, from.valueDim);
+    std::memcpy(copy->data(), from.data(), from.size() * sizeof(float));
+    return Napi::Value(info.Env(), wrapState(info.Env(), std::move(copy)));
+  });
+}
+
+// The handle keeps the disposed buffer, so that a later use is told what happened.
+Napi::Value stateDispose(const Napi::CallbackInfo& info) {
+  return guarded(info.Env(), "RecurrentState.dispose", [&] {
+    Handle<StateBuffer>& handle = stateHandle(info.Env(), info[0]);
+    handle.object->dispose();
+    account(info.Env(), -handle.bytes);
+    handle.bytes = 0;
+    return info.Env().Undefined();
+  });
+}
+
+Napi::Value savedDispose(const Napi::CallbackInfo& info) {
+  return guarded(info.Env(), "SavedForward.dispose", [&] {
+    drop(info.Env(), unwrap<SavedForward>(info.Env(), info[0], kSavedTag, "saved", "a SavedForward"));
+    return info.Env().Undefined();
+  });
+}
+
+}  // namespace
+
+napi_value wrapState(Napi::Env env, std::shared_ptr<StateBuffer> state) {
+  const size_t bytes = static_cast<size_t>(state->size()) * sizeof(float);
+  return wrap(env, std::move(state), bytes, kStateTag);
+}
+
+napi_value wrapSaved(Napi::Env env, std::shared_ptr<SavedForward> saved) {
+  const size_t bytes = saved->buffer.bytes();
+  return wrap(env, std::move(saved), bytes, kSavedTag);
+}
+
+std::shared_ptr<StateBuffer> stateOf(Napi::Env env, napi_value value) { return stateHandle(env, value).object; }
+
+std::shared_ptr<SavedForward> savedOf(Napi::Env env, napi_value value) {
+  auto& handle =
+      unwrap<SavedForward>(env, value, kSavedTag, "saved", "what a forward with saveForBackward returned as `saved`");
+  if (!handle.object) fail(ErrorKind::State, "saved: it has been disposed");
+  return handle.object;
+}
+
+StateHold::StateHold(std::shared_ptr<StateBuffer> state, bool evenIfPoisoned) {
+  state->acquire();
+  state_ = std::move(state);
+  if (!state_->poisoned || evenIfPoisoned) return;
+  std::shared_ptr<StateBuffer> held = std::move(state_);
+  held->release();
+  fail(ErrorKind::State, "state: a call that did not finish left it half advanced; copyFrom() makes it whole again");
+}
+
+void exportHandles(Napi::Env env, Napi::Object exports) {
+  exports.Set("createState", Napi::Function::New<createState>(env));
+  exports.Set("stateRead", Napi::Function::New<stateRead>(env));
+  exports.Set("stateWrite", Napi::Function::New<stateWrite>(env));
+  exports.Set("stateClone", Napi::Function::New<stateClone>(env));
+  exports.Set("stateDispose", Napi::Function::New<stateDispose>(env));
+  exports.Set("savedDispose", Napi::Function::New<savedDispose>(env));
+}
+
+}  // namespace rankone

@@ -1,0 +1,46 @@
+// Engine-owned objects in JavaScript's hands: a wrapped, type-tagged object that shares ownership with running calls.
+#pragma once
+#include <napi.h>
+
+#include <cstdint>
+#include <memory>
+
+#include "ops/saved.h"
+#include "ops/state.h"
+
+namespace rankone {
+
+// Each returns an object that only the functions below can open.
+napi_value wrapState(Napi::Env env, std::shared_ptr<StateBuffer> state);
+napi_value wrapSaved(Napi::Env env, std::shared_ptr<SavedForward> saved);
+
+// The object inside. Error(Type) for anything else, Error(State) for a `saved` that has been disposed.
+std::shared_ptr<StateBuffer> stateOf(Napi::Env env, napi_value value);
+std::shared_ptr<SavedForward> savedOf(Napi::Env env, napi_value value);
+
+// createState, stateRead, stateWrite, stateCopy, stateDispose, savedDispose
+void exportHandles(Napi::Env env, Napi::Object exports);
+
+// A call's hold on its state: taken for good order, let go when the call ends, poisoned when it did not end well.
+class StateHold {
+ public:
+  StateHold() = default;
+  StateHold(std::shared_ptr<StateBuffer> state, bool evenIfPoisoned = false);
+  StateHold(StateHold&& other) noexcept : state_(std::move(other.state_)) {}
+  StateHold& operator=(StateHold&& other) noexcept {
+    std::swap(state_, other.state_);
+    return *this;
+  }
+  ~StateHold() {
+    if (state_) state_->release();
+  }
+  StateBuffer* get() const { return state_.get(); }
+  void poison() {
+    if (state_) state_->poisoned = true;
+  }
+
+ private:
+  std::shared_ptr<StateBuffer> state_;
+};
+
+}  // namespace rankone

@@ -1,0 +1,65 @@
+#include "ops/shapes.h"
+
+namespace rankone {
+
+void expectInputs(const Call& call) {
+  for (size_t i = 0; i < call.spec->inputs.size(); ++i) {
+    const InputSpec& spec = call.spec->inputs[i];
+    const Tensor& t = call.inputs[i];
+    if (!t.present()) {
+      if (spec.required) fail(ErrorKind::Type, "%s: expected a tensor, got none", spec.name);
+    } else if (t.dtype != spec.dtype) {
+      fail(ErrorKind::Type, "%s: expected dtype %s, got %s", spec.name, dtypeName(spec.dtype), dtypeName(t.dtype));
+    }
+  }
+}
+
+void expectSameShape(const Call& call, int input, int like) {
+  const Tensor &t = call.inputs[input], &other = call.inputs[like];
+  if (t.present() && !t.sameShape(other))
+    fail(ErrorKind::Range, "%s: expected the shape of %s = %s, got %s", call.spec->inputs[input].name,
+         call.spec->inputs[like].name, other.shapeText().c_str(), t.shapeText().c_str());
+}
+
+void expectMinRank(const Call& call, int input, int rank, const char* pattern) {
+  const Tensor& t = call.inputs[input];
+  if (t.rank < rank)
+    fail(ErrorKind::Range, "%s: expected shape %s, got %s", call.spec->inputs[input].name, pattern,
+         t.shapeText().c_str());
+}
+
+void expectNotNegative(const Call& call, int option) {
+  const OptionValue& v = call.options[option];
+  if (v.given && !(std::isfinite(v.value) && v.value >= 0))
+    fail(ErrorKind::Range, "%s: expected a finite number >= 0, got %g", call.spec->options[option].name, v.value);
+}
+
+void setOutput(Call& call, int output, const int64_t* shape, int rank) {
+  Tensor& t = call.outputs[output];
+  t = Tensor{};
+  t.rank = rank;
+  int64_t count = 1;
+  bool zero = false, tooLarge = false;
+  for (int i = 0; i < rank; ++i) {
+    t.shape[i] = shape[i];
+    zero |= shape[i] == 0;
+    if (!tooLarge && shape[i]) tooLarge = __builtin_mul_overflow(count, shape[i], &count) || count > (int64_t{1} << 50);
+  }
+  if (tooLarge && !zero)
+    fail(ErrorKind::Range, "%s: the result's shape %s is too large", call.spec->outputs[output].name,
+         t.shapeText().c_str());
+}
+
+void setOutput(Call& call, int output, std::initializer_list<int64_t> shape) {
+  setOutput(call, output, shape.begin(), static_cast<int>(shape.size()));
+}
+
+void setOutputLike(Call& call, int output, const Tensor& like) { setOutput(call, output, like.shape, like.rank); }
+
+int64_t outerSize(const Tensor& t, int inner) {
+  int64_t n = 1;
+  for (int i = 0; i < t.rank - inner; ++i) n *= t.shape[i];
+  return n;
+}
+
+}  // namespace rankone

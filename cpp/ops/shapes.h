@@ -1,0 +1,27 @@
+// Shape checks that several ops share. Like those of op.h they throw Error with the argument's name.
+#pragma once
+#include "ops/op.h"
+
+namespace rankone {
+
+// Every required input is there and every input has its spec's dtype.
+void expectInputs(const Call& call);
+
+// `input`, if given, has the shape of `like`.
+void expectSameShape(const Call& call, int input, int like);
+
+// `input` has at least `rank` dimensions.
+void expectMinRank(const Call& call, int input, int rank, const char* pattern);
+
+// A positive or zero number, such as an epsilon.
+void expectNotNegative(const Call& call, int option);
+
+// Shape of an output. Fails if its elements cannot be counted: a size of zero among the inputs allows any other.
+void setOutput(Call& call, int output, const int64_t* shape, int rank);
+void setOutput(Call& call, int output, std::initializer_list<int64_t> shape);
+void setOutputLike(Call& call, int output, const Tensor& like);
+
+// All dimensions but the last `inner`, as one.
+int64_t outerSize(const Tensor& t, int inner);
+
+}  // namespace rankone
