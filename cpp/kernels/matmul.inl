@@ -44,7 +44,7 @@ Grid makeGrid(int64_t batch, int64_t M, int64_t N) {
 // One block of y: rows [m0, m0 + rows), columns [n0, n0 + columns).
 void block(const MatmulArgs& p, const Operand& a, const Operand& b, float* y, int64_t m0, int64_t rows, int64_t n0,
            int64_t columns) {
-  const int64_t blocks = std::max<int64_t>(1, (p.K + kBlockK - 1) / kBlockK);
+  const int64_t blocks = (p.K + kBlockK - 1) / kBlockK;
   const int64_t depth = roundUp((p.K + blocks - 1) / blocks, 8);
   const int64_t paddedRows = roundUp(rows, kTileRows), paddedColumns = roundUp(columns, kPanel);
   // few rows do not repay a copy of b: whole panels are then read where they stand
@@ -57,7 +57,7 @@ void block(const MatmulArgs& p, const Operand& a, const Operand& b, float* y, in
     Operand x = a, w = b;
     x.data += r * p.aReduce;
     w.data += r * p.bReduce;
-    for (int64_t k0 = 0; k0 < p.K || (k0 == 0 && !add); k0 += depth) {
+    for (int64_t k0 = 0; k0 < p.K; k0 += depth) {
       const int64_t steps = std::min(depth, p.K - k0);
       for (int64_t m = 0; m < rows; m += kTileRows)
         packPanel<kTileRows>(x, m0 + m, static_cast<int>(std::min<int64_t>(kTileRows, rows - m)), k0, steps,
@@ -149,10 +149,17 @@ void narrow(const MatmulArgs& p) {
   parallelFor(split.tasks, p.cancel, [&](int64_t t) { narrowTasks(p, plan, split.begin(t), split.end(t)); });
 }
 
+// A sum of nothing.
+void emptyProduct(const MatmulArgs& p) {
+  for (int64_t row = 0; row < p.batch * p.M; ++row)
+    for (int64_t n = 0; n < p.N; ++n) p.y[row * p.N + n] = p.bias ? p.bias[n] : 0.0f;
+}
+
 }  // namespace
 
 void matmul(const MatmulArgs& p) {
   if (p.batch == 0 || p.M == 0 || p.N == 0) return;
+  if (p.K == 0 || p.reduce == 0) return emptyProduct(p);
   if (p.reduce == 1 && std::min(p.M, p.N) <= kNarrow) return narrow(p);
   const Grid g = makeGrid(p.batch, p.M, p.N);
   const Split split = splitWork(p.batch * g.rowTasks * g.columnTasks, 2 * p.reduce * p.K * g.rows * g.columns);

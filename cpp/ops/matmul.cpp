@@ -164,8 +164,9 @@ constexpr OutputSpec kGradients[] = {{"da"}, {"db"}, {"dBias"}};
 
 }  // namespace
 
-extern const OpSpec matmulOp{"matmul", kInputs, kOptions, kOutputs, plan, run};
-extern const OpSpec matmulBackwardOp{"matmulBackward", kBackwardInputs, kBackwardOptions, kGradients, planBackward,
-                                     runBackward};
+extern const OpSpec matmulOp, matmulBackwardOp;
+const OpSpec matmulOp{"matmul", kInputs, kOptions, kOutputs, plan, run};
+const OpSpec matmulBackwardOp{"matmulBackward", kBackwardInputs, kBackwardOptions, kGradients,
+                              planBackward,     runBackward};
 
 }  // namespace rankone

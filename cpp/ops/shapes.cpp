@@ -1,6 +1,17 @@
 #include "ops/shapes.h"
 
 namespace rankone {
+namespace {
+
+// Whether products of the sizes can overflow: a size of zero would allow any other, and counts as one here.
+bool tooLarge(const Tensor& t) {
+  int64_t count = 1;
+  for (int i = 0; i < t.rank; ++i)
+    if (t.shape[i] && (__builtin_mul_overflow(count, t.shape[i], &count) || count > (int64_t{1} << 50))) return true;
+  return false;
+}
+
+}  // namespace
 
 void expectInputs(const Call& call) {
   for (size_t i = 0; i < call.spec->inputs.size(); ++i) {
@@ -10,6 +21,8 @@ void expectInputs(const Call& call) {
       if (spec.required) fail(ErrorKind::Type, "%s: expected a tensor, got none", spec.name);
     } else if (t.dtype != spec.dtype) {
       fail(ErrorKind::Type, "%s: expected dtype %s, got %s", spec.name, dtypeName(spec.dtype), dtypeName(t.dtype));
+    } else if (tooLarge(t)) {
+      fail(ErrorKind::Range, "%s: expected sizes that can be counted, got %s", spec.name, t.shapeText().c_str());
     }
   }
 }
@@ -38,14 +51,8 @@ void setOutput(Call& call, int output, const int64_t* shape, int rank) {
   Tensor& t = call.outputs[output];
   t = Tensor{};
   t.rank = rank;
-  int64_t count = 1;
-  bool zero = false, tooLarge = false;
-  for (int i = 0; i < rank; ++i) {
-    t.shape[i] = shape[i];
-    zero |= shape[i] == 0;
-    if (!tooLarge && shape[i]) tooLarge = __builtin_mul_overflow(count, shape[i], &count) || count > (int64_t{1} << 50);
-  }
-  if (tooLarge && !zero)
+  for (int i = 0; i < rank; ++i) t.shape[i] = shape[i];
+  if (tooLarge(t))
     fail(ErrorKind::Range, "%s: the result's shape %s is too large", call.spec->outputs[output].name,
          t.shapeText().c_str());
 }

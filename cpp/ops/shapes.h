@@ -4,7 +4,7 @@
 
 namespace rankone {
 
-// Every required input is there and every input has its spec's dtype.
+// Every required input is there, and every input has its spec's dtype and sizes whose product can be counted.
 void expectInputs(const Call& call);
 
 // `input`, if given, has the shape of `like`.
@@ -16,7 +16,7 @@ void expectMinRank(const Call& call, int input, int rank, const char* pattern);
 // A positive or zero number, such as an epsilon.
 void expectNotNegative(const Call& call, int option);
 
-// Shape of an output. Fails if its elements cannot be counted: a size of zero among the inputs allows any other.
+// Shape of an output, as far as it can be counted: inputs of size zero allow any other size.
 void setOutput(Call& call, int output, const int64_t* shape, int rank);
 void setOutput(Call& call, int output, std::initializer_list<int64_t> shape);
 void setOutputLike(Call& call, int output, const Tensor& like);

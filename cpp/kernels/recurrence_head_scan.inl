@@ -1,0 +1,538 @@
+// Forward of the recurrence grid, S <- D(g) S, S <- (I - beta k k^T) S + beta k v^T (or S + k v^T), o = scale S^T q, in
+// one sweep over the state per two updates.
+//
+// The state lives in column blocks that stay in L1. A pass over a block's rows applies the two pending rank-one writes
+// of the pair before and takes the two reads k^T S, q^T S of each step of this pair: one load and one store of a state
+// element for twelve flops. What the steps of a pair owe each other (q.k, k.k) is computed once per head while packing.
+// Decays are folded: rows stay divided by their cumulative decay e^c, which keys, queries or (for a gate per head or
+// token) values and outputs take up instead; |c| > kFoldLimit triggers a pass with one more multiply.
+// Accumulation float32, cumulative log decays in twice that; error 1e-7 to 1e-6 against float64.
+// Sources: Katharopoulos et al. 2020 (linear attention), Yang et al. 2023 (GLA), Schlag et al. 2021 and Yang et al. 2024
+// (delta rule, gated delta rule), Siems et al. 2025 (Householder products).
+#include "kernels/recurrence_common.inl"
+
+namespace rankone {
+namespace RANKONE_ISA_NS {
+
+// One or two steps that share a pass. Without a second step its key is the zero row.
+struct Pair {
+  int first;
+  bool two, rescale, read0, read1;
+  float q0k0, q1k0, q1k1, k1k0;
+};
+
+struct PassRows {
+  const float *w0, *w1;  // keys of the pending writes
+  const float *k0, *k1, *q0, *q1;
+  const float* rescale;  // per row
+};
+
+// A multiplier of exactly zero is a reset: it clears what a product would keep (Inf, NaN).
+RANKONE_INLINE Vec rescaled(Vec s, float by) { return by == 0.0f ? zero() : s * by; }
+
+// Kept out of line: inlined into its callers the accumulators spill.
+// Rows [i0, i1) of a block, their reads added to p and r.
+template <bool kRead0, bool kRead1, bool kRescale>
+__attribute__((noinline)) void deltaPass(float* S, int64_t i0, int64_t i1, const PassRows& rows, const Vec* u, Vec* p,
+                                         Vec* r) {
+  Vec p0[kVecs], p1[kVecs], r0[kVecs], r1[kVecs], u0[kVecs], u1[kVecs];
+#pragma GCC unroll 4
+  for (int j = 0; j < kVecs; ++j) {
+    p0[j] = p1[j] = r0[j] = r1[j] = zero();
+    u0[j] = u[j];
+    u1[j] = u[kVecs + j];
+  }
+  const float *w0 = rows.w0, *w1 = rows.w1, *k0 = rows.k0, *k1 = rows.k1, *q0 = rows.q0, *q1 = rows.q1;
+  for (int64_t i = i0; i < i1; ++i) {
+    float* row = S + i * kBlock;
+    Vec s[kVecs];
+#pragma GCC unroll 4
+    for (int j = 0; j < kVecs; ++j) {
+      s[j] = fma(splat(w0[i]), u0[j], load(row + j * kLanes));
+      s[j] = fma(splat(w1[i]), u1[j], s[j]);
+      if (kRescale) s[j] = rescaled(s[j], rows.rescale[i]);
+      store(row + j * kLanes, s[j]);
+    }
+#pragma GCC unroll 4
+    for (int j = 0; j < kVecs; ++j) {
+      p0[j] = fma(splat(k0[i]), s[j], p0[j]);
+      if (kRead0) r0[j] = fma(splat(q0[i]), s[j], r0[j]);
+      p1[j] = fma(splat(k1[i]), s[j], p1[j]);
+      if (kRead1) r1[j] = fma(splat(q1[i]), s[j], r1[j]);
+    }
+  }
+#pragma GCC unroll 4
+  for (int j = 0; j < kVecs; ++j) {
+    p[j] += p0[j];
+    p[kVecs + j] += p1[j];
+    r[j] += r0[j];
+    r[kVecs + j] += r1[j];
+  }
+}
+
+// Additive updates need no reads before they write: both steps go through in order, v the values of the pair.
+template <bool kRead, bool kRescale>
+__attribute__((noinline)) void additivePass(float* S, int64_t i0, int64_t i1, const PassRows& rows, const Vec* v,
+                                            Vec* r) {
+  Vec r0[kVecs], r1[kVecs], v0[kVecs], v1[kVecs];
+#pragma GCC unroll 4
+  for (int j = 0; j < kVecs; ++j) {
+    r0[j] = r1[j] = zero();
+    v0[j] = v[j];
+    v1[j] = v[kVecs + j];
+  }
+  const float *k0 = rows.k0, *k1 = rows.k1, *q0 = rows.q0, *q1 = rows.q1;
+  for (int64_t i = i0; i < i1; ++i) {
+    float* row = S + i * kBlock;
+#pragma GCC unroll 4
+    for (int j = 0; j < kVecs; ++j) {
+      Vec s = load(row + j * kLanes);
+      if (kRescale) s = rescaled(s, rows.rescale[i]);
+      s = fma(splat(k0[i]), v0[j], s);
+      if (kRead) r0[j] = fma(splat(q0[i]), s, r0[j]);
+      s = fma(splat(k1[i]), v1[j], s);
+      if (kRead) r1[j] = fma(splat(q1[i]), s, r1[j]);
+      store(row + j * kLanes, s);
+    }
+  }
+#pragma GCC unroll 4
+  for (int j = 0; j < kVecs; ++j) {
+    r[j] += r0[j];
+    r[kVecs + j] += r1[j];
+  }
+}
+
+// Sums over K run in stretches of this many rows: a longer chain of float32 additions loses digits (K = 512).
+constexpr int64_t kSumRows = 128;
+
+template <class F>
+RANKONE_INLINE void inStretches(int64_t K, F&& f) {
+  for (int64_t i = 0; i < K; i += kSumRows) f(i, K - i < kSumRows ? K : i + kSumRows);
+}
+
+// Applies what is pending and unfolds the decay: afterwards the block holds the state itself.
+__attribute__((noinline)) static void settleBlock(float* S, int64_t K, const float* w0, const float* w1, const Vec* u,
+                                                  const float* decay) {
+  for (int64_t i = 0; i < K; ++i)
+    for (int j = 0; j < kVecs; ++j) {
+      float* at = S + i * kBlock + j * kLanes;
+      Vec s = load(at);
+      if (u) s = fma(splat(w1[i]), u[kVecs + j], fma(splat(w0[i]), u[j], s));
+      store(at, s * decay[i]);
+    }
+}
+
+// One value head, column blocks [block0, block1). Shared by the forward and by the backward's recomputation.
+template <class Gate, class Update>
+class HeadScan {
+ public:
+  static size_t scratchFloats(const RecurrenceForward& a, int64_t blocks) {
+    const size_t ld = roundUp(a.K, kLanes), P = a.packTokens * a.n;
+    return alignFloats(blocks * a.K * kBlock) + alignFloats(blocks * 2 * kBlock) +
+           ld * ((Gate::kPerChannel ? 2 : 1) * (P + 2) + a.packTokens + (Gate::kPerChannel ? P : 1) + 4) +
+           2 * alignFloats(P * kBlock) + 6 * alignFloats(P) + alignFloats(ld + kBlock) + 32 * 16;
+  }
+
+  HeadScan(const RecurrenceForward& a, int64_t b, int64_t hv, int64_t block0, int64_t block1)
+      : a_(a), b_(b), hv_(hv), block0_(block0), blocks_(block1 - block0), ld_(roundUp(a.K, kLanes)),
+        P_(a.packTokens * a.n), scratch_(scratchFloats(a, blocks_)) {
+    state_ = scratch_.take(blocks_ * a.K * kBlock);
+    pendingU_ = scratch_.take(blocks_ * 2 * kBlock);
+    kRead_ = scratch_.take((P_ + 2) * ld_) + 2 * ld_;
+    kWrite_ = Gate::kPerChannel ? scratch_.take((P_ + 2) * ld_) + 2 * ld_ : kRead_;
+    qRead_ = scratch_.take(a.packTokens * ld_);
+    rescale_ = scratch_.take((Gate::kPerChannel ? P_ : 1) * ld_);
+    logSum_ = scratch_.take(ld_);
+    logRest_ = scratch_.take(ld_);
+    grow_ = scratch_.take(ld_);
+    shrink_ = scratch_.take(ld_);
+    vTail_ = scratch_.take(P_ * kBlock);
+    oTail_ = scratch_.take(P_ * kBlock);
+    decay_ = scratch_.take(P_);
+    inverse_ = scratch_.take(P_);
+    beta_ = scratch_.take(P_);
+    decayLow_ = scratch_.take(P_);
+    rescaleLog_ = scratch_.take(P_);
+    rescaleLow_ = scratch_.take(P_);
+    zeroRow_ = scratch_.take(ld_ + kBlock);
+    pairs_ = std::make_unique<Pair[]>(P_);
+  }
+
+  void run() {
+    start();
+    const int64_t steps = a_.T * a_.n;
+    for (int64_t s0 = 0; s0 < steps; s0 += P_) {
+      if (a_.savedStates) {
+        settle();
+        saveStates(s0 / P_);
+      }
+      const int count = static_cast<int>(steps - s0 < P_ ? steps - s0 : P_);
+      pack(s0, count);
+      for (int64_t j = 0; j < blocks_; j += 2) sweep(s0, count, j, j + 2 < blocks_ ? j + 2 : blocks_);
+      if (Update::kDelta) keepPending();
+      if (a_.cancel && a_.cancel->load(std::memory_order_relaxed)) return;
+    }
+    if (!a_.finalState) return;
+    settle();
+    for (int64_t j = 0; j < blocks_; ++j)
+      storeBlock(block(j), a_.K, a_.V, block0_ + j, a_.finalState + a_.stateOffset(b_, hv_));
+  }
+
+ private:
+  float* block(int64_t j) { return state_ + j * a_.K * kBlock; }
+
+  void start() {
+    for (int64_t j = 0; j < blocks_; ++j) {
+      if (a_.initialState)
+        loadBlock(a_.initialState + a_.stateOffset(b_, hv_), a_.K, a_.V, block0_ + j, block(j));
+      else
+        std::memset(block(j), 0, a_.K * kBlock * sizeof(float));
+    }
+    std::memset(zeroRow_, 0, (ld_ + kBlock) * sizeof(float));
+    for (int s = 0; s < P_; ++s) decay_[s] = inverse_[s] = 1.0f;
+    clearPending();
+  }
+
+  void clearPending() {
+    std::memset(pendingU_, 0, blocks_ * 2 * kBlock * sizeof(float));
+    std::memset(kWrite_ - 2 * ld_, 0, 2 * ld_ * sizeof(float));
+    std::memset(logSum_, 0, ld_ * sizeof(float));
+    std::memset(logRest_, 0, ld_ * sizeof(float));
+    logDecay_ = 0;
+  }
+
+  // Pending writes and folded decays into the state itself.
+  void settle() {
+    for (int64_t i = 0; i < ld_; i += kLanes)
+      store(rescale_ + i, Gate::kPerChannel ? exp(load(logSum_ + i), load(logRest_ + i))
+                                            : splat(static_cast<float>(std::exp(logDecay_))));
+    for (int64_t j = 0; j < blocks_; ++j)
+      settleBlock(block(j), a_.K, kWrite_ - 2 * ld_, kWrite_ - ld_, Update::kDelta ? pending(j) : nullptr, rescale_);
+    clearPending();
+  }
+
+  Vec* pending(int64_t j) { return reinterpret_cast<Vec*>(pendingU_ + j * 2 * kBlock); }
+
+  void saveStates(int64_t chunk) {
+    const int64_t all = (a_.V + kBlock - 1) / kBlock, chunks = (a_.T * a_.n + P_ - 1) / P_;
+    float* to = a_.savedStates + ((b_ * a_.HV + hv_ - a_.savedFirstHead) * chunks + chunk) * all * a_.K * kBlock;
+    std::memcpy(to + block0_ * a_.K * kBlock, state_, blocks_ * a_.K * kBlock * sizeof(float));
+  }
+
+  // ---- packing: which steps pair up, their decays, their rows
+
+  void pack(int64_t s0, int count) {
+    pairCount_ = 0;
+    if constexpr (Update::kDelta)
+      for (int s = 0; s < count; ++s) beta_[s] = a_.beta[(b_ * a_.T * a_.n + s0 + s) * a_.HV + hv_];
+    if constexpr (Gate::kPerChannel)
+      for (int s = 0; s < count;) s += packChannelPair(s0, s, count);
+    else {
+      planScalarPairs(s0, count);
+      for (int x = 0; x < pairCount_; ++x) packScalarPair(s0, pairs_[x]);
+    }
+  }
+
+  bool firstOfToken(int64_t s) const { return s % a_.n == 0; }
+  bool lastOfToken(int64_t s) const { return s % a_.n == a_.n - 1; }
+
+  Pair& addPair(int64_t s0, int s, bool two, bool rescale) {
+    Pair& pair = pairs_[pairCount_++];
+    pair = {s, two, rescale, a_.o && lastOfToken(s0 + s), a_.o && two && lastOfToken(s0 + s + 1), 0, 0, 0, 0};
+    return pair;
+  }
+
+  // A gate per head or token. Two steps share a pass unless the second one's gate is a reset or too strong to fold.
+  void planScalarPairs(int64_t s0, int count) {
+    constexpr bool gated = !std::is_same_v<Gate, NoGate>;
+    const auto gate = [&](int s) -> double {
+      return gated && firstOfToken(s0 + s) ? Gate::logDecay(a_, b_, (s0 + s) / a_.n, hv_) : 0.0f;
+    };
+    for (int s = 0; s < count;) {
+      const double g0 = gate(s), g1 = s + 1 < count ? gate(s + 1) : 0;
+      const bool two = s + 1 < count && std::fabs(g1) <= kFoldLimit, reset = g0 < kResetBelow;
+      double c = logDecay_ + g0;
+      const bool rescale = reset || std::fabs(c) > kFoldLimit || (two && std::fabs(c + g1) > kFoldLimit);
+      if (rescale) {
+        setLog(rescaleLog_, rescaleLow_, pairCount_, reset ? -1000.0 : c);
+        c = 0;
+      }
+      if (gated) setLog(decay_, decayLow_, s, c);
+      if (two) {
+        c += g1;
+        if (gated) setLog(decay_, decayLow_, s + 1, c);
+      }
+      logDecay_ = c;
+      addPair(s0, s, two, rescale);
+      s += two ? 2 : 1;
+    }
+    if (!gated) return;
+    for (int s = 0; s < count; s += kLanes) {
+      Vec grow, shrink;
+      expBoth(load(decay_ + s), load(decayLow_ + s), grow, shrink);
+      store(decay_ + s, grow);
+      store(inverse_ + s, shrink);
+    }
+    for (int x = 0; x < pairCount_; x += kLanes)
+      store(rescaleLog_ + x, exp(load(rescaleLog_ + x), load(rescaleLow_ + x)));
+  }
+
+  static void setLog(float* high, float* low, int at, double value) {
+    high[at] = static_cast<float>(value);
+    low[at] = static_cast<float>(value - high[at]);
+  }
+
+  // Keys and queries go in as they are (queries times scale): values and outputs carry the decay.
+  void packScalarPair(int64_t s0, Pair& pair) {
+    const int s = pair.first;
+    const int64_t step = s0 + s;
+    const float *ka = a_.kRow(b_, step, hv_), *kb = pair.two ? a_.kRow(b_, step + 1, hv_) : zeroRow_;
+    const float* qa = pair.read0 ? a_.qRow(b_, step / a_.n, hv_) : zeroRow_;
+    const float* qb = pair.read1 ? a_.qRow(b_, (step + 1) / a_.n, hv_) : zeroRow_;
+    float *k0 = kRead_ + s * ld_, *k1 = k0 + ld_;
+    float *q0 = pair.read0 ? qRead_ + s / a_.n * ld_ : nullptr, *q1 = pair.read1 ? qRead_ + (s + 1) / a_.n * ld_ : nullptr;
+    Vec q0k0 = zero(), q1k0 = zero(), q1k1 = zero(), k1k0 = zero();
+    const auto body = [&](int64_t i, Vec x0, Vec x1, Vec y0, Vec y1) __attribute__((always_inline)) {
+      y0 *= a_.scale;
+      y1 *= a_.scale;
+      store(k0 + i, x0);
+      if (pair.two) store(k1 + i, x1);
+      if (q0) store(q0 + i, y0);
+      if (q1) store(q1 + i, y1);
+      if constexpr (Update::kDelta) {
+        q0k0 = fma(y0, x0, q0k0);
+        q1k0 = fma(y1, x0, q1k0);
+        q1k1 = fma(y1, x1, q1k1);
+        k1k0 = fma(x1, x0, k1k0);
+      }
+    };
+    const int64_t whole = a_.K / kLanes * kLanes;
+    for (int64_t i = 0; i < whole; i += kLanes) body(i, load(ka + i), load(kb + i), load(qa + i), load(qb + i));
+    if (const int left = static_cast<int>(a_.K - whole))
+      body(whole, loadPart(ka + whole, left), loadPart(kb + whole, left), loadPart(qa + whole, left),
+           loadPart(qb + whole, left));
+    if constexpr (Update::kDelta) pair.q0k0 = sum(q0k0), pair.q1k0 = sum(q1k0), pair.q1k1 = sum(q1k1), pair.k1k0 = sum(k1k0);
+  }
+
+  // A gate per channel: reads see k e^c and q e^c, writes k e^-c. Returns how many steps the pair took.
+  int packChannelPair(int64_t s0, int s, int count) {
+    const int64_t step = s0 + s, whole = a_.K / kLanes * kLanes;
+    const int left = static_cast<int>(a_.K - whole);
+    const bool gate0 = firstOfToken(step), gate1 = s + 1 < count && firstOfToken(step + 1);
+    const float* ga = gate0 ? Gate::logDecays(a_, b_, step / a_.n, hv_) : zeroRow_;
+    const float* gb = gate1 ? Gate::logDecays(a_, b_, (step + 1) / a_.n, hv_) : zeroRow_;
+    const auto part = [&](const float* p, int64_t i) __attribute__((always_inline)) {
+      return i < whole ? load(p + i) : loadPart(p + i, left);
+    };
+
+    IVec strong1{}, over0{}, over1{};
+    for (int64_t i = 0; i < ld_; i += kLanes) {
+      const Vec g0 = part(ga, i), g1 = part(gb, i), c0 = load(logSum_ + i) + g0;
+      over0 |= ~(abs(c0) <= kFoldLimit);
+      over1 |= ~(abs(c0 + g1) <= kFoldLimit);
+      strong1 |= ~(abs(g1) <= kFoldLimit);
+    }
+    const bool two = s + 1 < count && !any(strong1), rescale = any(over0) || (two && any(over1));
+    Pair& pair = addPair(s0, s, two, rescale);
+
+    const float *ka = a_.kRow(b_, step, hv_), *kb = two ? a_.kRow(b_, step + 1, hv_) : zeroRow_;
+    const float* qa = pair.read0 ? a_.qRow(b_, step / a_.n, hv_) : zeroRow_;
+    const float* qb = pair.read1 ? a_.qRow(b_, (step + 1) / a_.n, hv_) : zeroRow_;
+    float *k0 = kRead_ + s * ld_, *w0 = kWrite_ + s * ld_, *mult = rescale_ + (pairCount_ - 1) * ld_;
+    float *q0 = pair.read0 ? qRead_ + s / a_.n * ld_ : nullptr, *q1 = pair.read1 ? qRead_ + (s + 1) / a_.n * ld_ : nullptr;
+    Vec q0k0 = zero(), q1k0 = zero(), q1k1 = zero(), k1k0 = zero();
+    for (int64_t i = 0; i < ld_; i += kLanes) {
+      Vec c = load(logSum_ + i), rest = load(logRest_ + i), grow = load(grow_ + i), shrink = load(shrink_ + i);
+      if (gate0 || rescale) {
+        const Vec g0 = part(ga, i);
+        addExactly(c, rest, atLeast(g0, splat(2 * kResetBelow)));
+        if (rescale) {
+          store(mult + i, select(g0 < kResetBelow, zero(), exp(c, rest)));
+          c = rest = zero();
+        }
+        expBoth(c, rest, grow, shrink);
+      }
+      const Vec x0 = part(ka, i), x0w = x0 * shrink, y0 = part(qa, i) * grow * a_.scale;
+      store(k0 + i, x0 * grow);
+      store(w0 + i, x0w);
+      if (q0) store(q0 + i, y0);
+      if (two) {
+        if (gate1) {
+          addExactly(c, rest, part(gb, i));
+          expBoth(c, rest, grow, shrink);
+        }
+        const Vec x1 = part(kb, i), x1r = x1 * grow, x1w = x1 * shrink, y1 = part(qb, i) * grow * a_.scale;
+        store(k0 + ld_ + i, x1r);
+        store(w0 + ld_ + i, x1w);
+        if (q1) store(q1 + i, y1);
+        if constexpr (Update::kDelta) {
+          q1k0 = fma(y1, x0w, q1k0);
+          q1k1 = fma(y1, x1w, q1k1);
+          k1k0 = fma(x1r, x0w, k1k0);
+        }
+      }
+      if constexpr (Update::kDelta) q0k0 = fma(y0, x0w, q0k0);
+      store(logSum_ + i, c);
+      store(logRest_ + i, rest);
+      store(grow_ + i, grow);
+      store(shrink_ + i, shrink);
+    }
+    if constexpr (Update::kDelta) pair.q0k0 = sum(q0k0), pair.q1k0 = sum(q1k0), pair.q1k1 = sum(q1k1), pair.k1k0 = sum(k1k0);
+    return two ? 2 : 1;
+  }
+
+  static bool any(IVec mask) {
+    int32_t all = 0;
+    for (int i = 0; i < kLanes; ++i) all |= mask[i];
+    return all != 0;
+  }
+
+  // ---- the state
+
+  // Column blocks [j0, j1) through the packed steps. Two blocks alternate: a pair's new u hangs on its pass, and the
+  // other block's pass fills that wait.
+  void sweep(int64_t s0, int count, int64_t j0, int64_t j1) {
+    const int64_t c0 = (block0_ + j0) * kBlock;
+    const bool tail = (block0_ + j1) * kBlock > a_.V;
+    if (tail) copyTailIn(s0, count, j1 - 1);
+    for (int x = 0; x < pairCount_; ++x) {
+      if (j0 == 0) prefetchNext(s0, pairs_[x], c0);
+      for (int64_t j = j0; j < j1; ++j) step(s0, x, j, tail && j == j1 - 1);
+    }
+    if (tail && a_.o) copyTailOut(s0, count, j1 - 1);
+  }
+
+  void step(int64_t s0, int x, int64_t j, bool tail) {
+    const Pair& pair = pairs_[x];
+    const int s = pair.first;
+    const int64_t column = (block0_ + j) * kBlock;
+    PassRows rows;
+    rows.k0 = kRead_ + s * ld_;
+    rows.k1 = pair.two ? rows.k0 + ld_ : zeroRow_;
+    rows.q0 = pair.read0 ? qRead_ + s / a_.n * ld_ : zeroRow_;
+    rows.q1 = pair.read1 ? qRead_ + (s + 1) / a_.n * ld_ : zeroRow_;
+    rows.rescale = Gate::kPerChannel ? rescale_ + x * ld_ : rescale_;
+    if (!Gate::kPerChannel && pair.rescale)
+      for (int64_t i = 0; i < a_.K; ++i) rescale_[i] = rescaleLog_[x];
+    const auto value = [&](int at) { return tail ? vTail_ + at * kBlock : a_.vRow(b_, s0 + at, hv_) + column; };
+    const auto output = [&](int at) {
+      return tail ? oTail_ + at / a_.n * kBlock : a_.o + ((b_ * a_.T + (s0 + at) / a_.n) * a_.HV + hv_) * a_.V + column;
+    };
+    const float *v0 = value(s), *v1 = pair.two ? value(s + 1) : zeroRow_;
+    const float d0 = decay_[s], i0 = inverse_[s], d1 = pair.two ? decay_[s + 1] : 1, i1 = pair.two ? inverse_[s + 1] : 1;
+    Vec r[2 * kVecs] = {};
+
+    if constexpr (Update::kDelta) {
+      Vec* u = pending(j);
+      const Pair* before = x ? &pairs_[x - 1] : nullptr;
+      rows.w0 = before ? kWrite_ + before->first * ld_ : kWrite_ - 2 * ld_;
+      rows.w1 = !before ? kWrite_ - ld_ : before->two ? rows.w0 + ld_ : zeroRow_;
+      Vec p[2 * kVecs] = {};
+      runDeltaPass(block(j), rows, u, p, r, pair);
+      const float b0 = beta_[s], b1 = pair.two ? beta_[s + 1] : 0;
+      for (int e = 0; e < kVecs; ++e) {
+        const Vec x0 = load(v0 + e * kLanes), x1 = load(v1 + e * kLanes);
+        const Vec u0 = fma(splat(-b0), p[e], x0 * (b0 * i0));
+        const Vec p1 = fma(splat(pair.k1k0), u0, p[kVecs + e]);
+        const Vec u1 = fma(splat(-b1), p1, x1 * (b1 * i1));
+        u[e] = u0;
+        u[kVecs + e] = u1;
+        if (a_.savedResiduals) {
+          float* to = residual(s0 + s, column) + e * kLanes;
+          store(to, fnma(splat(d0), p[e], x0));
+          if (pair.two) store(to + residualStride(), fnma(splat(d1), p1, x1));
+        }
+        if (pair.read0) store(output(s) + e * kLanes, fma(splat(pair.q0k0), u0, r[e]) * d0);
+        if (pair.read1)
+          store(output(s + 1) + e * kLanes, fma(splat(pair.q1k1), u1, fma(splat(pair.q1k0), u0, r[kVecs + e])) * d1);
+      }
+    } else {
+      Vec v[2 * kVecs];
+      for (int e = 0; e < kVecs; ++e) {
+        v[e] = load(v0 + e * kLanes) * i0;
+        v[kVecs + e] = load(v1 + e * kLanes) * i1;
+      }
+      if (Gate::kPerChannel) {
+        rows.k0 = kWrite_ + s * ld_;
+        rows.k1 = pair.two ? rows.k0 + ld_ : zeroRow_;
+      }
+      const auto pass = a_.o ? (pair.rescale ? additivePass<true, true> : additivePass<true, false>)
+                             : (pair.rescale ? additivePass<false, true> : additivePass<false, false>);
+      inStretches(a_.K, [&](int64_t i0, int64_t i1) { pass(block(j), i0, i1, rows, v, r); });
+      for (int e = 0; e < kVecs && a_.o; ++e) {
+        store(output(s) + e * kLanes, r[e] * d0);
+        if (pair.two) store(output(s + 1) + e * kLanes, r[kVecs + e] * d1);
+      }
+    }
+  }
+
+  void runDeltaPass(float* S, const PassRows& rows, const Vec* u, Vec* p, Vec* r, const Pair& pair) {
+    using Pass = void (*)(float*, int64_t, int64_t, const PassRows&, const Vec*, Vec*, Vec*);
+    static constexpr Pass kPasses[] = {deltaPass<false, false, false>, deltaPass<false, false, true>,
+                                       deltaPass<false, true, false>,  deltaPass<false, true, true>,
+                                       deltaPass<true, false, false>,  deltaPass<true, false, true>,
+                                       deltaPass<true, true, false>,   deltaPass<true, true, true>};
+    const Pass pass = kPasses[4 * pair.read0 + 2 * pair.read1 + pair.rescale];
+    inStretches(a_.K, [&](int64_t i0, int64_t i1) { pass(S, i0, i1, rows, u, p, r); });
+  }
+
+  // The keys of the last pair move in front of the pack, where the next one finds its pending writes.
+  void keepPending() {
+    const Pair& last = pairs_[pairCount_ - 1];
+    std::memmove(kWrite_ - 2 * ld_, kWrite_ + last.first * ld_, ld_ * sizeof(float));
+    std::memcpy(kWrite_ - ld_, last.two ? kWrite_ + (last.first + 1) * ld_ : zeroRow_, ld_ * sizeof(float));
+  }
+
+  int64_t residualStride() const { return roundUp(a_.V, kBlock); }
+  float* residual(int64_t s, int64_t column) {
+    return a_.savedResiduals + ((b_ * a_.HV + hv_ - a_.savedFirstHead) * a_.T * a_.n + s) * residualStride() + column;
+  }
+
+  // The last block's columns beyond V read as zero and are not written.
+  void copyTailIn(int64_t s0, int count, int64_t j) {
+    const int64_t column = (block0_ + j) * kBlock, n = a_.V - column;
+    for (int s = 0; s < count; ++s) {
+      std::memset(vTail_ + s * kBlock, 0, kBlock * sizeof(float));
+      std::memcpy(vTail_ + s * kBlock, a_.vRow(b_, s0 + s, hv_) + column, n * sizeof(float));
+    }
+  }
+  void copyTailOut(int64_t s0, int count, int64_t j) {
+    const int64_t column = (block0_ + j) * kBlock, n = a_.V - column, t0 = s0 / a_.n;
+    for (int t = 0; t < count / a_.n; ++t)
+      std::memcpy(a_.o + ((b_ * a_.T + t0 + t) * a_.HV + hv_) * a_.V + column, oTail_ + t * kBlock, n * sizeof(float));
+  }
+
+  // Tokens lie H*K floats apart, too far for the hardware's prefetcher: the next pack's rows are asked for here.
+  void prefetchNext(int64_t s0, const Pair& pair, int64_t column) {
+    for (int e = 0; e < 2; ++e) {
+      const int64_t s = s0 + P_ + pair.first + e;
+      if (s >= a_.T * a_.n) return;
+      const float *kNext = a_.kRow(b_, s, hv_), *qNext = a_.qRow(b_, s / a_.n, hv_), *vNext = a_.vRow(b_, s, hv_);
+      for (int64_t i = 0; i < a_.K; i += 16) {
+        __builtin_prefetch(kNext + i, 0, 2);
+        __builtin_prefetch(qNext + i, 0, 2);
+        if constexpr (Gate::kPerChannel) __builtin_prefetch(Gate::logDecays(a_, b_, s / a_.n, hv_) + i, 0, 2);
+      }
+      for (int64_t i = column; i < a_.V && i < column + blocks_ * kBlock; i += 16) __builtin_prefetch(vNext + i, 0, 2);
+    }
+  }
+
+  const RecurrenceForward& a_;
+  const int64_t b_, hv_, block0_, blocks_, ld_, P_;
+  Scratch scratch_;
+  float *state_, *pendingU_;               // [blocks][K][kBlock], [blocks][2][kBlock]
+  float *kRead_, *kWrite_, *qRead_;        // [P][ld], two rows of pending keys before kWrite
+  float* rescale_;                         // [pairs][ld] per channel, else [ld]
+  float *logSum_, *logRest_;               // [ld] cumulative log decay per channel
+  float *grow_, *shrink_;                  // [ld] e^c and e^-c of the step before
+  float *vTail_, *oTail_;                  // [P][kBlock]
+  float *decay_, *inverse_, *decayLow_;    // [P] e^c, e^-c; first the log itself and its low part
+  float *rescaleLog_, *rescaleLow_;        // [pairs]
+  float *beta_, *zeroRow_;
+  double logDecay_ = 0;  // cumulative log decay of a gate per head or token
+  std::unique_ptr<Pair[]> pairs_;
+  int pairCount_ = 0;
+};
+
+}  // namespace RANKONE_ISA_NS
+}  // namespace rankone

@@ -1,0 +1,144 @@
+// The addon's exports: describe, call, callAsync, cancel, the handles, threads.
+#include <napi.h>
+
+#include <cmath>
+
+#include "core/cpu.h"
+#include "core/parallel.h"
+#include "napi/arguments.h"
+#include "napi/call.h"
+#include "napi/environment.h"
+#include "napi/errors.h"
+#include "napi/handles.h"
+#include "ops/presets.h"
+#include "ops/registry.h"
+
+#if !defined(_WIN32)
+#include <dlfcn.h>
+#endif
+
+namespace rankone {
+namespace {
+
+Napi::Object describeEntry(Napi::Env env, const Entry& entry) {
+  const OpSpec& spec = *entry.spec;
+  Napi::Array inputs = Napi::Array::New(env), options = Napi::Array::New(env), outputs = Napi::Array::New(env);
+  for (size_t i = 0; i < spec.inputs.size(); ++i) {
+    const InputSpec& in = spec.inputs[i];
+    if (!takesInput(entry.preset, in)) continue;
+    Napi::Object o = Napi::Object::New(env);
+    o.Set("name", in.name);
+    o.Set("slot", static_cast<double>(i));
+    o.Set("required", requiresInput(entry.preset, in));
+    o.Set("dtype", dtypeName(in.dtype));
+    o.Set("update", in.access == Access::Update);
+    inputs.Set(inputs.Length(), o);
+  }
+  static const char* const kinds[] = {"flag", "integer", "number", "choice"};
+  for (size_t i = 0; i < spec.options.size(); ++i) {
+    const OptionSpec& option = spec.options[i];
+    if (!takesOption(entry.preset, option)) continue;
+    Napi::Object o = Napi::Object::New(env);
+    o.Set("name", option.name);
+    o.Set("slot", static_cast<double>(i));
+    o.Set("kind", kinds[static_cast<int>(option.kind)]);
+    if (option.choices) o.Set("choices", option.choices);
+    options.Set(options.Length(), o);
+  }
+  for (size_t i = 0; i < spec.outputs.size(); ++i) {
+    if (!hasOutput(entry.preset, spec.outputs[i])) continue;
+    Napi::Object o = Napi::Object::New(env);
+    o.Set("name", spec.outputs[i].name);
+    o.Set("slot", static_cast<double>(i));
+    outputs.Set(outputs.Length(), o);
+  }
+  Napi::Object o = Napi::Object::New(env);
+  o.Set("name", entry.name);
+  o.Set("inputs", inputs);
+  o.Set("inputCount", static_cast<double>(spec.inputs.size()));
+  o.Set("options", options);
+  o.Set("outputs", outputs);
+  o.Set("outputCount", static_cast<double>(spec.outputs.size()));
+  o.Set("takesState", spec.takesState);
+  o.Set("makesSaved", spec.makesSaved);
+  o.Set("takesSaved", spec.takesSaved);
+  return o;
+}
+
+Napi::Value describe(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  return guarded(env, "rankone", [&] {
+    Napi::Array list = Napi::Array::New(env);
+    for (const Entry& entry : entries()) list.Set(list.Length(), describeEntry(env, entry));
+    Napi::Object o = Napi::Object::New(env);
+    o.Set("entries", list);
+    o.Set("maxRank", kMaxRank);
+    o.Set("headerSize", header::kSize);
+    o.Set("optionsAt", header::kOptions);
+    o.Set("outputsAt", header::kOutputs);
+    o.Set("stateAt", header::kState);
+    o.Set("savedAt", header::kSaved);
+    o.Set("jobAt", header::kJob);
+    Napi::Array isas = Napi::Array::New(env);
+    for (int i = 0; i < kIsaCount; ++i)
+      if (isaAvailable(static_cast<Isa>(i))) isas.Set(isas.Length(), isaName(static_cast<Isa>(i)));
+    o.Set("availableIsas", isas);
+    o.Set("isa", isaName(activeIsa()));
+    return Napi::Value(o);
+  });
+}
+
+Napi::Value getThreads(const Napi::CallbackInfo& info) { return Napi::Number::New(info.Env(), numThreads()); }
+
+Napi::Value setThreads(const Napi::CallbackInfo& info) {
+  return guarded(info.Env(), "setNumThreads", [&] {
+    if (!info[0].IsNumber()) fail(ErrorKind::Type, "n: expected an integer from 1 to 1024");
+    const double n = info[0].As<Napi::Number>().DoubleValue();
+    if (!(n >= 1 && n <= 1024) || n != std::floor(n))
+      fail(ErrorKind::Range, "n: expected an integer from 1 to 1024, got %g", n);
+    setNumThreads(static_cast<int>(n));
+    return info.Env().Undefined();
+  });
+}
+
+// The pool's threads run this library's code for as long as the process lives, but Node unloads an addon with the last
+// worker that used it.
+void pinLibrary() {
+#if !defined(_WIN32)
+  Dl_info self;
+  if (dladdr(reinterpret_cast<void*>(&pinLibrary), &self) && self.dli_fname)
+    dlopen(self.dli_fname, RTLD_LAZY | RTLD_NODELETE);
+#endif
+}
+
+Napi::Object init(Napi::Env env, Napi::Object exports) {
+  pinLibrary();
+  env.SetInstanceData(new Environment(env));
+  openAsync(env);
+  exports.Set("describe", Napi::Function::New<describe>(env));
+  exports.Set("call", Napi::Function::New<callSync>(env));
+  exports.Set("callAsync", Napi::Function::New<callAsync>(env));
+  exports.Set("cancel", Napi::Function::New<cancel>(env));
+  exports.Set("getNumThreads", Napi::Function::New<getThreads>(env));
+  exports.Set("setNumThreads", Napi::Function::New<setThreads>(env));
+  exportHandles(env, exports);
+  return exports;
+}
+
+}  // namespace
+
+Environment::Environment(Napi::Env env) : async(std::make_shared<AsyncContext>()) {
+  float32Array_ = Napi::Persistent(env.Global().Get("Float32Array").As<Napi::Function>());
+}
+
+napi_value Environment::newFloats(Napi::Env env, int64_t length) const {
+  napi_value count, array;
+  check(env, napi_create_double(env, static_cast<double>(length), &count));
+  check(env, napi_new_instance(env, float32Array_.Value(), 1, &count, &array));
+  return array;
+}
+
+}  // namespace rankone
+
+static Napi::Object initAddon(Napi::Env env, Napi::Object exports) { return rankone::init(env, exports); }
+NODE_API_MODULE(rankone, initAddon)

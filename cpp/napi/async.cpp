@@ -1,0 +1,226 @@
+// Asynchronous calls. Inputs are copied at the call: a JavaScript reference does not keep an ArrayBuffer from being
+// transferred away. New outputs are written straight into arrays that nobody else has seen yet; `out` arrays and
+// arguments that are updated in place are written on completion, on the environment's own thread.
+#include <cstring>
+#include <exception>
+
+#include "core/parallel.h"
+#include "napi/call.h"
+#include "napi/environment.h"
+#include "napi/errors.h"
+
+namespace rankone {
+
+struct Job {
+  uint64_t number = 0;
+  const char* name = nullptr;
+  Call call;
+  StateHold state;
+  std::vector<AlignedBuffer> copies;
+  CancelFlag cancel{false};
+  std::exception_ptr error;
+  std::shared_ptr<AsyncContext> context;
+
+  // Of the environment's thread. They die with the environment, so there is nothing to release when it has ended.
+  struct WriteBack {
+    uint32_t index;  // in `kept`
+    const char* kind;
+    const char* name;
+    const void* from;
+    size_t bytes;
+  };
+  std::vector<WriteBack> writeBacks;
+  napi_deferred deferred = nullptr;
+  napi_ref kept = nullptr;  // the results, then the arrays to write back to
+};
+
+namespace {
+
+void copyInputs(Napi::Env env, const Arguments& arguments, Job& job, napi_value kept, uint32_t& keptCount) {
+  Call& call = job.call;
+  for (size_t i = 0; i < call.spec->inputs.size(); ++i) {
+    Tensor& t = call.inputs[i];
+    if (!t.present() || t.dtype == DType::I32 || t.dtype == DType::I64) continue;  // index arrays are copies already
+    AlignedBuffer copy(t.bytes());
+    if (t.bytes()) std::memcpy(copy.data(), t.data, t.bytes());
+    t.data = copy.data();
+    job.copies.push_back(std::move(copy));
+    const InputSpec& in = call.spec->inputs[i];
+    if (in.access != Access::Update) continue;
+    check(env, napi_set_element(env, kept, keptCount, arguments.input(static_cast<int>(i))));
+    job.writeBacks.push_back({keptCount++, "", in.name, t.data, t.bytes()});
+  }
+}
+
+void copyOut(Napi::Env env, const Arguments& arguments, Job& job, napi_value kept, uint32_t& keptCount) {
+  Call& call = job.call;
+  for (size_t i = 0; i < call.spec->outputs.size(); ++i) {
+    Tensor& t = call.outputs[i];
+    if (!arguments.outGiven(static_cast<int>(i))) continue;
+    job.copies.emplace_back(t.bytes());
+    t.data = job.copies.back().data();
+    check(env, napi_set_element(env, kept, keptCount, arguments.output(static_cast<int>(i))));
+    job.writeBacks.push_back({keptCount++, "out.", call.spec->outputs[i].name, t.data, t.bytes()});
+  }
+}
+
+// On a pool thread.
+void runJob(const std::shared_ptr<Job>& job) {
+  AsyncContext& context = *job->context;
+  {
+    std::lock_guard<std::mutex> hold(context.lock);
+    if (context.closed) return;
+    ++context.running;
+  }
+  try {
+    if (job->cancel.load()) fail(ErrorKind::Abort, "aborted");
+    try {
+      job->call.spec->run(job->call);
+    } catch (...) {
+      job->state.poison();
+      throw;
+    }
+  } catch (...) {
+    job->error = std::current_exception();
+  }
+  std::lock_guard<std::mutex> hold(context.lock);
+  --context.running;
+  if (!context.closed) {
+    // The job stays in context.jobs until its completion has been handled, so a plain pointer will do.
+    napi_call_threadsafe_function(context.finished, job.get(), napi_tsfn_nonblocking);
+  }
+  context.idle.notify_all();
+}
+
+void writeBack(Napi::Env env, const Job& job, napi_value kept) {
+  std::vector<ArrayView> views(job.writeBacks.size());
+  for (size_t i = 0; i < views.size(); ++i) {
+    const Job::WriteBack& w = job.writeBacks[i];
+    napi_value array;
+    check(env, napi_get_element(env, kept, w.index, &array));
+    if (!viewOf(env, array, views[i]) || views[i].length * sizeof(float) != w.bytes)
+      fail(ErrorKind::Range, "%s%s: expected the array to stay as it was until the call ended, but it was detached",
+           w.kind, w.name);
+  }
+  for (size_t i = 0; i < views.size(); ++i)
+    if (job.writeBacks[i].bytes) std::memcpy(views[i].data, job.writeBacks[i].from, job.writeBacks[i].bytes);
+}
+
+// On the environment's thread.
+void settle(Napi::Env env, Job& job) {
+  job.state = StateHold();  // free again before anybody awaiting the promise goes on
+  napi_value kept;
+  try {
+    check(env, napi_get_reference_value(env, job.kept, &kept));
+    if (job.error) std::rethrow_exception(job.error);
+    writeBack(env, job, kept);
+    if (job.call.spec->makesSaved && job.call.saved)
+      check(env, napi_set_element(env, kept, static_cast<uint32_t>(job.call.spec->outputs.size()),
+                                  wrapSaved(env, std::move(job.call.saved))));
+    check(env, napi_resolve_deferred(env, job.deferred, kept));
+  } catch (...) {
+    napi_reject_deferred(env, job.deferred, jsError(env, job.name, std::current_exception()).Value());
+  }
+  napi_delete_reference(env, job.kept);
+}
+
+void finished(napi_env rawEnv, napi_value, void* context, void* data) {
+  if (!rawEnv) return;  // the environment is closing; context.jobs goes with it
+  const Napi::Env env(rawEnv);
+  AsyncContext& async = *static_cast<AsyncContext*>(context);
+  const auto found = async.jobs.find(static_cast<Job*>(data)->number);
+  if (found == async.jobs.end()) return;
+  const std::shared_ptr<Job> job = std::move(found->second);
+  async.jobs.erase(found);
+  if (async.jobs.empty()) napi_unref_threadsafe_function(env, async.finished);
+  try {
+    settle(env, *job);
+  } catch (...) {
+    // Only while the environment is being terminated; there is nobody to tell.
+  }
+}
+
+void closeAsync(AsyncContext& context) {
+  {
+    std::unique_lock<std::mutex> hold(context.lock);
+    context.closed = true;
+    for (auto& [number, job] : context.jobs) job->cancel.store(true);
+    context.idle.wait(hold, [&] { return context.running == 0; });
+  }
+  context.jobs.clear();  // each points back here
+  napi_release_threadsafe_function(context.finished, napi_tsfn_abort);
+}
+
+}  // namespace
+
+Napi::Value callAsync(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  return guarded(env, "rankone", [&] {
+    const Arguments arguments(env, info);
+    try {
+      auto job = std::make_shared<Job>();
+      Call& call = job->call;
+      job->name = arguments.entry().name;
+      job->context = Environment::of(env).async;
+      arguments.read(call, job->state, job->copies);
+      call.cancel = &job->cancel;
+      call.spec->plan(call);
+      arguments.bindOut(call);
+
+      const uint32_t outputs = static_cast<uint32_t>(call.spec->outputs.size());
+      uint32_t keptCount = outputs + 1;
+      napi_value results, promise;
+      check(env, napi_create_array_with_length(env, keptCount, &results));
+      copyInputs(env, arguments, *job, results, keptCount);
+      copyOut(env, arguments, *job, results, keptCount);
+      allocateOutputs(env, arguments, call, results);
+      arguments.reportOutputs(call);
+      check(env, napi_create_reference(env, results, 1, &job->kept));
+      check(env, napi_create_promise(env, &job->deferred, &promise));
+
+      AsyncContext& async = *job->context;
+      job->number = ++async.lastJob;
+      arguments.header()[header::kJob] = static_cast<double>(job->number);
+      if (async.jobs.empty()) check(env, napi_ref_threadsafe_function(env, async.finished));
+      async.jobs.emplace(job->number, job);
+      try {
+        submitJob([job] { runJob(job); });
+      } catch (...) {
+        job->error = std::current_exception();
+        async.jobs.erase(job->number);
+        if (async.jobs.empty()) napi_unref_threadsafe_function(env, async.finished);
+        settle(env, *job);
+      }
+      return Napi::Value(env, promise);
+    } catch (...) {
+      throw jsError(env, arguments.entry().name, std::current_exception());
+    }
+  });
+}
+
+Napi::Value cancel(const Napi::CallbackInfo& info) {
+  AsyncContext& async = *Environment::of(info.Env()).async;
+  const auto found = async.jobs.find(static_cast<uint64_t>(info[0].ToNumber().DoubleValue()));
+  if (found != async.jobs.end()) found->second->cancel.store(true);
+  return info.Env().Undefined();
+}
+
+void openAsync(Napi::Env env) {
+  Environment& environment = Environment::of(env);
+  AsyncContext* context = environment.async.get();
+  check(env, napi_create_threadsafe_function(env, nullptr, nullptr, Napi::String::New(env, "rankone"), 0, 1, nullptr,
+                                             nullptr, context, finished, &context->finished));
+  check(env, napi_unref_threadsafe_function(env, context->finished));
+  // After the function, so that the hook runs before the function's own.
+  auto* kept = new std::shared_ptr<AsyncContext>(environment.async);
+  check(env, napi_add_env_cleanup_hook(
+                 env,
+                 [](void* data) {
+                   std::unique_ptr<std::shared_ptr<AsyncContext>> context(
+                       static_cast<std::shared_ptr<AsyncContext>*>(data));
+                   closeAsync(**context);
+                 },
+                 kept));
+}
+
+}  // namespace rankone

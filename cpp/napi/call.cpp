@@ -1,0 +1,62 @@
+#include "napi/call.h"
+
+#include "core/workspace.h"
+#include "napi/environment.h"
+#include "napi/errors.h"
+
+namespace rankone {
+
+void allocateOutputs(Napi::Env env, const Arguments& arguments, Call& call, napi_value results) {
+  const size_t count = call.spec->outputs.size();
+  for (size_t i = 0; i < count; ++i) {
+    Tensor& t = call.outputs[i];
+    napi_value array;
+    if (!t.present()) {
+      array = env.Null();
+    } else if (arguments.outGiven(static_cast<int>(i))) {
+      array = arguments.output(static_cast<int>(i));
+    } else {
+      array = Environment::of(env).newFloats(env, t.size());
+      ArrayView view;
+      if (!viewOf(env, array, view) || static_cast<int64_t>(view.length) != t.size()) throw std::bad_alloc();
+      t.data = view.data;
+    }
+    check(env, napi_set_element(env, results, static_cast<uint32_t>(i), array));
+    if (t.present() && poisonRequested()) poison(t.f32(), static_cast<size_t>(t.size()));
+  }
+}
+
+Napi::Value callSync(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  const char* name = "rankone";
+  return guarded(env, "rankone", [&] {
+    const Arguments arguments(env, info);
+    name = arguments.entry().name;
+    try {
+      Call call;
+      StateHold state;
+      std::vector<AlignedBuffer> copies;
+      arguments.read(call, state, copies);
+      call.spec->plan(call);
+      arguments.bindOut(call);
+      napi_value results;
+      check(env, napi_create_array_with_length(env, call.spec->outputs.size() + 1, &results));
+      allocateOutputs(env, arguments, call, results);
+      try {
+        call.spec->run(call);
+      } catch (...) {
+        state.poison();
+        throw;
+      }
+      arguments.reportOutputs(call);
+      if (call.spec->makesSaved && call.saved)
+        check(env, napi_set_element(env, results, static_cast<uint32_t>(call.spec->outputs.size()),
+                                    wrapSaved(env, std::move(call.saved))));
+      return Napi::Value(env, results);
+    } catch (...) {
+      throw jsError(env, name, std::current_exception());
+    }
+  });
+}
+
+}  // namespace rankone

@@ -1,0 +1,41 @@
+// What one JavaScript environment (the main thread, a worker) has of its own: the Float32Array constructor and the
+// asynchronous calls that are under way.
+#pragma once
+#include <napi.h>
+
+#include <condition_variable>
+#include <memory>
+#include <mutex>
+#include <unordered_map>
+
+namespace rankone {
+
+struct Job;
+
+// Shared with the pool's threads, which may finish a job after the environment is gone.
+struct AsyncContext {
+  std::mutex lock;
+  std::condition_variable idle;
+  napi_threadsafe_function finished = nullptr;  // under lock: whether it may still be called is `closed`
+  bool closed = false;                          // under lock
+  int running = 0;                              // under lock: jobs inside a kernel
+
+  std::unordered_map<uint64_t, std::shared_ptr<Job>> jobs;  // the environment's thread only
+  uint64_t lastJob = 0;
+};
+
+struct Environment {
+  explicit Environment(Napi::Env env);
+
+  static Environment& of(Napi::Env env) { return *env.GetInstanceData<Environment>(); }
+
+  // A new Float32Array, by the constructor as it was at load: out of memory is then an exception, not the end.
+  napi_value newFloats(Napi::Env env, int64_t length) const;
+
+  std::shared_ptr<AsyncContext> async;
+
+ private:
+  Napi::FunctionReference float32Array_;
+};
+
+}  // namespace rankone

@@ -1,0 +1,8 @@
+/** The float64 references of the layers around the recurrence, one file per op. */
+export * from './adamW.ts';
+export * from './crossEntropy.ts';
+export * from './embedding.ts';
+export * from './matmul.ts';
+export * from './rmsNorm.ts';
+export * from './shortConv.ts';
+export * from './swiglu.ts';

@@ -1,0 +1,116 @@
+/** The contract's own check: it must fail where it should, and say where. */
+import { suite } from 'uvu';
+import * as assert from 'uvu/assert';
+import { contract, expectWithin, layouts, relativeErrors, rowFor } from './compare.ts';
+import { Random } from './random.ts';
+
+const compare = suite('support: compare');
+
+const shape = [2, 5, 3, 4];
+const o = rowFor('o', 5);
+
+function reference(): Float64Array {
+  return Float64Array.from(new Random(3).normals(2 * 5 * 3 * 4));
+}
+
+/** Index into [2,5,3,4]. */
+function at(b: number, t: number, h: number, x: number): number {
+  return ((b * 5 + t) * 3 + h) * 4 + x;
+}
+
+compare('rows of the contract', () => {
+  assert.is(rowFor('o', 512).limit, 2e-6);
+  assert.is(rowFor('o', 513).limit, 1e-5);
+  assert.is(rowFor('o', 8193).limit, 2e-5);
+  assert.is(rowFor('dInitialState', 9).limit, contract.f32.state);
+  assert.is(rowFor('dInitialState', 9).layout, layouts.state);
+  assert.is(rowFor('dbeta', 9).limit, 5e-5);
+});
+
+compare('equal values pass, float32 rounding too', () => {
+  const ref = reference();
+  expectWithin('same', ref, ref, shape, o);
+  expectWithin('rounded', Float32Array.from(ref), ref, shape, o);
+});
+
+compare('finds the worst row', () => {
+  const ref = new Float64Array(120).fill(1);
+  const out = ref.slice();
+  out[at(1, 4, 2, 3)] += 0.1;
+  const { row, token } = relativeErrors(out, ref, { shape, axes: layouts.tokens });
+  assert.equal(row.index, [1, 2]);
+  assert.ok(Math.abs(row.error - 0.1 / Math.sqrt(20)) < 1e-12);
+  assert.equal(token!.index, [1, 2]);
+  assert.is(token!.token, 4);
+  assert.ok(Math.abs(token!.error - 0.05) < 1e-12);
+  const message = /label: outside.*worst row \[1,2\].*token 4, row \[1,2\]/s;
+  assert.throws(() => expectWithin('label', out, ref, shape, o), message);
+});
+
+compare('a small head does not hide behind a large one', () => {
+  const ref = new Float64Array(120).fill(1);
+  for (let t = 0; t < 5; t++) ref.fill(1e-6, at(0, t, 1, 0), at(0, t, 2, 0));
+  const out = ref.slice();
+  for (let t = 0; t < 5; t++) out[at(0, t, 1, 0)] *= 1 + 1e-4;
+  assert.throws(() => expectWithin('small', out, ref, shape, o), /worst row \[0,1\]/);
+});
+
+compare('one bad token does not hide in a long row', () => {
+  const T = 500;
+  const ref = new Float64Array(T).fill(1);
+  const out = ref.slice();
+  out[123] += 3e-5;
+  const message = /worst row \[0,0\]: measured 1\.34e-6, within.*token 123.*ABOVE/s;
+  assert.throws(() => expectWithin('token', out, ref, [1, T, 1], o), message);
+});
+
+compare('NaN, infinities and wrong lengths fail', () => {
+  const ref = reference();
+  for (const bad of [NaN, Infinity, -Infinity]) {
+    const out = ref.slice();
+    out[at(0, 3, 1, 2)] = bad;
+    assert.throws(() => expectWithin('bad', out, ref, shape, o), /not finite at \[0,3,1,2\]/);
+    assert.throws(() => expectWithin('bad', ref, out, shape, o), /not finite/);
+    const { row } = relativeErrors(out, ref, { shape, axes: layouts.tokens });
+    assert.is(row.error, Infinity);
+  }
+  assert.throws(() => expectWithin('short', ref.slice(1), ref, shape, o), /got 119/);
+  assert.throws(() => expectWithin('long', ref, ref, [2, 5, 3, 3], o), /wants 90/);
+});
+
+compare('zero references are compared absolutely', () => {
+  const zero = new Float64Array(120);
+  expectWithin('zero', zero, zero, shape, o);
+  const tiny = zero.slice();
+  tiny[7] = 1e-20;
+  assert.throws(() => expectWithin('all zero', tiny, zero, shape, o), /ABOVE/);
+  const ref = reference();
+  for (let t = 0; t < 5; t++) ref.fill(0, at(0, t, 0, 0), at(0, t, 1, 0));
+  const out = ref.slice();
+  out[0] = 1e-7;
+  expectWithin('zero head, small error', out, ref, shape, o);
+  out[0] = 1e-3;
+  assert.throws(() => expectWithin('zero head', out, ref, shape, o), /worst row \[0,0\]/);
+});
+
+compare('states, head gates and nothing at all', () => {
+  const ref = reference();
+  const out = ref.slice();
+  out[at(1, 4, 2, 3)] += 1;
+  const state = rowFor('finalState', 1);
+  assert.throws(() => expectWithin('state', out, ref, shape, state), /worst row \[1,4\]/);
+  const dg = rowFor('dg', 1);
+  assert.throws(() => expectWithin('dg', [1, 2.1], [1, 2], [2], dg), /worst row \[1\]/);
+  expectWithin('empty', [], [], [2, 0, 3, 4], o);
+});
+
+compare('packed sequences are rows of their own', () => {
+  const ref = Float64Array.of(1, 1, 1, 1, 1e-3, 1e-3);
+  const out = ref.slice();
+  out[5] *= 1 + 1e-5;
+  expectWithin('whole', out, ref, [1, 6, 1], o);
+  const message = /worst row \[0,0,2\]/;
+  assert.throws(() => expectWithin('packed', out, ref, [1, 6, 1], o, [0, 2, 2, 3]), message);
+});
+
+compare.run();
