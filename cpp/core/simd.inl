@@ -22,7 +22,15 @@ constexpr int64_t roundUp(int64_t n, int64_t to) { return (n + to - 1) / to * to
 RANKONE_INLINE Vec load(const float* p) { return *reinterpret_cast<const UnalignedVec*>(p); }
 RANKONE_INLINE void store(float* p, Vec x) { *reinterpret_cast<UnalignedVec*>(p) = x; }
 RANKONE_INLINE Vec zero() { return Vec{}; }
-RANKONE_INLINE Vec splat(float x) { return Vec{} + x; }
+RANKONE_INLINE Vec splat(float x) {
+#if RANKONE_LEVEL == 2
+  return _mm512_set1_ps(x);
+#elif RANKONE_LEVEL == 1
+  return _mm256_set1_ps(x);
+#else
+  return Vec{x, x, x, x};
+#endif
+}
 
 // The first n lanes (0 < n <= kLanes); the others read as zero and are not written.
 RANKONE_INLINE Vec loadPart(const float* p, int n) {
@@ -136,6 +144,13 @@ RANKONE_INLINE Vec exp(Vec hi, Vec lo) {
   return scaleByPowerOfTwo(p, n);
 }
 RANKONE_INLINE Vec exp(Vec x) { return exp(x, zero()); }
+
+// e^x - 1 for |x| <= 0.5, relative error 1e-7.
+RANKONE_INLINE Vec expm1Small(Vec x) {
+  Vec p = splat(1.0f / 362880);
+  for (float c : {1.0f / 40320, 1.0f / 5040, 1.0f / 720, 1.0f / 120, 1.0f / 24, 1.0f / 6, 0.5f}) p = fma(p, x, splat(c));
+  return fma(p * x, x, x);
+}
 
 RANKONE_INLINE Vec sigmoid(Vec x) { return splat(1.0f) / (exp(-x) + 1.0f); }
 

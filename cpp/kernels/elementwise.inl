@@ -14,9 +14,10 @@ struct SiluAndSlope {
 };
 // 1 - sigmoid is taken as e^-x sigmoid, which keeps its digits where sigmoid is near 1. The bound keeps e^-x finite.
 RANKONE_INLINE SiluAndSlope siluAndSlope(Vec x) {
-  const Vec e = exp(atMost(-x, splat(88.0f)));
+  const Vec bounded = atLeast(x, splat(-88.0f));
+  const Vec e = exp(-bounded);
   const Vec s = splat(1.0f) / (e + 1.0f);
-  return {x * s, s * (x * (e * s) + 1.0f)};
+  return {x * s, s * (bounded * (e * s) + 1.0f)};
 }
 
 }  // namespace

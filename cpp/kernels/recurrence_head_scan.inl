@@ -14,10 +14,14 @@
 namespace rankone {
 namespace RANKONE_ISA_NS {
 
-// One or two steps that share a pass. Without a second step its key is the zero row.
+// One or two steps that share a pass, as every column block sees them. Without a second step its rows are zero.
 struct Pair {
   int first;
-  bool two, rescale, read0, read1;
+  bool two, rescale, read0, read1;     // read: the step is its token's last, and outputs are wanted
+  const float *k0, *k1, *w0, *w1;      // packed keys for reads and for writes
+  float *q0, *q1;                      // packed queries, where read
+  const float *v0, *v1;                // [V]
+  float *o0, *o1;                      // [V], where read
   float q0k0, q1k0, q1k1, k1k0;
 };
 
@@ -233,12 +237,28 @@ class HeadScan {
     }
   }
 
-  bool firstOfToken(int64_t s) const { return s % a_.n == 0; }
-  bool lastOfToken(int64_t s) const { return s % a_.n == a_.n - 1; }
+  int64_t tokenOf(int64_t s) const { return a_.n == 1 ? s : s / a_.n; }
+  bool firstOfToken(int64_t s) const { return a_.n == 1 || s % a_.n == 0; }
+  bool lastOfToken(int64_t s) const { return a_.n == 1 || s % a_.n == a_.n - 1; }
 
   Pair& addPair(int64_t s0, int s, bool two, bool rescale) {
     Pair& pair = pairs_[pairCount_++];
-    pair = {s, two, rescale, a_.o && lastOfToken(s0 + s), a_.o && two && lastOfToken(s0 + s + 1), 0, 0, 0, 0};
+    const int64_t step = s0 + s, t0 = tokenOf(step), t1 = two ? tokenOf(step + 1) : t0, first = tokenOf(s0);
+    pair.first = s;
+    pair.two = two;
+    pair.rescale = rescale;
+    pair.read0 = a_.o && lastOfToken(step);
+    pair.read1 = a_.o && two && lastOfToken(step + 1);
+    pair.k0 = kRead_ + s * ld_;
+    pair.k1 = two ? pair.k0 + ld_ : zeroRow_;
+    pair.w0 = kWrite_ + s * ld_;
+    pair.w1 = two ? pair.w0 + ld_ : zeroRow_;
+    pair.q0 = pair.read0 ? qRead_ + (t0 - first) * ld_ : zeroRow_;
+    pair.q1 = pair.read1 ? qRead_ + (t1 - first) * ld_ : zeroRow_;
+    pair.v0 = a_.vRow(b_, step, hv_);
+    pair.v1 = two ? pair.v0 + a_.HV * a_.V : nullptr;
+    pair.o0 = pair.read0 ? a_.o + ((b_ * a_.T + t0) * a_.HV + hv_) * a_.V : oTail_;
+    pair.o1 = pair.read1 ? a_.o + ((b_ * a_.T + t1) * a_.HV + hv_) * a_.V : oTail_;
     return pair;
   }
 
@@ -246,7 +266,7 @@ class HeadScan {
   void planScalarPairs(int64_t s0, int count) {
     constexpr bool gated = !std::is_same_v<Gate, NoGate>;
     const auto gate = [&](int s) -> double {
-      return gated && firstOfToken(s0 + s) ? Gate::logDecay(a_, b_, (s0 + s) / a_.n, hv_) : 0.0f;
+      return gated && firstOfToken(s0 + s) ? Gate::logDecay(a_, b_, tokenOf(s0 + s), hv_) : 0.0f;
     };
     for (int s = 0; s < count;) {
       const double g0 = gate(s), g1 = s + 1 < count ? gate(s + 1) : 0;
@@ -287,18 +307,17 @@ class HeadScan {
     const int s = pair.first;
     const int64_t step = s0 + s;
     const float *ka = a_.kRow(b_, step, hv_), *kb = pair.two ? a_.kRow(b_, step + 1, hv_) : zeroRow_;
-    const float* qa = pair.read0 ? a_.qRow(b_, step / a_.n, hv_) : zeroRow_;
-    const float* qb = pair.read1 ? a_.qRow(b_, (step + 1) / a_.n, hv_) : zeroRow_;
+    const float* qa = pair.read0 ? a_.qRow(b_, tokenOf(step), hv_) : zeroRow_;
+    const float* qb = pair.read1 ? a_.qRow(b_, tokenOf(step + 1), hv_) : zeroRow_;
     float *k0 = kRead_ + s * ld_, *k1 = k0 + ld_;
-    float *q0 = pair.read0 ? qRead_ + s / a_.n * ld_ : nullptr, *q1 = pair.read1 ? qRead_ + (s + 1) / a_.n * ld_ : nullptr;
     Vec q0k0 = zero(), q1k0 = zero(), q1k1 = zero(), k1k0 = zero();
     const auto body = [&](int64_t i, Vec x0, Vec x1, Vec y0, Vec y1) __attribute__((always_inline)) {
       y0 *= a_.scale;
       y1 *= a_.scale;
       store(k0 + i, x0);
       if (pair.two) store(k1 + i, x1);
-      if (q0) store(q0 + i, y0);
-      if (q1) store(q1 + i, y1);
+      if (pair.read0) store(pair.q0 + i, y0);
+      if (pair.read1) store(pair.q1 + i, y1);
       if constexpr (Update::kDelta) {
         q0k0 = fma(y0, x0, q0k0);
         q1k0 = fma(y1, x0, q1k0);
@@ -319,8 +338,8 @@ class HeadScan {
     const int64_t step = s0 + s, whole = a_.K / kLanes * kLanes;
     const int left = static_cast<int>(a_.K - whole);
     const bool gate0 = firstOfToken(step), gate1 = s + 1 < count && firstOfToken(step + 1);
-    const float* ga = gate0 ? Gate::logDecays(a_, b_, step / a_.n, hv_) : zeroRow_;
-    const float* gb = gate1 ? Gate::logDecays(a_, b_, (step + 1) / a_.n, hv_) : zeroRow_;
+    const float* ga = gate0 ? Gate::logDecays(a_, b_, tokenOf(step), hv_) : zeroRow_;
+    const float* gb = gate1 ? Gate::logDecays(a_, b_, tokenOf(step + 1), hv_) : zeroRow_;
     const auto part = [&](const float* p, int64_t i) __attribute__((always_inline)) {
       return i < whole ? load(p + i) : loadPart(p + i, left);
     };
@@ -336,10 +355,9 @@ class HeadScan {
     Pair& pair = addPair(s0, s, two, rescale);
 
     const float *ka = a_.kRow(b_, step, hv_), *kb = two ? a_.kRow(b_, step + 1, hv_) : zeroRow_;
-    const float* qa = pair.read0 ? a_.qRow(b_, step / a_.n, hv_) : zeroRow_;
-    const float* qb = pair.read1 ? a_.qRow(b_, (step + 1) / a_.n, hv_) : zeroRow_;
+    const float* qa = pair.read0 ? a_.qRow(b_, tokenOf(step), hv_) : zeroRow_;
+    const float* qb = pair.read1 ? a_.qRow(b_, tokenOf(step + 1), hv_) : zeroRow_;
     float *k0 = kRead_ + s * ld_, *w0 = kWrite_ + s * ld_, *mult = rescale_ + (pairCount_ - 1) * ld_;
-    float *q0 = pair.read0 ? qRead_ + s / a_.n * ld_ : nullptr, *q1 = pair.read1 ? qRead_ + (s + 1) / a_.n * ld_ : nullptr;
     Vec q0k0 = zero(), q1k0 = zero(), q1k1 = zero(), k1k0 = zero();
     for (int64_t i = 0; i < ld_; i += kLanes) {
       Vec c = load(logSum_ + i), rest = load(logRest_ + i), grow = load(grow_ + i), shrink = load(shrink_ + i);
@@ -355,7 +373,7 @@ class HeadScan {
       const Vec x0 = part(ka, i), x0w = x0 * shrink, y0 = part(qa, i) * grow * a_.scale;
       store(k0 + i, x0 * grow);
       store(w0 + i, x0w);
-      if (q0) store(q0 + i, y0);
+      if (pair.read0) store(pair.q0 + i, y0);
       if (two) {
         if (gate1) {
           addExactly(c, rest, part(gb, i));
@@ -364,7 +382,7 @@ class HeadScan {
         const Vec x1 = part(kb, i), x1r = x1 * grow, x1w = x1 * shrink, y1 = part(qb, i) * grow * a_.scale;
         store(k0 + ld_ + i, x1r);
         store(w0 + ld_ + i, x1w);
-        if (q1) store(q1 + i, y1);
+        if (pair.read1) store(pair.q1 + i, y1);
         if constexpr (Update::kDelta) {
           q1k0 = fma(y1, x0w, q1k0);
           q1k1 = fma(y1, x1w, q1k1);
@@ -406,62 +424,56 @@ class HeadScan {
     const Pair& pair = pairs_[x];
     const int s = pair.first;
     const int64_t column = (block0_ + j) * kBlock;
-    PassRows rows;
-    rows.k0 = kRead_ + s * ld_;
-    rows.k1 = pair.two ? rows.k0 + ld_ : zeroRow_;
-    rows.q0 = pair.read0 ? qRead_ + s / a_.n * ld_ : zeroRow_;
-    rows.q1 = pair.read1 ? qRead_ + (s + 1) / a_.n * ld_ : zeroRow_;
-    rows.rescale = Gate::kPerChannel ? rescale_ + x * ld_ : rescale_;
+    PassRows rows{nullptr, nullptr, pair.k0, pair.k1, pair.q0, pair.q1, Gate::kPerChannel ? rescale_ + x * ld_ : rescale_};
     if (!Gate::kPerChannel && pair.rescale)
       for (int64_t i = 0; i < a_.K; ++i) rescale_[i] = rescaleLog_[x];
-    const auto value = [&](int at) { return tail ? vTail_ + at * kBlock : a_.vRow(b_, s0 + at, hv_) + column; };
-    const auto output = [&](int at) {
-      return tail ? oTail_ + at / a_.n * kBlock : a_.o + ((b_ * a_.T + (s0 + at) / a_.n) * a_.HV + hv_) * a_.V + column;
-    };
-    const float *v0 = value(s), *v1 = pair.two ? value(s + 1) : zeroRow_;
+    const float* v0 = tail ? vTail_ + s * kBlock : pair.v0 + column;
+    const float* v1 = !pair.two ? zeroRow_ : tail ? v0 + kBlock : pair.v1 + column;
+    float* o0 = tail ? oTail_ + s * kBlock : pair.o0 + column;
+    float* o1 = tail ? o0 + kBlock : pair.o1 + column;
     const float d0 = decay_[s], i0 = inverse_[s], d1 = pair.two ? decay_[s + 1] : 1, i1 = pair.two ? inverse_[s + 1] : 1;
     Vec r[2 * kVecs] = {};
 
     if constexpr (Update::kDelta) {
       Vec* u = pending(j);
-      const Pair* before = x ? &pairs_[x - 1] : nullptr;
-      rows.w0 = before ? kWrite_ + before->first * ld_ : kWrite_ - 2 * ld_;
-      rows.w1 = !before ? kWrite_ - ld_ : before->two ? rows.w0 + ld_ : zeroRow_;
+      rows.w0 = x ? pairs_[x - 1].w0 : kWrite_ - 2 * ld_;
+      rows.w1 = x ? pairs_[x - 1].w1 : kWrite_ - ld_;
       Vec p[2 * kVecs] = {};
       runDeltaPass(block(j), rows, u, p, r, pair);
       const float b0 = beta_[s], b1 = pair.two ? beta_[s + 1] : 0;
+#pragma GCC unroll 4
       for (int e = 0; e < kVecs; ++e) {
         const Vec x0 = load(v0 + e * kLanes), x1 = load(v1 + e * kLanes);
-        const Vec u0 = fma(splat(-b0), p[e], x0 * (b0 * i0));
+        const Vec u0 = fma(splat(-b0), p[e], x0 * splat(b0 * i0));
         const Vec p1 = fma(splat(pair.k1k0), u0, p[kVecs + e]);
-        const Vec u1 = fma(splat(-b1), p1, x1 * (b1 * i1));
+        const Vec u1 = fma(splat(-b1), p1, x1 * splat(b1 * i1));
         u[e] = u0;
         u[kVecs + e] = u1;
+        if (pair.read0) store(o0 + e * kLanes, fma(splat(pair.q0k0), u0, r[e]) * splat(d0));
+        if (pair.read1)
+          store(o1 + e * kLanes, fma(splat(pair.q1k1), u1, fma(splat(pair.q1k0), u0, r[kVecs + e])) * splat(d1));
         if (a_.savedResiduals) {
           float* to = residual(s0 + s, column) + e * kLanes;
           store(to, fnma(splat(d0), p[e], x0));
           if (pair.two) store(to + residualStride(), fnma(splat(d1), p1, x1));
         }
-        if (pair.read0) store(output(s) + e * kLanes, fma(splat(pair.q0k0), u0, r[e]) * d0);
-        if (pair.read1)
-          store(output(s + 1) + e * kLanes, fma(splat(pair.q1k1), u1, fma(splat(pair.q1k0), u0, r[kVecs + e])) * d1);
       }
     } else {
       Vec v[2 * kVecs];
+#pragma GCC unroll 4
       for (int e = 0; e < kVecs; ++e) {
-        v[e] = load(v0 + e * kLanes) * i0;
-        v[kVecs + e] = load(v1 + e * kLanes) * i1;
+        v[e] = load(v0 + e * kLanes) * splat(i0);
+        v[kVecs + e] = load(v1 + e * kLanes) * splat(i1);
       }
-      if (Gate::kPerChannel) {
-        rows.k0 = kWrite_ + s * ld_;
-        rows.k1 = pair.two ? rows.k0 + ld_ : zeroRow_;
-      }
+      rows.k0 = pair.w0;
+      rows.k1 = pair.w1;
       const auto pass = a_.o ? (pair.rescale ? additivePass<true, true> : additivePass<true, false>)
                              : (pair.rescale ? additivePass<false, true> : additivePass<false, false>);
       inStretches(a_.K, [&](int64_t i0, int64_t i1) { pass(block(j), i0, i1, rows, v, r); });
-      for (int e = 0; e < kVecs && a_.o; ++e) {
-        store(output(s) + e * kLanes, r[e] * d0);
-        if (pair.two) store(output(s + 1) + e * kLanes, r[kVecs + e] * d1);
+#pragma GCC unroll 4
+      for (int e = 0; e < kVecs; ++e) {
+        if (pair.read0) store(o0 + e * kLanes, r[e] * splat(d0));
+        if (pair.read1) store(o1 + e * kLanes, r[kVecs + e] * splat(d1));
       }
     }
   }
@@ -497,9 +509,10 @@ class HeadScan {
     }
   }
   void copyTailOut(int64_t s0, int count, int64_t j) {
-    const int64_t column = (block0_ + j) * kBlock, n = a_.V - column, t0 = s0 / a_.n;
-    for (int t = 0; t < count / a_.n; ++t)
-      std::memcpy(a_.o + ((b_ * a_.T + t0 + t) * a_.HV + hv_) * a_.V + column, oTail_ + t * kBlock, n * sizeof(float));
+    const int64_t column = (block0_ + j) * kBlock, n = a_.V - column, t0 = tokenOf(s0);
+    for (int t = 0; t < tokenOf(count); ++t)
+      std::memcpy(a_.o + ((b_ * a_.T + t0 + t) * a_.HV + hv_) * a_.V + column,
+                  oTail_ + ((t + 1) * a_.n - 1) * kBlock, n * sizeof(float));
   }
 
   // Tokens lie H*K floats apart, too far for the hardware's prefetcher: the next pack's rows are asked for here.
@@ -507,11 +520,11 @@ class HeadScan {
     for (int e = 0; e < 2; ++e) {
       const int64_t s = s0 + P_ + pair.first + e;
       if (s >= a_.T * a_.n) return;
-      const float *kNext = a_.kRow(b_, s, hv_), *qNext = a_.qRow(b_, s / a_.n, hv_), *vNext = a_.vRow(b_, s, hv_);
+      const float *kNext = a_.kRow(b_, s, hv_), *qNext = a_.qRow(b_, tokenOf(s), hv_), *vNext = a_.vRow(b_, s, hv_);
       for (int64_t i = 0; i < a_.K; i += 16) {
         __builtin_prefetch(kNext + i, 0, 2);
         __builtin_prefetch(qNext + i, 0, 2);
-        if constexpr (Gate::kPerChannel) __builtin_prefetch(Gate::logDecays(a_, b_, s / a_.n, hv_) + i, 0, 2);
+        if constexpr (Gate::kPerChannel) __builtin_prefetch(Gate::logDecays(a_, b_, tokenOf(s), hv_) + i, 0, 2);
       }
       for (int64_t i = column; i < a_.V && i < column + blocks_ * kBlock; i += 16) __builtin_prefetch(vNext + i, 0, 2);
     }

@@ -4,6 +4,18 @@
 
 namespace rankone {
 
+Call innerCall(const OpSpec& spec, const Call& outer) {
+  Call call;
+  call.spec = &spec;
+  call.state = outer.state;
+  call.saved = outer.saved;
+  call.cancel = outer.cancel;
+  for (size_t i = 0; i < spec.options.size(); ++i)
+    for (size_t j = 0; j < outer.spec->options.size(); ++j)
+      if (std::string_view(spec.options[i].name) == outer.spec->options[j].name) call.options[i] = outer.options[j];
+  return call;
+}
+
 void expectRank(const Call& call, int input, int rank, const char* pattern) {
   const Tensor& t = call.inputs[input];
   if (t.rank != rank)

@@ -27,7 +27,8 @@ struct InputSpec {
   Access access = Access::Read;
 };
 
-enum class OptionKind : uint8_t { Flag, Integer, Number, Choice };
+// Pair: two numbers [low, high]; the second one is the value of the next option, which has no name and kind PairHigh.
+enum class OptionKind : uint8_t { Flag, Integer, Number, Choice, Pair, PairHigh };
 
 struct OptionSpec {
   const char* name;
@@ -78,6 +79,10 @@ struct OpSpec {
   bool makesSaved = false;  // accepts `saveForBackward` and may return `saved`
   bool takesSaved = false;  // accepts `saved`
 };
+
+// A call of another op on behalf of `outer`: options of the same name, the state, what is saved and the cancel flag go
+// along; inputs and outputs are the caller's to set.
+Call innerCall(const OpSpec& spec, const Call& outer);
 
 // Checks for plan(). Each throws Error with the argument's name, what was expected and what came.
 void expectRank(const Call& call, int input, int rank, const char* pattern);

@@ -1,0 +1,14 @@
+// HGRN2's keys follow from its gates: k = 1 - e^g. Qin et al. 2024.
+#pragma once
+#include <cstdint>
+
+#include "core/parallel.h"
+
+namespace rankone {
+
+// k = -expm1(g), n values.
+void hgrn2Keys(int64_t n, const float* g, float* k, const CancelFlag* cancel);
+// dg += dk * dk/dg = -dk e^g
+void hgrn2AddGateGradient(int64_t n, const float* g, const float* dk, float* dg, const CancelFlag* cancel);
+
+}  // namespace rankone

@@ -1,0 +1,30 @@
+// Float32; relative error of k below 2e-7 for slow gates too, where 1 - e^g alone would cancel.
+namespace rankone {
+namespace RANKONE_ISA_NS {
+
+constexpr int64_t kHgrn2Task = 1 << 14;
+
+template <class F>
+void overValues(int64_t n, const CancelFlag* cancel, F&& f) {
+  parallelFor((n + kHgrn2Task - 1) / kHgrn2Task, cancel, [&](int64_t task) {
+    const int64_t end = (task + 1) * kHgrn2Task < n ? (task + 1) * kHgrn2Task : n;
+    for (int64_t i = task * kHgrn2Task; i < end; i += kLanes) f(i, static_cast<int>(end - i < kLanes ? end - i : kLanes));
+  });
+}
+
+void hgrn2Keys(int64_t n, const float* g, float* k, const CancelFlag* cancel) {
+  overValues(n, cancel, [&](int64_t i, int lanes) {
+    const Vec x = loadPart(g + i, lanes);
+    storePart(k + i, -select(abs(x) <= 0.5f, expm1Small(x), exp(x) - 1.0f), lanes);
+  });
+}
+
+void hgrn2AddGateGradient(int64_t n, const float* g, const float* dk, float* dg, const CancelFlag* cancel) {
+  overValues(n, cancel, [&](int64_t i, int lanes) {
+    const Vec x = exp(loadPart(g + i, lanes));
+    storePart(dg + i, fnma(loadPart(dk + i, lanes), x, loadPart(dg + i, lanes)), lanes);
+  });
+}
+
+}  // namespace RANKONE_ISA_NS
+}  // namespace rankone

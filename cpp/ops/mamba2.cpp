@@ -1,0 +1,183 @@
+// Mamba-2 under its own argument names, as a cell of the grid: a gate per token and additive updates with K = N, V = P,
+// H = G, q = C, k = B, v = dt x, g = dt A, scale 1, and y = o + D x. Dao and Gu 2024.
+#include "kernels/mamba2.h"
+
+#include <cmath>
+#include <limits>
+
+#include "ops/recurrence.h"
+
+namespace rankone {
+namespace {
+
+enum { kX, kDt, kA, kB, kC, kD, kDtBias, kInitialState, kDY, kDFinalState };
+enum { kDtSoftplus, kDtLimit, kDtLimitHigh };
+enum { kOutY, kOutFinalState };
+enum { kOutDx, kOutDdt, kOutDA, kOutDB, kOutDC, kOutDD, kOutDDtBias, kOutDInitialState };
+
+constexpr InputSpec kInputs[] = {{"x"},           {"dt"},
+                                 {"A"},           {"B"},
+                                 {"C"},           {"D", false},
+                                 {"dtBias", false}, {"initialState", false},
+                                 {"dY"},          {"dFinalState", false}};
+constexpr OptionSpec kOptions[] = {
+    {"dtSoftplus", OptionKind::Flag},
+    {"dtLimit", OptionKind::Pair},
+    {"", OptionKind::PairHigh},
+    {"mode", OptionKind::Choice, "auto|recurrent|chunk"},
+    {"chunkSize", OptionKind::Integer},
+    {"compute", OptionKind::Choice, "f32|bf16"},
+    {"device", OptionKind::Choice, "cpu|cuda"},
+    {"outputFinalState", OptionKind::Flag},
+    {"saveForBackward", OptionKind::Flag},
+};
+constexpr size_t kBackwardOptions = 7, kForwardInputs = 8;
+const OutputSpec kOutputs[] = {{"y"}, {"finalState"}};
+const OutputSpec kGradients[] = {{"dx"}, {"ddt"}, {"dA"}, {"dB"}, {"dC"}, {"dD"}, {"dDtBias"}, {"dInitialState"}};
+
+Mamba2Args bindArgs(const Call& call) {
+  expectRank(call, kX, 4, "[B,T,HV,P]");
+  expectRank(call, kB, 4, "[B,T,G,N]");
+  const Tensor &x = call.input(kX), &b = call.input(kB);
+  const int64_t B = x.shape[0], T = x.shape[1], HV = x.shape[2], G = b.shape[2], N = b.shape[3];
+  expectShape(call, kDt, {B, T, HV}, "[B,T,HV]");
+  expectShape(call, kA, {HV}, "[HV]");
+  expectShape(call, kB, {B, T, G, N}, "[B,T,G,N]");
+  expectShape(call, kC, {B, T, G, N}, "[B,T,G,N]");
+  if (G < 1 || HV < 1 || HV % G != 0)
+    fail(ErrorKind::Range, "B: expected G to divide HV = %lld, got shape %s", static_cast<long long>(HV),
+         b.shapeText().c_str());
+  if (N < 1 || N > 512) fail(ErrorKind::Range, "B: expected N from 1 to 512, got shape %s", b.shapeText().c_str());
+  if (x.shape[3] < 1 || x.shape[3] > 512)
+    fail(ErrorKind::Range, "x: expected P from 1 to 512, got shape %s", x.shapeText().c_str());
+  if (call.input(kD).present()) expectShape(call, kD, {HV}, "[HV]");
+  if (call.input(kDtBias).present()) expectShape(call, kDtBias, {HV}, "[HV]");
+  if (call.input(kInitialState).present())
+    expectShape(call, kInitialState, {B, HV, N, x.shape[3]}, "[B,HV,N,P]");
+  const double low = call.number(kDtLimit, 0), high = call.number(kDtLimitHigh, std::numeric_limits<double>::infinity());
+  if (!(low <= high)) fail(ErrorKind::Range, "dtLimit: expected [min, max] with min <= max, got [%g, %g]", low, high);
+  Mamba2Args args{};
+  args.rows = B * T;
+  args.HV = HV;
+  args.P = x.shape[3];
+  args.x = x.f32();
+  args.dt = call.input(kDt).f32();
+  args.A = call.input(kA).f32();
+  args.D = call.input(kD).f32();
+  args.dtBias = call.input(kDtBias).f32();
+  args.softplus = call.flag(kDtSoftplus);
+  args.low = static_cast<float>(low);
+  args.high = static_cast<float>(high);
+  args.cancel = call.cancel;
+  return args;
+}
+
+// The recurrence that this call stands for. v and g are bound where they have been computed.
+Call gridCall(const OpSpec& spec, const Call& call, float* v, float* g) {
+  using namespace recurrence_inputs;
+  Call inner = innerCall(spec, call);
+  inner.inputs[kQ] = call.input(kC);
+  inner.inputs[kK] = call.input(kB);
+  inner.inputs[kV] = call.input(kX);
+  inner.inputs[kV].data = v;
+  inner.inputs[kG] = call.input(kDt);
+  inner.inputs[kG].data = g;
+  inner.inputs[recurrence_inputs::kInitialState] = call.input(::rankone::kInitialState);
+  inner.options[recurrence_options::kScale] = {true, 1.0};
+  return inner;
+}
+
+void plan(Call& call) {
+  bindArgs(call);
+  Call inner = gridCall(recurrenceOp, call, nullptr, nullptr);
+  recurrenceOp.plan(inner);
+  call.outputs[kOutY] = inner.outputs[recurrence_outputs::kO];
+  call.outputs[kOutFinalState] = inner.outputs[recurrence_outputs::kFinalState];
+  call.saved = inner.saved;
+}
+
+void run(const Call& call) {
+  const Mamba2Args args = bindArgs(call);
+  const size_t steps = alignFloats(args.rows * args.HV);
+  AlignedBuffer work((2 * steps + args.rows * args.HV * args.P) * sizeof(float));
+  float *step = work.f32(), *g = step + steps, *v = g + steps;
+  mamba2Prepare(args, step, v, g);
+  Call inner = gridCall(recurrenceOp, call, v, g);
+  inner.outputs[recurrence_outputs::kO] = call.outputs[kOutY];
+  inner.outputs[recurrence_outputs::kFinalState] = call.outputs[kOutFinalState];
+  recurrenceOp.run(inner);
+  if (args.D) mamba2Skip(args, call.outputs[kOutY].f32());
+}
+
+Call backwardCall(const Call& call, float* v, float* g) {
+  Call inner = gridCall(recurrenceBackwardOp, call, v, g);
+  inner.inputs[recurrence_inputs::kDO] = call.input(kDY);
+  inner.inputs[recurrence_inputs::kDFinalState] = call.input(kDFinalState);
+  return inner;
+}
+
+void planBackward(Call& call) {
+  bindArgs(call);
+  const Tensor& x = call.input(kX);
+  expectShape(call, kDY, {x.shape[0], x.shape[1], x.shape[2], x.shape[3]}, "[B,T,HV,P]");
+  Call inner = backwardCall(call, nullptr, nullptr);
+  recurrenceBackwardOp.plan(inner);
+  const auto like = [&](int output, int input) {
+    if (!call.input(input).present()) return;
+    call.outputs[output] = call.input(input);
+    call.outputs[output].data = nullptr;
+  };
+  like(kOutDx, kX);
+  like(kOutDdt, kDt);
+  like(kOutDA, kA);
+  like(kOutDB, kB);
+  like(kOutDC, kC);
+  like(kOutDD, kD);
+  like(kOutDDtBias, kDtBias);
+  like(kOutDInitialState, kInitialState);
+}
+
+void runBackward(const Call& call) {
+  using namespace recurrence_gradients;
+  const Mamba2Args args = bindArgs(call);
+  const size_t steps = alignFloats(args.rows * args.HV), values = alignFloats(args.rows * args.HV * args.P);
+  AlignedBuffer work((3 * steps + 2 * values) * sizeof(float));
+  float *step = work.f32(), *g = step + steps, *dG = g + steps, *v = dG + steps, *dV = v + values;
+  mamba2Prepare(args, step, v, g);
+  Call inner = backwardCall(call, v, g);
+  inner.outputs[kDQ] = call.outputs[kOutDC];
+  inner.outputs[kDK] = call.outputs[kOutDB];
+  inner.outputs[kDV] = call.input(kX);
+  inner.outputs[kDV].data = dV;
+  inner.outputs[kDG] = call.input(kDt);
+  inner.outputs[kDG].data = dG;
+  inner.outputs[kDInitialState] = call.outputs[kOutDInitialState];
+  recurrenceBackwardOp.run(inner);
+  mamba2Gradients(args, {step, call.input(kDY).f32(), dV, dG, call.outputs[kOutDx].f32(), call.outputs[kOutDdt].f32(),
+                         call.outputs[kOutDA].f32(), call.outputs[kOutDD].f32(), call.outputs[kOutDDtBias].f32()});
+}
+
+}  // namespace
+
+const OpSpec mamba2Op = {
+    .name = "mamba2",
+    .inputs = std::span(kInputs).first(kForwardInputs),
+    .options = kOptions,
+    .outputs = kOutputs,
+    .plan = plan,
+    .run = run,
+    .takesState = true,
+    .makesSaved = true,
+};
+
+const OpSpec mamba2BackwardOp = {
+    .name = "mamba2Backward",
+    .inputs = kInputs,
+    .options = std::span(kOptions).first(kBackwardOptions),
+    .outputs = kGradients,
+    .plan = planBackward,
+    .run = runBackward,
+    .takesSaved = true,
+};
+
+}  // namespace rankone
