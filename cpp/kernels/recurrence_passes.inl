@@ -1,0 +1,149 @@
+// The sweeps over one column block of the state, [K][kBlock]: rank-one writes and reads fused into one load and one store
+// of each row. Kept out of line: inlined into their callers the accumulators spill.
+#include "kernels/recurrence_common.inl"
+
+namespace rankone {
+namespace RANKONE_ISA_NS {
+
+struct PassRows {
+  const float *w0, *w1;  // keys of the pending writes
+  const float *k0, *k1, *q0, *q1;
+  const float* rescale;  // per row
+};
+
+// A multiplier of exactly zero is a reset: it clears what a product would keep (Inf, NaN).
+RANKONE_INLINE Vec rescaled(Vec s, float by) { return by == 0.0f ? zero() : s * by; }
+
+// Rows [i0, i1) of a block, their reads added to p and r.
+template <bool kRead0, bool kRead1, bool kRescale>
+__attribute__((noinline)) void deltaPass(float* S, int64_t i0, int64_t i1, const PassRows& rows, const Vec* u, Vec* p,
+                                         Vec* r) {
+  Vec p0[kVecs], p1[kVecs], r0[kVecs], r1[kVecs], u0[kVecs], u1[kVecs];
+#pragma GCC unroll 4
+  for (int j = 0; j < kVecs; ++j) {
+    p0[j] = p1[j] = r0[j] = r1[j] = zero();
+    u0[j] = u[j];
+    u1[j] = u[kVecs + j];
+  }
+  const float *w0 = rows.w0, *w1 = rows.w1, *k0 = rows.k0, *k1 = rows.k1, *q0 = rows.q0, *q1 = rows.q1;
+  for (int64_t i = i0; i < i1; ++i) {
+    float* row = S + i * kBlock;
+    Vec s[kVecs];
+#pragma GCC unroll 4
+    for (int j = 0; j < kVecs; ++j) {
+      s[j] = fma(splat(w0[i]), u0[j], load(row + j * kLanes));
+      s[j] = fma(splat(w1[i]), u1[j], s[j]);
+      if (kRescale) s[j] = rescaled(s[j], rows.rescale[i]);
+      store(row + j * kLanes, s[j]);
+    }
+#pragma GCC unroll 4
+    for (int j = 0; j < kVecs; ++j) {
+      p0[j] = fma(splat(k0[i]), s[j], p0[j]);
+      if (kRead0) r0[j] = fma(splat(q0[i]), s[j], r0[j]);
+      p1[j] = fma(splat(k1[i]), s[j], p1[j]);
+      if (kRead1) r1[j] = fma(splat(q1[i]), s[j], r1[j]);
+    }
+  }
+#pragma GCC unroll 4
+  for (int j = 0; j < kVecs; ++j) {
+    p[j] += p0[j];
+    p[kVecs + j] += p1[j];
+    r[j] += r0[j];
+    r[kVecs + j] += r1[j];
+  }
+}
+
+// Additive updates need no reads before they write: both steps go through in order, v the values of the pair.
+template <bool kRead, bool kRescale>
+__attribute__((noinline)) void additivePass(float* S, int64_t i0, int64_t i1, const PassRows& rows, const Vec* v,
+                                            Vec* r) {
+  Vec r0[kVecs], r1[kVecs], v0[kVecs], v1[kVecs];
+#pragma GCC unroll 4
+  for (int j = 0; j < kVecs; ++j) {
+    r0[j] = r1[j] = zero();
+    v0[j] = v[j];
+    v1[j] = v[kVecs + j];
+  }
+  const float *k0 = rows.k0, *k1 = rows.k1, *q0 = rows.q0, *q1 = rows.q1;
+  for (int64_t i = i0; i < i1; ++i) {
+    float* row = S + i * kBlock;
+#pragma GCC unroll 4
+    for (int j = 0; j < kVecs; ++j) {
+      Vec s = load(row + j * kLanes);
+      if (kRescale) s = rescaled(s, rows.rescale[i]);
+      s = fma(splat(k0[i]), v0[j], s);
+      if (kRead) r0[j] = fma(splat(q0[i]), s, r0[j]);
+      s = fma(splat(k1[i]), v1[j], s);
+      if (kRead) r1[j] = fma(splat(q1[i]), s, r1[j]);
+      store(row + j * kLanes, s);
+    }
+  }
+#pragma GCC unroll 4
+  for (int j = 0; j < kVecs; ++j) {
+    r[j] += r0[j];
+    r[kVecs + j] += r1[j];
+  }
+}
+
+// Sums over K run in stretches of this many rows: a longer chain of float32 additions loses digits (K = 512).
+constexpr int64_t kSumRows = 128;
+
+template <class F>
+RANKONE_INLINE void inStretches(int64_t K, F&& f) {
+  for (int64_t i = 0; i < K; i += kSumRows) f(i, K - i < kSumRows ? K : i + kSumRows);
+}
+
+// Applies what is pending and unfolds the decay: afterwards the block holds the state itself.
+__attribute__((noinline)) static void settleBlock(float* S, int64_t K, const float* w0, const float* w1, const Vec* u,
+                                                  const float* decay) {
+  for (int64_t i = 0; i < K; ++i)
+    for (int j = 0; j < kVecs; ++j) {
+      float* at = S + i * kBlock + j * kLanes;
+      Vec s = load(at);
+      if (u) s = fma(splat(w1[i]), u[kVecs + j], fma(splat(w0[i]), u[j], s));
+      store(at, s * decay[i]);
+    }
+}
+
+struct ReverseRows {
+  const float *q0, *q1, *k0, *k1;  // keys and queries of the pending writes
+  const float *r0, *r1;            // rows to read
+};
+
+// D += q0 dO0^T + q1 dO1^T + k0 dp0^T + k1 dp1^T, then d = D^T r. w holds dO0, dO1, dp0, dp1.
+template <bool kQ0, bool kQ1, bool kKeys, bool kRead>
+__attribute__((noinline)) void reversePass(float* D, int64_t i0, int64_t i1, const ReverseRows& rows, const Vec* w,
+                                           Vec* d) {
+  Vec x0[kVecs], x1[kVecs], y0[kVecs], y1[kVecs], d0[kVecs], d1[kVecs];
+#pragma GCC unroll 4
+  for (int j = 0; j < kVecs; ++j) {
+    x0[j] = w[j];
+    x1[j] = w[kVecs + j];
+    y0[j] = w[2 * kVecs + j];
+    y1[j] = w[3 * kVecs + j];
+    d0[j] = d1[j] = zero();
+  }
+  const float *q0 = rows.q0, *q1 = rows.q1, *k0 = rows.k0, *k1 = rows.k1, *r0 = rows.r0, *r1 = rows.r1;
+  for (int64_t i = i0; i < i1; ++i) {
+    float* row = D + i * kBlock;
+#pragma GCC unroll 4
+    for (int j = 0; j < kVecs; ++j) {
+      Vec s = load(row + j * kLanes);
+      if (kQ0) s = fma(splat(q0[i]), x0[j], s);
+      if (kQ1) s = fma(splat(q1[i]), x1[j], s);
+      if (kKeys) s = fma(splat(k0[i]), y0[j], s);
+      if (kKeys) s = fma(splat(k1[i]), y1[j], s);
+      if (kQ0 || kQ1 || kKeys) store(row + j * kLanes, s);
+      if (kRead) d0[j] = fma(splat(r0[i]), s, d0[j]);
+      if (kRead) d1[j] = fma(splat(r1[i]), s, d1[j]);
+    }
+  }
+#pragma GCC unroll 4
+  for (int j = 0; j < kVecs && kRead; ++j) {
+    d[j] += d0[j];
+    d[kVecs + j] += d1[j];
+  }
+}
+
+}  // namespace RANKONE_ISA_NS
+}  // namespace rankone
