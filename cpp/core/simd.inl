@@ -15,6 +15,7 @@ constexpr int kLanes = 4;
 
 typedef float Vec __attribute__((vector_size(kLanes * 4)));
 typedef int32_t IVec __attribute__((vector_size(kLanes * 4)));
+typedef uint32_t UVec __attribute__((vector_size(kLanes * 4)));
 typedef float UnalignedVec __attribute__((vector_size(kLanes * 4), aligned(4), may_alias));
 
 constexpr int64_t roundUp(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
@@ -121,7 +122,8 @@ RANKONE_INLINE float largest(Vec x) {
 // x * 2^n for an integer-valued n in [-252, 252], in two exact steps.
 RANKONE_INLINE Vec scaleByPowerOfTwo(Vec x, Vec n) {
   const IVec i = __builtin_convertvector(n, IVec), half = i >> 1;
-  return x * (Vec)((half + 127) << 23) * (Vec)((i - half + 127) << 23);
+  const UVec a = (UVec)half, b = (UVec)i - a;  // unsigned: what a NaN lane converts to may wrap
+  return x * (Vec)((a + 127u) << 23) * (Vec)((b + 127u) << 23);
 }
 RANKONE_INLINE Vec roundToInteger(Vec x) {
   const Vec magic = splat(12582912.0f);  // 1.5 * 2^23: adding it leaves no fraction bits
