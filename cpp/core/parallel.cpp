@@ -68,15 +68,17 @@ class Pool {
   }
 
   void run(Loop& loop) {
+    bool shared;
     {
       std::lock_guard<std::mutex> hold(lock_);
       loop.seats = static_cast<int>(std::min<int64_t>(wanted_, loop.tasks)) - 1;
-      if (loop.seats > 0) {
+      shared = loop.seats > 0;
+      if (shared) {
         ensureWorkers(loop.seats);
         loops_.push_back(&loop);
       }
     }
-    if (loop.seats > 0) wake_.notify_all();
+    if (shared) wake_.notify_all();
     insideLoop = true;
     loop.work();
     insideLoop = false;

@@ -3,8 +3,8 @@
 // Every element is a sum over K in blocks of a fixed length: fused multiply-adds in ascending k inside a block, float32,
 // then the blocks' sums in ascending order. Error <= (kBlockK + K / kBlockK) * 2^-24 * sum |a||b|, in practice about
 // sqrt of that. The order depends on the shape alone, so the bits do not depend on the threads.
-// Blocking after Goto and van de Geijn, "Anatomy of High-Performance Matrix Multiplication" (2008): panels of both
-// operands are packed per task, a panel of b stays in L1 or L2 while the rows of a stream past it.
+// Blocking after Goto and van de Geijn, "Anatomy of High-Performance Matrix Multiplication" (2008): a slab of a
+// is packed for all tasks, every task packs its columns of b, and a panel of b stays in L2 while the slab streams past.
 #include "kernels/matmul_tile.inl"
 
 #include "kernels/matmul_pack.inl"
@@ -15,81 +15,94 @@ namespace rankone {
 namespace RANKONE_ISA_NS {
 namespace {
 
-constexpr int64_t kBlockK = 384;
-constexpr int64_t kMaxRows = 512, kMaxColumns = 512;  // of y in one task
-constexpr int64_t kMinRows = 16 * kTileRows, kMinColumns = 128;
+constexpr int64_t kBlockK = 1024;
+constexpr int64_t kSlabRows = 176 * kTileRows;  // rows of a that are packed at a time, for all tasks
+constexpr int64_t kStripeColumns = 256;         // columns of b that a task packs
+constexpr int64_t kMinRows = 11 * kTileRows;    // of a task: that many repay the packing
+constexpr int64_t kEnoughTasks = 16;
+constexpr double kLargeProduct = 3e7;  // flops
 
-struct Grid {
-  int64_t rows, columns;            // of a task
-  int64_t rowTasks, columnTasks;    // of one product
-};
-
-// Tasks of y by shape alone: large, as every task packs both its operands, but sixteen of them where the size allows.
-Grid makeGrid(int64_t batch, int64_t M, int64_t N) {
-  Grid g{std::min(roundUp(M, kTileRows), roundUp(kMaxRows, kTileRows)), std::min(roundUp(N, kPanel), kMaxColumns), 1, 1};
-  const auto count = [&] { return batch * ((M + g.rows - 1) / g.rows) * ((N + g.columns - 1) / g.columns); };
-  while (count() < 16) {
-    if (g.columns > kMinColumns)
-      g.columns = std::max(kMinColumns, roundUp(g.columns / 2, kPanel));
-    else if (g.rows > kMinRows)
-      g.rows = std::max<int64_t>(kMinRows, roundUp(g.rows / 2, kTileRows));
-    else
-      break;
-  }
-  g.rowTasks = (M + g.rows - 1) / g.rows;
-  g.columnTasks = (N + g.columns - 1) / g.columns;
-  return g;
+// The largest even cut of `size` into pieces of at most `most`, in multiples of `unit`.
+int64_t evenPieces(int64_t size, int64_t most, int64_t unit) {
+  const int64_t pieces = (size + most - 1) / most;
+  return roundUp((size + pieces - 1) / pieces, unit);
 }
 
-// One block of y: rows [m0, m0 + rows), columns [n0, n0 + columns).
-void block(const MatmulArgs& p, const Operand& a, const Operand& b, float* y, int64_t m0, int64_t rows, int64_t n0,
-           int64_t columns) {
-  const int64_t blocks = (p.K + kBlockK - 1) / kBlockK;
-  const int64_t depth = roundUp((p.K + blocks - 1) / blocks, 8);
-  const int64_t paddedRows = roundUp(rows, kTileRows), paddedColumns = roundUp(columns, kPanel);
+// A slab of rows of y and a block of K; its tasks are rectangles of y, cut by shape alone.
+struct Slab {
+  int64_t m0, rows, k0, steps;
+  bool add;              // to earlier blocks of K
+  const float* packedA;  // tiles of rows, panelStride() apart
+  int64_t taskRows, taskColumns, rowTasks, columnTasks;
+};
+
+void cutTasks(Slab& s, int64_t N) {
+  s.taskColumns = evenPieces(N, kStripeColumns, kPanel);
+  s.columnTasks = (N + s.taskColumns - 1) / s.taskColumns;
+  const int64_t pieces = std::max<int64_t>(1, kEnoughTasks / s.columnTasks);
+  s.taskRows = std::min(s.rows, std::max(kMinRows, evenPieces(s.rows, (s.rows + pieces - 1) / pieces, kTileRows)));
+  s.rowTasks = (s.rows + s.taskRows - 1) / s.taskRows;
+}
+
+void packSlab(const Operand& a, const Slab& s, float* packed, int64_t firstTile, int64_t lastTile) {
+  const int64_t begin = firstTile * kTileRows, end = std::min(s.rows, lastTile * kTileRows);
+  packPanels<kTileRows>(a, s.m0 + begin, end - begin, s.k0, s.steps, packed + firstTile * panelStride<kTileRows>(s.steps));
+}
+
+void multiply(const MatmulArgs& p, const Operand& b, const Slab& s, float* y, int64_t task) {
+  const int64_t n0 = task / s.rowTasks * s.taskColumns, columns = std::min(s.taskColumns, p.N - n0);
+  const int64_t begin = task % s.rowTasks * s.taskRows, end = std::min(s.rows, begin + s.taskRows);
   // few rows do not repay a copy of b: whole panels are then read where they stand
-  const bool direct = !b.alongK && rows <= 3 * kTileRows;
-  Scratch scratch(alignFloats(paddedRows * depth) + alignFloats(paddedColumns * depth));
-  float* packedA = scratch.take(paddedRows * depth);
-  float* packedB = scratch.take(paddedColumns * depth);
-  bool add = false;
-  for (int64_t r = 0; r < p.reduce; ++r) {
-    Operand x = a, w = b;
-    x.data += r * p.aReduce;
-    w.data += r * p.bReduce;
-    for (int64_t k0 = 0; k0 < p.K; k0 += depth) {
-      const int64_t steps = std::min(depth, p.K - k0);
-      for (int64_t m = 0; m < rows; m += kTileRows)
-        packPanel<kTileRows>(x, m0 + m, static_cast<int>(std::min<int64_t>(kTileRows, rows - m)), k0, steps,
-                             packedA + m * steps);
-      for (int64_t n = 0; n < columns; n += kPanel) {
-        const int width = static_cast<int>(std::min<int64_t>(kPanel, columns - n));
-        const bool inPlace = direct && width == kPanel;
-        const float* panel = inPlace ? w.at(n0 + n, k0) : packedB;
-        if (!inPlace) packPanel<kPanel>(w, n0 + n, width, k0, steps, packedB);
-        const int vecs = width <= kLanes ? 1 : kTileVecs;
-        for (int64_t m = 0; m < rows; m += kTileRows) {
-          const TileOut out{y + (m0 + m) * p.N + n0 + n, p.N, p.bias ? p.bias + n0 + n : nullptr, width, add};
-          const int height = static_cast<int>(std::min<int64_t>(kTileRows, rows - m));
-          pickTile<kTileRows>(height, vecs)(steps, packedA + m * steps, kTileRows, panel, inPlace ? w.ld : kPanel, out);
-        }
-      }
-      add = true;
+  const int64_t inPlace = !b.alongK && end - begin <= 3 * kTileRows ? columns / kPanel : 0;
+  const int64_t strideA = panelStride<kTileRows>(s.steps), strideB = panelStride<kPanel>(s.steps);
+  const int64_t packed = ((columns + kPanel - 1) / kPanel - inPlace) * strideB;
+  Scratch scratch(packed);
+  float* packedB = scratch.take(packed);
+  packPanels<kPanel>(b, n0 + inPlace * kPanel, columns - inPlace * kPanel, s.k0, s.steps, packedB);
+  for (int64_t n = 0; n < columns; n += kPanel) {
+    const bool direct = n < inPlace * kPanel;
+    const float* panel = direct ? b.at(n0 + n, s.k0) : packedB + (n / kPanel - inPlace) * strideB;
+    const int width = static_cast<int>(std::min<int64_t>(kPanel, columns - n));
+    for (int64_t m = begin; m < end; m += kTileRows) {
+      const TileOut out{y + (s.m0 + m) * p.N + n0 + n, p.N, p.bias ? p.bias + n0 + n : nullptr, width, s.add};
+      const int height = static_cast<int>(std::min<int64_t>(kTileRows, end - m));
+      pickTile<kTileRows>(height, width <= kLanes ? 1 : kTileVecs)(
+          s.steps, s.packedA + m / kTileRows * strideA, kTileRows, panel, direct ? b.ld : kPanel, out);
     }
   }
 }
 
-void blockTasks(const MatmulArgs& p, const Grid& g, int64_t begin, int64_t end) {
-  const Operand a{p.a, p.transposeA ? p.M : p.K, !p.transposeA}, b{p.b, p.transposeB ? p.K : p.N, p.transposeB};
-  for (int64_t task = begin; task < end; ++task) {
-    const int64_t column = task % g.columnTasks, rest = task / g.columnTasks;
-    const int64_t row = rest % g.rowTasks, batch = rest / g.rowTasks;
-    Operand x = a, w = b;
-    x.data += batch * p.aStep;
-    w.data += batch * p.bStep;
-    const int64_t m0 = row * g.rows, n0 = column * g.columns;
-    block(p, x, w, p.y + batch * p.M * p.N, m0, std::min(g.rows, p.M - m0), n0, std::min(g.columns, p.N - n0));
+// One y, from products [p.reduce] that are added up.
+void product(const MatmulArgs& p, Operand a, Operand b, float* y) {
+  const int64_t depth = evenPieces(p.K, kBlockK, 8), slabRows = evenPieces(p.M, kSlabRows, kTileRows);
+  const int64_t packed = slabRows / kTileRows * panelStride<kTileRows>(depth);
+  Scratch scratch(packed);
+  float* packedA = scratch.take(packed);
+  for (int64_t m0 = 0; m0 < p.M; m0 += slabRows) {
+    Slab s{m0, std::min(slabRows, p.M - m0), 0, 0, false, packedA, 0, 0, 0, 0};
+    cutTasks(s, p.N);
+    const int64_t tiles = (s.rows + kTileRows - 1) / kTileRows;
+    for (int64_t r = 0; r < p.reduce; ++r) {
+      const Operand x{a.data + r * p.aReduce, a.ld, a.alongK}, w{b.data + r * p.bReduce, b.ld, b.alongK};
+      for (s.k0 = 0; s.k0 < p.K; s.k0 += depth) {
+        s.steps = std::min(depth, p.K - s.k0);
+        const Split pack = splitWork(tiles, 4 * kTileRows * s.steps);
+        parallelFor(pack.tasks, p.cancel,
+                    [&](int64_t t) { packSlab(x, s, packedA, pack.begin(t), pack.end(t)); });
+        const Split work = splitWork(s.rowTasks * s.columnTasks, 2 * s.taskRows * s.taskColumns * s.steps);
+        parallelFor(work.tasks, p.cancel, [&](int64_t t) {
+          for (int64_t task = work.begin(t); task < work.end(t); ++task) multiply(p, w, s, y, task);
+        });
+        s.add = true;
+      }
+    }
   }
+}
+
+void products(const MatmulArgs& p, int64_t begin, int64_t end) {
+  for (int64_t i = begin; i < end; ++i)
+    product(p, {p.a + i * p.aStep, p.transposeA ? p.M : p.K, !p.transposeA},
+            {p.b + i * p.bStep, p.transposeB ? p.K : p.N, p.transposeB}, p.y + i * p.M * p.N);
 }
 
 struct NarrowPlan {
@@ -161,9 +174,11 @@ void matmul(const MatmulArgs& p) {
   if (p.batch == 0 || p.M == 0 || p.N == 0) return;
   if (p.K == 0 || p.reduce == 0) return emptyProduct(p);
   if (p.reduce == 1 && std::min(p.M, p.N) <= kNarrow) return narrow(p);
-  const Grid g = makeGrid(p.batch, p.M, p.N);
-  const Split split = splitWork(p.batch * g.rowTasks * g.columnTasks, 2 * p.reduce * p.K * g.rows * g.columns);
-  parallelFor(split.tasks, p.cancel, [&](int64_t t) { blockTasks(p, g, split.begin(t), split.end(t)); });
+  // many small products run side by side, large ones are split themselves
+  const double flops = 2.0 * static_cast<double>(p.M) * static_cast<double>(p.N) * static_cast<double>(p.K * p.reduce);
+  if (flops > kLargeProduct || p.batch == 1) return products(p, 0, p.batch);
+  const Split split = splitWork(p.batch, static_cast<int64_t>(flops));
+  parallelFor(split.tasks, p.cancel, [&](int64_t t) { products(p, split.begin(t), split.end(t)); });
 }
 
 }  // namespace RANKONE_ISA_NS

@@ -70,6 +70,7 @@ template <int R, int U>
 RANKONE_INLINE void axpySteps(const Narrow& p, int64_t k, int64_t begin, int64_t width, float* y) {
   const float* w = p.w.at(begin, k);
   const float* x = p.x + k;
+  const int64_t ahead = std::min<int64_t>(U, p.K - U - k) * p.w.ld;
   for (int64_t n = 0; n < width; n += kLanes) {
     const int rest = width - n < kLanes ? static_cast<int>(width - n) : kLanes;
     Vec acc[R];
@@ -78,6 +79,7 @@ RANKONE_INLINE void axpySteps(const Narrow& p, int64_t k, int64_t begin, int64_t
 #pragma GCC unroll 8
     for (int u = 0; u < U; ++u) {
       const float* row = w + u * p.w.ld + n;
+      if (U > 1) __builtin_prefetch(row + ahead);
       const Vec b = rest == kLanes ? load(row) : loadPart(row, rest);
 #pragma GCC unroll 8
       for (int i = 0; i < R; ++i) acc[i] = fma(broadcast(x + i * p.K + u), b, acc[i]);

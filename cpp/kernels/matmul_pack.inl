@@ -3,7 +3,7 @@ namespace rankone {
 namespace RANKONE_ISA_NS {
 namespace {
 
-// A matrix with a long side (rows of a, columns of b) and K. One of the two lies contiguous.
+// A matrix with a side (rows of a, columns of b) and K. Its lines, contiguous, run along one of the two.
 struct Operand {
   const float* data;
   int64_t ld;   // floats from one line to the next
@@ -11,45 +11,78 @@ struct Operand {
   const float* at(int64_t side, int64_t k) const { return data + (alongK ? side * ld + k : k * ld + side); }
 };
 
-// Vectors are stored whole where the next step's values overwrite the excess: W need not be a multiple of the lanes.
+constexpr int64_t kAhead = 6;  // steps to prefetch: the rows are too far apart for the hardware to see a pattern
+
+// Floats from one panel to the next: a cache line more than needed, or the panels of a step would share a cache set.
 template <int W>
-RANKONE_INLINE void putStep(float* out, int64_t k, int64_t steps, int width, Vec v) {
-  if (width == kLanes || k + 1 < steps)
-    store(out + k * W, v);
-  else
-    storePart(out + k * W, v, width);
+constexpr int64_t panelStride(int64_t steps) {
+  return roundUp(W * steps, 16) + 16;
 }
 
-// Writes dst[k * W + i] = x(side + i, k0 + k) for k < steps and i < W; lines i >= count read as zero.
+// The last steps of a panel, or a panel of fewer lines: value by value, as nothing would overwrite a vector's excess.
 template <int W>
-void packPanel(const Operand& x, int64_t side, int count, int64_t k0, int64_t steps, float* dst) {
-  constexpr int kGroups = (W + kLanes - 1) / kLanes;
-  static_assert(kGroups == 1 || W % kLanes == 0, "the excess of a last group would land in the next step's first");
-  for (int group = 0; group < kGroups; ++group) {
-    const int first = group * kLanes, width = W - first < kLanes ? W - first : kLanes;
-    const int valid = count - first < width ? count - first : width;
-    float* out = dst + first;
-    if (valid <= 0) {
-      for (int64_t k = 0; k < steps; ++k) putStep<W>(out, k, steps, width, zero());
-    } else if (!x.alongK) {
-      const float* in = x.at(side + first, k0);
-      if (valid == kLanes) {
-        for (int64_t k = 0; k < steps; ++k) putStep<W>(out, k, steps, width, load(in + k * x.ld));
-      } else {
-        for (int64_t k = 0; k < steps; ++k) putStep<W>(out, k, steps, width, loadPart(in + k * x.ld, valid));
-      }
-    } else {
-      const float* in = x.at(side + first, k0);
-      for (int64_t k = 0; k < steps; k += kLanes) {
-        const int depth = steps - k < kLanes ? static_cast<int>(steps - k) : kLanes;
-        Vec rows[kLanes];
+void packEdge(const Operand& x, int64_t side, int count, int64_t k0, int64_t begin, int64_t steps, float* dst) {
+  const int64_t step = x.alongK ? x.ld : 1;
+  for (int64_t k = begin; k < steps; ++k) {
+    const float* in = x.at(side, k0 + k);
+    float* out = dst + k * W;
+    for (int i = 0; i < count; ++i) out[i] = in[i * step];
+    for (int i = count; i < W; ++i) out[i] = 0;
+  }
+}
+
+// One panel out of lines along K: squares of kLanes, transposed. A vector that reaches past its W values is overwritten
+// there by the next step's.
+template <int W>
+void packAcross(const Operand& x, int64_t side, int count, int64_t k0, int64_t steps, float* dst) {
+  int64_t k = 0;
+  for (; k + kLanes < steps; k += kLanes) {
+#pragma GCC unroll 2
+    for (int first = 0; first < W; first += kLanes) {
+      const float* in = x.at(side + first, k0 + k);
+      Vec rows[kLanes];
 #pragma GCC unroll 16
-        for (int i = 0; i < kLanes; ++i)
-          rows[i] = i >= valid ? zero() : depth == kLanes ? load(in + i * x.ld + k) : loadPart(in + i * x.ld + k, depth);
-        transpose(rows);
-        for (int i = 0; i < depth; ++i) putStep<W>(out, k + i, steps, width, rows[i]);
-      }
+      for (int i = 0; i < kLanes; ++i) rows[i] = first + i < count ? load(in + i * x.ld) : zero();
+      transpose(rows);
+#pragma GCC unroll 16
+      for (int i = 0; i < kLanes; ++i) store(dst + (k + i) * W + first, rows[i]);
     }
+  }
+  packEdge<W>(x, side, count, k0, k, steps, dst);
+}
+
+// Panels out of lines across K, as many as have room for whole vectors: every line is read once. Returns their number.
+template <int W>
+int64_t packLines(const Operand& x, int64_t side, int64_t count, int64_t k0, int64_t steps, float* dst) {
+  constexpr int kWidth = (W + kLanes - 1) / kLanes * kLanes;
+  const int64_t stride = panelStride<W>(steps), panels = count < kWidth ? 0 : (count - kWidth) / W + 1;
+  for (int64_t k = 0; k + 1 < steps; ++k) {
+    const float *in = x.at(side, k0 + k), *ahead = in + (k + kAhead < steps ? kAhead : 0) * x.ld;
+    float* out = dst + k * W;
+    for (int64_t p = 0; p < panels; ++p, in += W, ahead += W, out += stride) {
+      __builtin_prefetch(ahead);
+#pragma GCC unroll 2
+      for (int i = 0; i < kWidth; i += kLanes) store(out + i, load(in + i));
+    }
+  }
+  for (int64_t p = 0; p < panels; ++p)
+    packEdge<W>(x, side + p * W, W, k0, steps > 0 ? steps - 1 : 0, steps, dst + p * stride);
+  return panels;
+}
+
+// The lines [side, side + count) as panels panelStride() apart, dst[k * W + i] = x(side + i, k0 + k) in the first; lines
+// that are missing in the last one read as zero.
+template <int W>
+void packPanels(const Operand& x, int64_t side, int64_t count, int64_t k0, int64_t steps, float* dst) {
+  static_assert(W <= kLanes || W % kLanes == 0, "the excess of a last vector would land in the next step's first");
+  const int64_t stride = panelStride<W>(steps);
+  int64_t p = x.alongK ? 0 : packLines<W>(x, side, count, k0, steps, dst);
+  for (; p * W < count; ++p) {
+    const int lines = static_cast<int>(std::min<int64_t>(W, count - p * W));
+    if (x.alongK)
+      packAcross<W>(x, side + p * W, lines, k0, steps, dst + p * stride);
+    else
+      packEdge<W>(x, side + p * W, lines, k0, 0, steps, dst + p * stride);
   }
 }
 

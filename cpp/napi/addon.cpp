@@ -34,10 +34,10 @@ Napi::Object describeEntry(Napi::Env env, const Entry& entry) {
     o.Set("update", in.access == Access::Update);
     inputs.Set(inputs.Length(), o);
   }
-  static const char* const kinds[] = {"flag", "integer", "number", "choice"};
+  static const char* const kinds[] = {"flag", "integer", "number", "choice", "pair"};
   for (size_t i = 0; i < spec.options.size(); ++i) {
     const OptionSpec& option = spec.options[i];
-    if (!takesOption(entry.preset, option)) continue;
+    if (option.kind == OptionKind::PairHigh || !takesOption(entry.preset, option)) continue;
     Napi::Object o = Napi::Object::New(env);
     o.Set("name", option.name);
     o.Set("slot", static_cast<double>(i));
@@ -57,6 +57,7 @@ Napi::Object describeEntry(Napi::Env env, const Entry& entry) {
   o.Set("inputs", inputs);
   o.Set("inputCount", static_cast<double>(spec.inputs.size()));
   o.Set("options", options);
+  o.Set("optionCount", static_cast<double>(spec.options.size()));
   o.Set("outputs", outputs);
   o.Set("outputCount", static_cast<double>(spec.outputs.size()));
   o.Set("takesState", spec.takesState);

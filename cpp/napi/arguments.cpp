@@ -35,7 +35,9 @@ OptionValue readOption(const OptionSpec& spec, const double* slot) {
   v.value = slot[1];
   switch (spec.kind) {
     case OptionKind::Flag: v.value = v.value != 0; break;
-    case OptionKind::Number: break;
+    case OptionKind::Number:
+    case OptionKind::Pair:
+    case OptionKind::PairHigh: break;
     case OptionKind::Integer:
       if (!(std::fabs(v.value) <= kMaxSafeInteger) || v.value != std::floor(v.value))
         fail(ErrorKind::Range, "%s: expected an integer, got %g", spec.name, v.value);

@@ -74,14 +74,10 @@ void runJob(const std::shared_ptr<Job>& job) {
   }
   try {
     if (job->cancel.load()) fail(ErrorKind::Abort, "aborted");
-    try {
-      job->call.spec->run(job->call);
-    } catch (...) {
-      job->state.poison();
-      throw;
-    }
+    job->call.spec->run(job->call);
   } catch (...) {
     job->error = std::current_exception();
+    job->state.poison();
   }
   std::lock_guard<std::mutex> hold(context.lock);
   --context.running;

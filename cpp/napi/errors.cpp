@@ -6,6 +6,8 @@
 namespace rankone {
 
 Napi::Error jsError(Napi::Env env, const char* function, std::exception_ptr problem) {
+  bool pending = false;
+  if (napi_is_exception_pending(env, &pending) == napi_ok && pending) return Napi::Error::New(env);
   const std::string prefix = std::string("[") + function + "] ";
   try {
     std::rethrow_exception(problem);

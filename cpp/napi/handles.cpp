@@ -18,9 +18,10 @@ struct Handle {
   int64_t bytes = 0;  // what the garbage collector has been told about
 };
 
-void account(napi_env env, int64_t bytes) {
-  int64_t total;
+int64_t account(napi_env env, int64_t bytes) {
+  int64_t total = 0;
   napi_adjust_external_memory(env, bytes, &total);
+  return total;
 }
 
 template <class T>
@@ -51,7 +52,9 @@ template <class T>
 Handle<T>& unwrap(Napi::Env env, napi_value value, const napi_type_tag& tag, const char* argument, const char* expected) {
   bool tagged = false;
   void* data = nullptr;
-  if (napi_check_object_type_tag(env, value, &tag, &tagged) != napi_ok || !tagged ||
+  napi_valuetype type;  // asked first: the check throws where it finds no object
+  if (napi_typeof(env, value, &type) != napi_ok || type != napi_object ||
+      napi_check_object_type_tag(env, value, &tag, &tagged) != napi_ok || !tagged ||
       napi_unwrap(env, value, &data) != napi_ok || !data)
     fail(ErrorKind::Type, "%s: expected %s", argument, expected);
   return *static_cast<Handle<T>*>(data);
@@ -140,6 +143,11 @@ Napi::Value savedDispose(const Napi::CallbackInfo& info) {
   });
 }
 
+// What the garbage collector believes to lie outside of its heap; process.memoryUsage() does not tell.
+Napi::Value externalMemory(const Napi::CallbackInfo& info) {
+  return Napi::Number::New(info.Env(), static_cast<double>(account(info.Env(), 0)));
+}
+
 }  // namespace
 
 napi_value wrapState(Napi::Env env, std::shared_ptr<StateBuffer> state) {
@@ -177,6 +185,7 @@ void exportHandles(Napi::Env env, Napi::Object exports) {
   exports.Set("stateClone", Napi::Function::New<stateClone>(env));
   exports.Set("stateDispose", Napi::Function::New<stateDispose>(env));
   exports.Set("savedDispose", Napi::Function::New<savedDispose>(env));
+  exports.Set("externalMemory", Napi::Function::New<externalMemory>(env));
 }
 
 }  // namespace rankone

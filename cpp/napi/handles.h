@@ -18,7 +18,7 @@ napi_value wrapSaved(Napi::Env env, std::shared_ptr<SavedForward> saved);
 std::shared_ptr<StateBuffer> stateOf(Napi::Env env, napi_value value);
 std::shared_ptr<SavedForward> savedOf(Napi::Env env, napi_value value);
 
-// createState, stateRead, stateWrite, stateCopy, stateDispose, savedDispose
+// createState, stateRead, stateWrite, stateClone, stateDispose, savedDispose, externalMemory
 void exportHandles(Napi::Env env, Napi::Object exports);
 
 // A call's hold on its state: taken for good order, let go when the call ends, poisoned when it did not end well.

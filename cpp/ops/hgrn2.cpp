@@ -90,6 +90,8 @@ void runBackward(const Call& call) {
 
 }  // namespace
 
+extern const OpSpec hgrn2Op, hgrn2BackwardOp;
+
 const OpSpec hgrn2Op = {
     .name = "hgrn2",
     .inputs = std::span(kInputs).first(kForwardInputs),

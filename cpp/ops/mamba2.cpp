@@ -159,6 +159,8 @@ void runBackward(const Call& call) {
 
 }  // namespace
 
+extern const OpSpec mamba2Op, mamba2BackwardOp;
+
 const OpSpec mamba2Op = {
     .name = "mamba2",
     .inputs = std::span(kInputs).first(kForwardInputs),

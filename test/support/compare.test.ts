@@ -110,7 +110,22 @@ compare('packed sequences are rows of their own', () => {
   out[5] *= 1 + 1e-5;
   expectWithin('whole', out, ref, [1, 6, 1], o);
   const message = /worst row \[0,0,2\]/;
-  assert.throws(() => expectWithin('packed', out, ref, [1, 6, 1], o, [0, 2, 2, 3]), message);
+  assert.throws(() => expectWithin('packed', out, ref, [1, 6, 1], o, { cuSeqlens: [0, 2, 2, 3] }), message);
+});
+
+compare('noise forgives its own row and token, and no more', () => {
+  const ref = new Float64Array(120).fill(1);
+  const out = ref.slice();
+  out[at(0, 2, 1, 0)] += 1e-3;
+  const noise = new Float64Array(120);
+  noise[at(0, 2, 1, 1)] = 3e-4;
+  expectWithin('noisy', out, ref, shape, o, { noise });
+  noise[at(0, 2, 1, 1)] = 2e-4;
+  assert.throws(() => expectWithin('too little', out, ref, shape, o, { noise }), /ABOVE/);
+  noise.fill(1).fill(0, at(0, 0, 0, 0), at(1, 0, 0, 0));
+  assert.throws(() => expectWithin('elsewhere', out, ref, shape, o, { noise }), /row \[0,1\]/);
+  out[0] = NaN;
+  assert.throws(() => expectWithin('NaN', out, ref, shape, o, { noise }), /not finite/);
 });
 
 compare.run();

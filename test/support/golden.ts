@@ -1,5 +1,6 @@
 /** The golden vectors as calls: arguments, options, and the outputs and gradients expected. */
 import { readdirSync } from 'node:fs';
+import path from 'node:path';
 import { readSafetensors } from './safetensors.ts';
 import type { StoredTensor } from './safetensors.ts';
 import type { Tensor32, Tensor64 } from './tensor.ts';
@@ -25,7 +26,7 @@ export interface Golden {
   expected: Record<string, Tensor64>;
 }
 
-const folder = new URL('../fixtures/golden/', import.meta.url);
+const folder = path.join(__dirname, '../fixtures/golden');
 
 const expectedNames: Record<string, string> = {
   o: 'o',
@@ -47,7 +48,7 @@ export function goldenFiles(): string[] {
 }
 
 export function loadGolden(file: string): Golden {
-  const { tensors, metadata } = readSafetensors(new URL(file, folder));
+  const { tensors, metadata } = readSafetensors(path.join(folder, file));
   const input = (name: string): Tensor32 | undefined => {
     const tensor = tensors.get(name);
     return tensor && float32(file, name, tensor);

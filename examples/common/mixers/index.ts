@@ -1,0 +1,129 @@
+import {
+  deltaNetBackwardSync,
+  deltaNetSync,
+  gatedDeltaNetBackwardSync,
+  gatedDeltaNetSync,
+  gatedDeltaProductBackwardSync,
+  gatedDeltaProductSync,
+  glaBackwardSync,
+  glaSync,
+  kdaBackwardSync,
+  kdaSync,
+  linearAttentionBackwardSync,
+  linearAttentionSync,
+} from 'rankone';
+import type { Parameters } from '../parameters.ts';
+import { LogSigmoidDecay, SoftplusDecay, WriteStrength } from './gates.ts';
+import { GridCell } from './gridCell.ts';
+import { Mamba2Cell } from './mamba2.ts';
+import { Mixer, type MixerShape } from './mixer.ts';
+
+export interface MixerConfig {
+  width: number;
+  /** K and V of a head; there are width / headDim heads. */
+  headDim: number;
+  /** Factor on the first weights of the output projection. */
+  outputGain: number;
+}
+
+type MakeMixer = (parameters: Parameters, config: MixerConfig) => Mixer;
+
+function shapeOf({ width, headDim }: MixerConfig, changes: Partial<MixerShape> = {}): MixerShape {
+  if (width % headDim !== 0) throw new RangeError(`width ${width} is no multiple of ${headDim}`);
+  const heads = width / headDim;
+  return {
+    width,
+    keyHeads: heads,
+    valueHeads: heads,
+    keyDim: headDim,
+    valueDim: headDim,
+    keysPerToken: 1,
+    unitKeys: false,
+    ...changes,
+  };
+}
+
+/** The ways to mix tokens, each as its paper's layer has it, on one frame (see Mixer). */
+export const mixers = {
+  /** Katharopoulos et al. 2020, with silu for the feature map and the output norm for the normalizer. */
+  linearAttention(parameters, config) {
+    const shape = shapeOf(config);
+    const preset = { forward: linearAttentionSync, backward: linearAttentionBackwardSync };
+    return new Mixer(parameters, shape, new GridCell(shape, preset), config.outputGain);
+  },
+
+  /** Yang et al. 2023: a decay per key channel. */
+  gla(parameters, config) {
+    const shape = shapeOf(config);
+    const cell = new GridCell(
+      shape,
+      { forward: glaSync, backward: glaBackwardSync },
+      { decay: new LogSigmoidDecay(parameters, shape) },
+    );
+    return new Mixer(parameters, shape, cell, config.outputGain);
+  },
+
+  /** Yang et al. 2024: the delta rule. */
+  deltaNet(parameters, config) {
+    const shape = shapeOf(config, { unitKeys: true });
+    const cell = new GridCell(
+      shape,
+      { forward: deltaNetSync, backward: deltaNetBackwardSync },
+      { strength: new WriteStrength(parameters, shape) },
+    );
+    return new Mixer(parameters, shape, cell, config.outputGain);
+  },
+
+  /** Yang et al. 2024: the delta rule with a decay per head. */
+  gatedDeltaNet(parameters, config) {
+    const shape = shapeOf(config, { unitKeys: true });
+    const cell = new GridCell(
+      shape,
+      { forward: gatedDeltaNetSync, backward: gatedDeltaNetBackwardSync },
+      {
+        decay: new SoftplusDecay(parameters, shape, false),
+        strength: new WriteStrength(parameters, shape),
+      },
+    );
+    return new Mixer(parameters, shape, cell, config.outputGain);
+  },
+
+  /** Kimi Delta Attention, 2025: the delta rule with a decay per key channel. Its output gate is silu here. */
+  kda(parameters, config) {
+    const shape = shapeOf(config, { unitKeys: true });
+    const cell = new GridCell(
+      shape,
+      { forward: kdaSync, backward: kdaBackwardSync },
+      {
+        decay: new SoftplusDecay(parameters, shape, true),
+        strength: new WriteStrength(parameters, shape),
+      },
+    );
+    return new Mixer(parameters, shape, cell, config.outputGain);
+  },
+
+  /** Siems et al. 2025: two delta updates per token, each with its own key, value and strength. */
+  gatedDeltaProduct(parameters, config) {
+    const shape = shapeOf(config, { unitKeys: true, keysPerToken: 2 });
+    const cell = new GridCell(
+      shape,
+      { forward: gatedDeltaProductSync, backward: gatedDeltaProductBackwardSync },
+      {
+        decay: new SoftplusDecay(parameters, shape, false),
+        strength: new WriteStrength(parameters, shape),
+      },
+    );
+    return new Mixer(parameters, shape, cell, config.outputGain);
+  },
+
+  /** Dao and Gu 2024: values twice as wide, one query and key for all heads. */
+  mamba2(parameters, config) {
+    const valueHeads = 2 * shapeOf(config).valueHeads;
+    const shape = shapeOf(config, { keyHeads: 1, valueHeads });
+    return new Mixer(parameters, shape, new Mamba2Cell(parameters, shape), config.outputGain);
+  },
+} satisfies Record<string, MakeMixer>;
+
+export type MixerName = keyof typeof mixers;
+
+export const mixerNames = Object.keys(mixers) as MixerName[];

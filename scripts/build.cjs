@@ -1,0 +1,22 @@
+// dist/: TypeScript to CommonJS once, then an ES module that re-exports its names, so that `import` and `require` share
+// one instance of everything.
+const { spawnSync } = require('node:child_process');
+const fs = require('node:fs');
+const path = require('node:path');
+
+const root = path.join(__dirname, '..');
+const dist = path.join(root, 'dist');
+
+fs.rmSync(dist, { recursive: true, force: true });
+const tsc = path.join(path.dirname(require.resolve('typescript/package.json')), 'bin/tsc');
+const { status } = spawnSync(process.execPath, [tsc, '-p', 'tsconfig.build.json'], {
+  cwd: root,
+  stdio: 'inherit',
+});
+if (status !== 0) process.exit(status ?? 1);
+
+const names = Object.keys(require(path.join(dist, 'index.js'))).sort();
+const list = names.map((name) => `  ${name},\n`).join('');
+fs.writeFileSync(path.join(dist, 'index.mjs'), `export {\n${list}} from './index.js';\n`);
+fs.writeFileSync(path.join(dist, 'index.d.mts'), "export * from './index.js';\n");
+console.log(`dist: ${names.length} exports`);

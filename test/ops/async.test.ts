@@ -1,0 +1,153 @@
+import { getEventListeners } from 'node:events';
+import { test } from 'uvu';
+import * as assert from 'uvu/assert';
+import * as rankone from '../../ts/index';
+import { problem, ramp, rejectsWith, sameBits } from './helpers';
+
+const { gatedDeltaNet, gatedDeltaNetSync, matmul, matmulSync } = rankone;
+const turn = (ms = 0) => new Promise((resolve) => setTimeout(resolve, ms));
+
+test('inputs are copied at the call', async () => {
+  const inputs = problem(2, 30, 2, 16, 8);
+  const expected = gatedDeltaNetSync(inputs).o;
+  const pending = gatedDeltaNet(inputs);
+  for (const t of Object.values(inputs)) t.data.fill(Number.NaN);
+  sameBits((await pending).o, expected);
+});
+
+test('inputs may be transferred away after the call', async () => {
+  const inputs = problem(2, 30, 2, 16, 8);
+  const expected = gatedDeltaNetSync(inputs).o;
+  const pending = gatedDeltaNet(inputs);
+  for (const t of Object.values(inputs))
+    structuredClone(t.data, { transfer: [t.data.buffer as ArrayBuffer] });
+  sameBits((await pending).o, expected);
+});
+
+test('many calls overlap', async () => {
+  const sizes = Array.from({ length: 60 }, (_, i) => 1 + ((i * 7) % 40));
+  const results = await Promise.all(sizes.map((T) => gatedDeltaNet(problem(1, T, 2, 8, 4))));
+  for (const [i, T] of sizes.entries())
+    sameBits(results[i].o, gatedDeltaNetSync(problem(1, T, 2, 8, 4)).o);
+});
+
+test('the event loop goes on while a kernel runs', async () => {
+  const a = ramp(1024, 1024);
+  let ticks = 0;
+  const timer = setInterval(() => ticks++, 1);
+  for (let i = 0; i < 4; i++) await matmul({ a, b: a });
+  clearInterval(timer);
+  assert.ok(ticks >= 3, `${ticks} ticks`);
+});
+
+test('out that is detached meanwhile', async () => {
+  const inputs = problem(2, 400, 2, 16, 8);
+  const o = ramp(2, 400, 2, 8);
+  const pending = gatedDeltaNet(inputs, { out: { o } });
+  structuredClone(o.data, { transfer: [o.data.buffer as ArrayBuffer] });
+  await rejectsWith(() => pending, RangeError, /^\[gatedDeltaNet\] out\.o: .*detached/);
+});
+
+test('arguments updated in place are written on completion, all or none', async () => {
+  const make = () => ({
+    param: ramp(9),
+    grad: ramp(9),
+    m: ramp(9),
+    v: rankone.tensor(new Float32Array(9), [9]),
+  });
+  const inputs = make();
+  const pending = rankone.adamW(inputs, { step: 1, lr: 0.1 });
+  assert.equal(inputs.param.data, ramp(9).data);
+  await pending;
+  assert.not.equal(inputs.param.data, ramp(9).data);
+
+  const lost = make();
+  const failing = rankone.adamW(lost, { step: 1, lr: 0.1 });
+  structuredClone(lost.v.data, { transfer: [lost.v.data.buffer as ArrayBuffer] });
+  await rejectsWith(() => failing, RangeError, /^\[adamW\] v: .*detached/);
+  assert.equal(lost.param.data, ramp(9).data);
+});
+
+test('a signal that is aborted already', async () => {
+  const reason = new Error('no need');
+  const out = { o: ramp(1, 5, 2, 4) };
+  const before = out.o.data.slice();
+  const error = await gatedDeltaNet(problem(), { signal: AbortSignal.abort(reason), out }).catch(
+    (e) => e,
+  );
+  assert.is(error, reason);
+  await turn(5);
+  assert.equal(out.o.data, before);
+});
+
+test('an abort ends a long call with the reason of the signal', async () => {
+  const a = ramp(1536, 1536);
+  const reason = { any: 'value' };
+  for (const delay of [0, 3]) {
+    const aborter = new AbortController();
+    const pending = matmul({ a, b: a }, { signal: aborter.signal }).then(
+      () => 'finished',
+      (e) => e,
+    );
+    if (delay) await turn(delay);
+    aborter.abort(reason);
+    const end = await pending;
+    if (delay === 0) assert.is(end, reason);
+    else assert.ok(end === reason || end === 'finished');
+    assert.is(getEventListeners(aborter.signal, 'abort').length, 0);
+  }
+  const plain = new AbortController();
+  const pending = matmul({ a, b: a }, { signal: plain.signal });
+  plain.abort();
+  assert.is((await pending.catch((e) => e)).name, 'AbortError');
+});
+
+test('a signal that is never aborted keeps no listener', async () => {
+  const { signal } = new AbortController();
+  const inputs = problem();
+  sameBits((await gatedDeltaNet(inputs, { signal })).o, gatedDeltaNetSync(inputs).o);
+  assert.is(getEventListeners(signal, 'abort').length, 0);
+  await rejectsWith(
+    () => gatedDeltaNet({ ...inputs, beta: ramp(1) }, { signal }),
+    RangeError,
+    /beta/,
+  );
+  assert.is(getEventListeners(signal, 'abort').length, 0);
+  await rejectsWith(
+    () => gatedDeltaNet(inputs, { signal: {} as any }),
+    TypeError,
+    /signal: expected an AbortSignal/,
+  );
+});
+
+test('an aborted call leaves the engine usable', async () => {
+  const a = ramp(512, 512);
+  const expected = matmulSync({ a, b: a }).y;
+  for (let i = 0; i < 20; i++) {
+    const aborter = new AbortController();
+    const doomed = matmul({ a, b: a }, { signal: aborter.signal }).catch(() => {});
+    const good = matmul({ a, b: a });
+    aborter.abort();
+    await doomed;
+    sameBits((await good).y, expected);
+  }
+});
+
+test('large results are collected', async () => {
+  const gc = (globalThis as any).gc as () => void;
+  const a = ramp(1024, 1024);
+  const used = async () => {
+    for (let i = 0; i < 4; i++) {
+      gc();
+      await turn();
+    }
+    return process.memoryUsage().arrayBuffers;
+  };
+  const before = await used();
+  for (let i = 0; i < 8; i++) await matmul({ a, b: a });
+  for (let i = 0; i < 8; i++) matmulSync({ a, b: a });
+  const left = (await used()) - before;
+  assert.ok(left < 10 * 2 ** 20, `${left / 2 ** 20} MiB are left of 64`);
+});
+
+test.run();

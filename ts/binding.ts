@@ -1,0 +1,91 @@
+import path from 'node:path';
+
+/** A public function as the engine describes it. @internal */
+export interface EntryDescription {
+  name: string;
+  inputs: { name: string; slot: number; required: boolean; dtype: string; update: boolean }[];
+  inputCount: number;
+  options: {
+    name: string;
+    slot: number;
+    kind: 'flag' | 'integer' | 'number' | 'choice' | 'pair';
+    choices?: string;
+  }[];
+  optionCount: number;
+  outputs: { name: string; slot: number }[];
+  outputCount: number;
+  takesState: boolean;
+  makesSaved: boolean;
+  takesSaved: boolean;
+}
+
+/** Functions of this build, and where in a call's header things stand. @internal */
+export interface Description {
+  entries: EntryDescription[];
+  maxRank: number;
+  headerSize: number;
+  optionsAt: number;
+  outputsAt: number;
+  stateAt: number;
+  savedAt: number;
+  jobAt: number;
+  isa: string;
+  availableIsas: string[];
+}
+
+/** An engine-owned object, opaque to JavaScript. @internal */
+export type Handle = object & { readonly handle: unique symbol };
+
+/** What a call returns, in the spec's order: typed arrays (or null), then a `saved` handle. @internal */
+export type RawResults = (Float32Array | Handle | null | undefined)[];
+
+/** The addon's exports. @internal */
+export interface Binding {
+  describe(): Description;
+  call(entry: number, header: Float64Array, data: unknown[]): RawResults;
+  callAsync(entry: number, header: Float64Array, data: unknown[]): Promise<RawResults>;
+  cancel(job: number): void;
+  getNumThreads(): number;
+  setNumThreads(n: number): void;
+  createState(batch: number, valueHeads: number, keyDim: number, valueDim: number): Handle;
+  stateRead(state: Handle, into: Float32Array): void;
+  stateWrite(state: Handle, from: Float32Array): void;
+  stateClone(state: Handle): Handle;
+  stateDispose(state: Handle): void;
+  savedDispose(saved: Handle): void;
+  externalMemory(): number;
+}
+
+function libc(): string {
+  if (process.platform !== 'linux') return '';
+  const header = (process.report?.getReport() as any)?.header;
+  return header?.glibcVersionRuntime ? ` (glibc ${header.glibcVersionRuntime})` : ' (musl)';
+}
+
+function load(): Binding {
+  const root = path.join(__dirname, '..');
+  const wish = process.env.RANKONE_BINDING;
+  try {
+    if (wish) return require(path.resolve(wish));
+    return require('node-gyp-build')(root);
+  } catch (cause) {
+    const looked = wish
+      ? `RANKONE_BINDING=${wish}`
+      : `${path.join(root, 'prebuilds')} and ${path.join(root, 'build', 'Release')}`;
+    const error = new Error(
+      `rankone has no native binary for ${process.platform}-${process.arch}${libc()}, Node ${process.version}.\n` +
+        `Looked for: ${looked}\n` +
+        'To build it, have python3, make and a C++20 compiler (gcc or clang), then run\n' +
+        '  npm rebuild rankone        (in a checkout of rankone itself: npm run build:native)\n' +
+        `Cause: ${String((cause as Error)?.message ?? cause).split('\n')[0]}`,
+      { cause },
+    );
+    (error as NodeJS.ErrnoException).code = 'ERR_RANKONE_BINDING';
+    throw error;
+  }
+}
+
+/** @internal */
+export const binding: Binding = load();
+/** @internal */
+export const description: Description = binding.describe();

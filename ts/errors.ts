@@ -1,0 +1,53 @@
+/** A value as an error message shows it. @internal */
+export function show(value: unknown): string {
+  if (value === null || value === undefined) return String(value);
+  if (typeof value === 'string')
+    return value.length > 40 ? `'${value.slice(0, 40)}...'` : `'${value}'`;
+  if (typeof value === 'function') return 'a function';
+  if (typeof value === 'symbol') return 'a symbol';
+  if (typeof value !== 'object') return String(value);
+  if (Array.isArray(value)) return 'an array';
+  const name = (value as object).constructor?.name;
+  return name && name !== 'Object' ? `a ${name}` : 'an object';
+}
+
+/** @internal */
+export function typeError(operation: string, text: string): TypeError {
+  return new TypeError(`[${operation}] ${text}`);
+}
+
+/** @internal */
+export function rangeError(operation: string, text: string): RangeError {
+  return new RangeError(`[${operation}] ${text}`);
+}
+
+function distance(a: string, b: string): number {
+  let row = Array.from({ length: b.length + 1 }, (_, j) => j);
+  for (let i = 1; i <= a.length; i++) {
+    const next = [i];
+    for (let j = 1; j <= b.length; j++) {
+      const same = a[i - 1].toLowerCase() === b[j - 1].toLowerCase() ? 0 : 1;
+      next.push(Math.min(row[j] + 1, next[j - 1] + 1, row[j - 1] + same));
+    }
+    row = next;
+  }
+  return row[b.length];
+}
+
+/** The error for a key that an operation does not know: a typo must not be a silent no-op. @internal */
+export function unknownKey(
+  operation: string,
+  what: 'an input' | 'an option' | 'an output',
+  key: string,
+  legal: string[],
+): TypeError {
+  const shown = key.length > 40 ? `${key.slice(0, 40)}...` : key;
+  if (legal.length === 0)
+    return typeError(operation, `${shown}: expected no such key, got ${what} of that name`);
+  const near = [...legal].sort((a, b) => distance(key, a) - distance(key, b));
+  const hint = distance(key, near[0]) <= Math.max(2, key.length / 3) ? `; nearest: ${near[0]}` : '';
+  return typeError(
+    operation,
+    `${shown}: expected one of ${legal.join(', ')}, got an unknown key for ${what}${hint}`,
+  );
+}

@@ -1,0 +1,27 @@
+/**
+ * Linear-recurrent sequence kernels and the layer parts around them, native, forward and backward.
+ *
+ * Every operation `foo` comes as `foo` (a promise; inputs copied at the call, computed on the engine's threads) and
+ * `fooSync` (on the caller's thread and memory), and where it has gradients as `fooBackward` and `fooBackwardSync`.
+ * Tensors are plain objects `{data, shape}`.
+ *
+ * @packageDocumentation
+ */
+export * from './ops/adamW';
+export * from './ops/additivePresets';
+export * from './ops/crossEntropy';
+export * from './ops/deltaPresets';
+export * from './ops/embedding';
+export * from './ops/hgrn2';
+export * from './ops/mamba2';
+export * from './ops/matmul';
+export * from './ops/recurrence';
+export * from './ops/rmsNorm';
+export * from './ops/rmsNormGated';
+export * from './ops/shortConv';
+export * from './ops/swiglu';
+export { type EngineInfo, getNumThreads, info, setNumThreads, version } from './runtime';
+export { SavedForward } from './saved';
+export { createState, RecurrentState, type StateShape } from './state';
+export { tensor } from './tensor';
+export type * from './types';

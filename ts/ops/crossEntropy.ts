@@ -1,0 +1,91 @@
+import { asynchronous, synchronous } from '../marshal';
+import type {
+  AsyncOperation,
+  CallOptions,
+  IndexTensor,
+  ResultTensor,
+  SyncOperation,
+  Tensor,
+} from '../types';
+
+/** Inputs of {@link crossEntropy}. */
+export interface CrossEntropyInputs {
+  /** `[N,V]` */
+  logits: Tensor;
+  /** `[N]`: classes, 0 to V-1, or ignoreIndex */
+  targets: IndexTensor;
+}
+
+/** Options of {@link crossEntropy}. */
+export interface CrossEntropyOptions extends CallOptions<'loss' | 'losses'> {
+  /** Rows with this target do not count; default -100. */
+  ignoreIndex?: number;
+}
+
+/** What {@link crossEntropy} returns. In nats. */
+export interface CrossEntropyResult {
+  /** `[]`: the mean over the rows that count; 0 when none does */
+  loss: ResultTensor;
+  /** `[N]`, 0 for rows that do not count */
+  losses: ResultTensor;
+}
+
+/** Inputs of {@link crossEntropyBackward}. */
+export interface CrossEntropyBackwardInputs extends CrossEntropyInputs {
+  /** `[]`: gradient of the mean loss; absent means 1 */
+  dLoss?: Tensor;
+}
+
+/** Options of {@link crossEntropyBackward}. */
+export interface CrossEntropyBackwardOptions extends CallOptions<'dLogits'> {
+  /** Rows with this target do not count; default -100. */
+  ignoreIndex?: number;
+}
+
+/** What {@link crossEntropyBackward} returns. */
+export interface CrossEntropyBackwardResult {
+  /** `[N,V]` */
+  dLogits: ResultTensor;
+}
+
+/**
+ * Softmax cross-entropy of integer targets, in nats, float32, without materializing the softmax:
+ * `losses[r] = logsumexp(logits[r,:]) - logits[r, targets[r]]`, `loss` their mean.
+ *
+ * @throws (rejects) TypeError for a wrong type, dtype, missing argument or unknown key; RangeError for a wrong shape or value or a target out of range
+ */
+export const crossEntropy: AsyncOperation<
+  CrossEntropyInputs,
+  CrossEntropyOptions,
+  CrossEntropyResult
+> = asynchronous('crossEntropy');
+
+/**
+ * {@link crossEntropy} on the caller's thread and memory, with the pool's help.
+ * @throws the same errors, synchronously
+ */
+export const crossEntropySync: SyncOperation<
+  CrossEntropyInputs,
+  CrossEntropyOptions,
+  CrossEntropyResult
+> = synchronous('crossEntropy');
+
+/**
+ * Gradient of {@link crossEntropy}'s mean loss: `dLogits = (softmax(logits) - onehot(targets)) * dLoss / count`.
+ * @throws (rejects) as {@link crossEntropy}
+ */
+export const crossEntropyBackward: AsyncOperation<
+  CrossEntropyBackwardInputs,
+  CrossEntropyBackwardOptions,
+  CrossEntropyBackwardResult
+> = asynchronous('crossEntropyBackward');
+
+/**
+ * {@link crossEntropyBackward} on the caller's thread and memory, with the pool's help.
+ * @throws the same errors, synchronously
+ */
+export const crossEntropyBackwardSync: SyncOperation<
+  CrossEntropyBackwardInputs,
+  CrossEntropyBackwardOptions,
+  CrossEntropyBackwardResult
+> = synchronous('crossEntropyBackward');

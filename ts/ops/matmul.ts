@@ -1,0 +1,94 @@
+import { asynchronous, synchronous } from '../marshal';
+import type { AsyncOperation, CallOptions, ResultTensor, SyncOperation, Tensor } from '../types';
+
+/** Inputs of {@link matmul}. */
+export interface MatmulInputs {
+  /** `[...,M,K]`, or `[...,K,M]` with `transposeA` */
+  a: Tensor;
+  /** `[...,K,N]`, or `[...,N,K]` with `transposeB` */
+  b: Tensor;
+  /** `[N]`, added to every row */
+  bias?: Tensor;
+}
+
+/** Which factors are stored transposed. */
+export interface MatmulTransposes {
+  /** a is `[...,K,M]`; default false */
+  transposeA?: boolean;
+  /** b is `[...,N,K]`; default false */
+  transposeB?: boolean;
+}
+
+/** Options of {@link matmul}. */
+export interface MatmulOptions extends MatmulTransposes, CallOptions<'y'> {}
+
+/** What {@link matmul} returns. */
+export interface MatmulResult {
+  /** `[...,M,N]` */
+  y: ResultTensor;
+}
+
+/** Inputs of {@link matmulBackward}. */
+export interface MatmulBackwardInputs {
+  /** As in the forward. */
+  a: Tensor;
+  /** As in the forward. */
+  b: Tensor;
+  /** Gradient of y, `[...,M,N]`. */
+  dY: Tensor;
+}
+
+/** Options of {@link matmulBackward}. */
+export interface MatmulBackwardOptions
+  extends MatmulTransposes,
+    CallOptions<'da' | 'db' | 'dBias'> {
+  /** Return dBias too; default false. */
+  withBias?: boolean;
+}
+
+/** What {@link matmulBackward} returns. */
+export interface MatmulBackwardResult {
+  /** Shape of a, summed over the batch where a was shared. */
+  da: ResultTensor;
+  /** Shape of b, summed over the batch where b was shared. */
+  db: ResultTensor;
+  /** `[N]`, with `withBias` */
+  dBias?: ResultTensor;
+}
+
+/**
+ * Matrix product `y = op(a) op(b) + bias`, float32, batched over equal leading dimensions. A factor of rank 2 is shared by
+ * the whole batch.
+ *
+ * @throws (rejects) TypeError for a wrong type, dtype, missing argument or unknown key; RangeError for a wrong shape or value
+ */
+export const matmul: AsyncOperation<MatmulInputs, MatmulOptions, MatmulResult> =
+  asynchronous('matmul');
+
+/**
+ * {@link matmul} on the caller's thread and memory, with the pool's help.
+ * @throws the same errors, synchronously
+ */
+export const matmulSync: SyncOperation<MatmulInputs, MatmulOptions, MatmulResult> =
+  synchronous('matmul');
+
+/**
+ * Gradients of {@link matmul} from dY `[...,M,N]`: da, db, and with `withBias` dBias. Sums are added in an order fixed by
+ * shape.
+ * @throws (rejects) as {@link matmul}
+ */
+export const matmulBackward: AsyncOperation<
+  MatmulBackwardInputs,
+  MatmulBackwardOptions,
+  MatmulBackwardResult
+> = asynchronous('matmulBackward');
+
+/**
+ * {@link matmulBackward} on the caller's thread and memory, with the pool's help.
+ * @throws the same errors, synchronously
+ */
+export const matmulBackwardSync: SyncOperation<
+  MatmulBackwardInputs,
+  MatmulBackwardOptions,
+  MatmulBackwardResult
+> = synchronous('matmulBackward');
