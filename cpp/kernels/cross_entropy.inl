@@ -1,8 +1,8 @@
 // losses_i = log(sum_v e^(x_v - m)) + m - x_t for row i with target t, loss = their mean over the rows that count;
 // dLogits = (softmax - onehot) dLoss / count.
-// One pass over a row keeps the running maximum m and the sum relative to it (Milakov and Gimelshein, "Online normalizer
-// calculation for softmax", 2018), in pieces of 1024 logits: float32 inside a piece, float64 across and for everything
-// after. Error of a loss below 1e-6 (1 + |loss|); the mean is taken in float64 in ascending order.
+// One pass over a row keeps the running maximum m and the sum relative to it (Milakov and Gimelshein, "Online
+// normalizer calculation for softmax", 2018), in pieces of 1024 logits: float32 inside a piece, float64 across and for
+// everything after. Error of a loss below 1e-6 (1 + |loss|); the mean is taken in float64 in ascending order.
 #include "kernels/elementwise.inl"
 
 namespace rankone {

@@ -14,8 +14,8 @@
 namespace rankone {
 namespace {
 
-constexpr int64_t kStripe = 256;     // columns of a task of the gradient
-constexpr int64_t kBlockAdds = 32;   // positions added in float32
+constexpr int64_t kStripe = 256;    // columns of a task of the gradient
+constexpr int64_t kBlockAdds = 32;  // positions added in float32
 
 // The ids were validated before, but they may lie in memory that another thread writes.
 int64_t checkedId(const int32_t* ids, int64_t i, int64_t V) {
@@ -73,7 +73,9 @@ void embedding(const EmbeddingArgs& p) {
 
 void embeddingBackward(const EmbeddingBackwardArgs& p) {
   if (p.V == 0 || p.D == 0) return;
-  const auto asFloats = [](int64_t n) { return alignFloats(static_cast<size_t>(n) * (sizeof(int64_t) / sizeof(float))); };
+  const auto asFloats = [](int64_t n) {
+    return alignFloats(static_cast<size_t>(n) * (sizeof(int64_t) / sizeof(float)));
+  };
   Scratch scratch(asFloats(p.V + 2) + 2 * asFloats(p.count));
   int64_t* first = reinterpret_cast<int64_t*>(scratch.take(asFloats(p.V + 2)));
   int64_t* positions = reinterpret_cast<int64_t*>(scratch.take(asFloats(p.count)));

@@ -13,8 +13,8 @@ struct MatmulArgs {
   float* y = nullptr;           // [batch, M,N]
   int64_t batch = 1, M = 0, N = 0, K = 0;
   bool transposeA = false, transposeB = false;
-  int64_t aStep = 0, bStep = 0;  // floats from one product's operand to the next one's; 0: all share it
-  int64_t reduce = 1;            // this many products are added up, in order, into one y ...
+  int64_t aStep = 0, bStep = 0;      // floats from one product's operand to the next one's; 0: all share it
+  int64_t reduce = 1;                // this many products are added up, in order, into one y ...
   int64_t aReduce = 0, bReduce = 0;  // ... and these are the floats from one of them to the next
   const CancelFlag* cancel = nullptr;
 };

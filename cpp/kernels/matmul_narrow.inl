@@ -1,17 +1,21 @@
 // matmul with one short side (decode: one to eight rows), bound by the memory traffic of the other operand, which is
-// read once and never packed. x [R,K] is the short operand, w the long one. Part of matmul.inl.
+// read once, as it lies, and never packed. x [R,K] is the short operand, w the long one. Part of matmul.inl.
 namespace rankone {
 namespace RANKONE_ISA_NS {
 namespace {
 
 constexpr int kNarrow = 8;
-constexpr int64_t kStripe = 512;  // columns of a task
+constexpr int kNarrowRows = 4;  // of a, where b runs along its columns: the micro kernel reads more of them as fast
+constexpr int64_t kDotColumns = 64;        // of a task, where w runs along K
+constexpr int64_t kStripeFloats = 4096;    // of the piece of y, all rows together, that stays in L1 where it does not
+constexpr int64_t kChunkFloats = 1 << 18;  // of w, where K is cut
+constexpr int64_t kMaxChunks = 16;
 
 struct Narrow {
   const float* x;  // [R,K]
-  Operand w;       // side: the columns of the result
-  int64_t K;
-  const float* bias;      // null, or one per element of the side that biasStep walks
+  Operand w;       // its side: the columns of the result
+  int64_t R, K, columns;
+  const float* bias;  // null: none; else of element (row, column) at row * biasRow + column * biasColumn
   int64_t biasRow, biasColumn;
   float* y;  // element (row, column) at y[row * yRow + column * yColumn]
   int64_t yRow, yColumn;
@@ -35,7 +39,10 @@ void dotColumns(const Narrow& p, int64_t column) {
   for (; k + kLanes <= p.K; k += kLanes) {
     Vec b[C];
 #pragma GCC unroll 8
-    for (int j = 0; j < C; ++j) b[j] = load(w + j * p.w.ld + k);
+    for (int j = 0; j < C; ++j) {
+      b[j] = load(w + j * p.w.ld + k);
+      __builtin_prefetch(w + (C + j) * p.w.ld + k, 0, 2);  // a line is often a page, where hardware prefetch ends
+    }
 #pragma GCC unroll 8
     for (int i = 0; i < R; ++i) {
       const Vec a = load(p.x + i * p.K + k);
@@ -65,48 +72,181 @@ void dotStripe(const Narrow& p, int64_t begin, int64_t end) {
   for (; n < end; ++n) dotColumns<R, 1>(p, n);
 }
 
-// w runs along the columns: y += x_k w_k, U steps of K per pass over the stripe of y, which stays in L1.
-template <int R, int U>
-RANKONE_INLINE void axpySteps(const Narrow& p, int64_t k, int64_t begin, int64_t width, float* y) {
-  const float* w = p.w.at(begin, k);
-  const float* x = p.x + k;
-  const int64_t ahead = std::min<int64_t>(U, p.K - U - k) * p.w.ld;
-  for (int64_t n = 0; n < width; n += kLanes) {
-    const int rest = width - n < kLanes ? static_cast<int>(width - n) : kLanes;
-    Vec acc[R];
+// w runs along the columns: y += x_k w_k, U steps of K per pass over y [R, stripe], V vectors at a time (the last one
+// may be cut short, `lanes`).
+template <int R, int U, int V>
+RANKONE_INLINE void axpyVectors(const float* x, int64_t K, const float* w, int64_t ld, int64_t ahead, int lanes,
+                                float* y, int64_t stripe) {
+  Vec acc[R][V];
 #pragma GCC unroll 8
-    for (int i = 0; i < R; ++i) acc[i] = load(y + i * kStripe + n);
+  for (int i = 0; i < R; ++i)
+#pragma GCC unroll 2
+    for (int v = 0; v < V; ++v) acc[i][v] = load(y + i * stripe + v * kLanes);
 #pragma GCC unroll 8
-    for (int u = 0; u < U; ++u) {
-      const float* row = w + u * p.w.ld + n;
-      if (U > 1) __builtin_prefetch(row + ahead);
-      const Vec b = rest == kLanes ? load(row) : loadPart(row, rest);
-#pragma GCC unroll 8
-      for (int i = 0; i < R; ++i) acc[i] = fma(broadcast(x + i * p.K + u), b, acc[i]);
+  for (int u = 0; u < U; ++u) {
+    const float* row = w + u * ld;
+    Vec b[V];
+#pragma GCC unroll 2
+    for (int v = 0; v < V; ++v) {
+      if (U > 1) __builtin_prefetch(row + v * kLanes + ahead, 0, 2);
+      b[v] = V > 1 || lanes == kLanes ? load(row + v * kLanes) : loadPart(row, lanes);
     }
 #pragma GCC unroll 8
-    for (int i = 0; i < R; ++i) store(y + i * kStripe + n, acc[i]);
+    for (int i = 0; i < R; ++i) {
+      const Vec a = broadcast(x + i * K + u);
+#pragma GCC unroll 2
+      for (int v = 0; v < V; ++v) acc[i][v] = fma(a, b[v], acc[i][v]);
+    }
+  }
+#pragma GCC unroll 8
+  for (int i = 0; i < R; ++i)
+#pragma GCC unroll 2
+    for (int v = 0; v < V; ++v) store(y + i * stripe + v * kLanes, acc[i][v]);
+}
+
+template <int R, int U>
+void axpySteps(const Narrow& p, int64_t k, int64_t begin, int64_t width, float* y, int64_t stripe) {
+  const float *w = p.w.at(begin, k), *x = p.x + k;
+  const int64_t ahead = std::min<int64_t>(U, p.K - U - k) * p.w.ld;
+  int64_t n = 0;
+  for (; n + 2 * kLanes <= width; n += 2 * kLanes)
+    axpyVectors<R, U, 2>(x, p.K, w + n, p.w.ld, ahead, kLanes, y + n, stripe);
+  for (; n < width; n += kLanes) {
+    const int lanes = width - n < kLanes ? static_cast<int>(width - n) : kLanes;
+    axpyVectors<R, U, 1>(x, p.K, w + n, p.w.ld, ahead, lanes, y + n, stripe);
   }
 }
 
+// Steps [k0, k1) of columns [begin, begin + width) into y [R, stripe].
 template <int R>
-void axpyStripe(const Narrow& p, int64_t begin, int64_t end) {
-  const int64_t width = end - begin;
-  Scratch scratch(R * kStripe);
-  float* y = scratch.take(R * kStripe);
-  for (int64_t i = 0; i < R * kStripe; i += kLanes) store(y + i, zero());
-  int64_t k = 0;
-  for (; k + 8 <= p.K; k += 8) axpySteps<R, 8>(p, k, begin, width, y);
-  for (; k < p.K; ++k) axpySteps<R, 1>(p, k, begin, width, y);
-  for (int i = 0; i < R; ++i)
-    for (int64_t n = 0; n < width; ++n) put(p, i, begin + n, y[i * kStripe + n]);
+void axpyPiece(const Narrow& p, int64_t k0, int64_t k1, int64_t begin, int64_t width, float* y, int64_t stripe) {
+  for (int64_t i = 0; i < R * stripe; i += kLanes) store(y + i, zero());
+  int64_t k = k0;
+  for (; k + 8 <= k1; k += 8) axpySteps<R, 8>(p, k, begin, width, y, stripe);
+  for (; k < k1; ++k) axpySteps<R, 1>(p, k, begin, width, y, stripe);
 }
 
 template <int R>
-void narrowStripe(const Narrow& p, int64_t rows, int64_t begin, int64_t end) {
+void dotRows(const Narrow& p, int64_t begin, int64_t end) {
   if constexpr (R > 1)
-    if (rows < R) return narrowStripe<R - 1>(p, rows, begin, end);
-  p.w.alongK ? dotStripe<R>(p, begin, end) : axpyStripe<R>(p, begin, end);
+    if (p.R < R) return dotRows<R - 1>(p, begin, end);
+  dotStripe<R>(p, begin, end);
+}
+
+template <int R>
+void axpyRows(const Narrow& p, int64_t k0, int64_t k1, int64_t begin, int64_t width, float* y, int64_t stripe) {
+  if constexpr (R > 1)
+    if (p.R < R) return axpyRows<R - 1>(p, k0, k1, begin, width, y, stripe);
+  axpyPiece<R>(p, k0, k1, begin, width, y, stripe);
+}
+
+// The cut of one product by shape. Where w runs along the columns its rows are read in long runs, and K is cut instead:
+// the chunks' sums are added up at the end.
+struct NarrowCut {
+  int64_t stripe, stripes, steps, chunks;
+  int64_t pieces() const { return stripes * chunks; }
+  int64_t floats(int64_t R) const { return pieces() * R * stripe; }
+};
+
+NarrowCut cutNarrow(const Narrow& p) {
+  NarrowCut c;
+  c.stripe = p.w.alongK ? kDotColumns : std::min(roundUp(p.columns, kLanes), kStripeFloats / p.R / kLanes * kLanes);
+  c.stripes = (p.columns + c.stripe - 1) / c.stripe;
+  const int64_t wanted = p.w.alongK ? 1 : (p.K * p.columns + kChunkFloats - 1) / kChunkFloats;
+  c.steps = roundUp((p.K + wanted - 1) / wanted, 8);
+  if (wanted > kMaxChunks) c.steps = roundUp((p.K + kMaxChunks - 1) / kMaxChunks, 8);
+  c.chunks = (p.K + c.steps - 1) / c.steps;
+  return c;
+}
+
+// partial: [chunks][stripes][R * stripe] of this product
+void narrowPiece(const Narrow& p, const NarrowCut& c, int64_t piece, float* partial) {
+  const int64_t begin = piece % c.stripes * c.stripe, end = std::min(p.columns, begin + c.stripe);
+  if (p.w.alongK) return dotRows<kNarrow>(p, begin, end);
+  const int64_t k0 = piece / c.stripes * c.steps;
+  axpyRows<kNarrow>(p, k0, std::min(p.K, k0 + c.steps), begin, end - begin, partial + piece * p.R * c.stripe, c.stripe);
+}
+
+void addChunks(const Narrow& p, const NarrowCut& c, const float* partial) {
+  for (int64_t i = 0; i < p.R; ++i)
+    for (int64_t n = 0; n < p.columns; n += kLanes) {
+      const float* from = partial + (n / c.stripe * p.R + i) * c.stripe + n % c.stripe;
+      Vec total = zero();
+      for (int64_t chunk = 0; chunk < c.chunks; ++chunk) total += load(from + chunk * c.stripes * p.R * c.stripe);
+      float values[kLanes];
+      store(values, total);
+      for (int64_t j = 0; j < kLanes && n + j < p.columns; ++j) put(p, i, n + j, values[j]);
+    }
+}
+
+// Which operand is the short one, and its rows [R,K] of every product.
+struct NarrowSide {
+  bool swapped;    // y^T = op(b)^T op(a)^T: the short side is N
+  const float* x;  // [batch, R,K], or one for all
+  int64_t step;    // from one product's to the next one's
+};
+
+Narrow narrowProduct(const MatmulArgs& p, const NarrowSide& side, int64_t i) {
+  Narrow q;
+  q.x = side.x + i * side.step;
+  q.w = side.swapped ? Operand{p.a + i * p.aStep, p.transposeA ? p.M : p.K, !p.transposeA}
+                     : Operand{p.b + i * p.bStep, p.transposeB ? p.K : p.N, p.transposeB};
+  q.R = side.swapped ? p.N : p.M;
+  q.K = p.K;
+  q.columns = side.swapped ? p.M : p.N;
+  q.bias = p.bias;
+  q.biasRow = side.swapped ? 1 : 0;
+  q.biasColumn = side.swapped ? 0 : 1;
+  q.y = p.y + i * p.M * p.N;
+  q.yRow = side.swapped ? 1 : p.N;
+  q.yColumn = side.swapped ? p.N : 1;
+  return q;
+}
+
+// A short operand whose lines run the other way, copied: [K,R] -> [R,K].
+void copyRows(const float* from, int64_t R, int64_t K, float* rows) {
+  for (int64_t k = 0; k < K; ++k)
+    for (int64_t i = 0; i < R; ++i) rows[i * K + k] = from[k * R + i];
+}
+
+void narrowPieces(const MatmulArgs& p, const NarrowSide& side, const NarrowCut& cut, float* partial, int64_t begin,
+                  int64_t end) {
+  for (int64_t piece = begin; piece < end; ++piece) {
+    const int64_t i = piece / cut.pieces();
+    const Narrow q = narrowProduct(p, side, i);
+    narrowPiece(q, cut, piece % cut.pieces(), partial + i * cut.floats(q.R));
+  }
+}
+
+bool isNarrow(const MatmulArgs& p) {
+  const int64_t R = std::min(p.M, p.N);
+  return p.reduce == 1 && R <= (p.N >= p.M && !p.transposeB ? kNarrowRows : kNarrow);
+}
+
+void narrowMatmul(const MatmulArgs& p) {
+  NarrowSide side;
+  side.swapped = p.N < p.M;
+  side.x = side.swapped ? p.b : p.a;
+  side.step = side.swapped ? p.bStep : p.aStep;
+  const Narrow first = narrowProduct(p, side, 0);
+  const NarrowCut cut = cutNarrow(first);
+  const bool copied = first.R > 1 && (side.swapped ? !p.transposeB : p.transposeA);
+  const int64_t copies = copied ? (side.step ? p.batch : 1) : 0, rowFloats = first.R * p.K;
+  const int64_t partialFloats = first.w.alongK ? 0 : p.batch * cut.floats(first.R);
+  Scratch scratch(alignFloats(copies * rowFloats) + alignFloats(partialFloats));
+  if (copied) {
+    float* rows = scratch.take(copies * rowFloats);
+    for (int64_t i = 0; i < copies; ++i) copyRows(side.x + i * side.step, first.R, p.K, rows + i * rowFloats);
+    side.x = rows;
+    side.step = side.step ? rowFloats : 0;
+  }
+  float* partial = scratch.take(partialFloats);
+  // the traffic counts, not the flops: four bytes of w per 2R flops
+  const Split split = splitWork(p.batch * cut.pieces(), 8 * cut.steps * std::min(first.columns, cut.stripe));
+  parallelFor(split.tasks, p.cancel,
+              [&](int64_t t) { narrowPieces(p, side, cut, partial, split.begin(t), split.end(t)); });
+  if (!first.w.alongK)
+    for (int64_t i = 0; i < p.batch; ++i) addChunks(narrowProduct(p, side, i), cut, partial + i * cut.floats(first.R));
 }
 
 }  // namespace

@@ -70,8 +70,8 @@ int64_t packLines(const Operand& x, int64_t side, int64_t count, int64_t k0, int
   return panels;
 }
 
-// The lines [side, side + count) as panels panelStride() apart, dst[k * W + i] = x(side + i, k0 + k) in the first; lines
-// that are missing in the last one read as zero.
+// The lines [side, side + count) as panels panelStride() apart, dst[k * W + i] = x(side + i, k0 + k) in the first;
+// lines that are missing in the last one read as zero.
 template <int W>
 void packPanels(const Operand& x, int64_t side, int64_t count, int64_t k0, int64_t steps, float* dst) {
   static_assert(W <= kLanes || W % kLanes == 0, "the excess of a last vector would land in the next step's first");

@@ -42,10 +42,10 @@ __attribute__((noinline)) void tile(int64_t steps, const float* a, int64_t lda, 
   for (int i = 0; i < MR; ++i)
 #pragma GCC unroll 4
     for (int j = 0; j < NV; ++j) acc[i][j] = zero();
-  // y is read only at the end, a whole pass over K after this
+  // y is read only at the end, a whole pass over K after this; in L1 its rows would often share a set
   if (out.add)
     for (int i = 0; i < MR; ++i)
-      for (int j = 0; j < NV * kLanes; j += 16) __builtin_prefetch(out.y + i * out.ld + j, 1);
+      for (int j = 0; j < NV * kLanes; j += 16) __builtin_prefetch(out.y + i * out.ld + j, 1, 2);
   for (int64_t k = 0; k < steps; ++k) {
     Vec column[NV];
 #pragma GCC unroll 4

@@ -21,16 +21,16 @@ struct ShortConvArgs {
 };
 
 struct ShortConvBackwardArgs {
-  const float* x;              // [B,T,D]
-  const float* weight;         // [D,W]
-  const float* bias;           // [D], or null
-  const float* initialState;   // [B,D,W-1], or null
-  const float* dY;             // [B,T,D]
-  const float* dFinalState;    // [B,D,W-1], or null
-  float* dX;                   // [B,T,D]
-  float* dWeight;              // [D,W]
-  float* dBias;                // [D]; null without bias
-  float* dInitialState;        // [B,D,W-1]; null without initialState
+  const float* x;             // [B,T,D]
+  const float* weight;        // [D,W]
+  const float* bias;          // [D], or null
+  const float* initialState;  // [B,D,W-1], or null
+  const float* dY;            // [B,T,D]
+  const float* dFinalState;   // [B,D,W-1], or null
+  float* dX;                  // [B,T,D]
+  float* dWeight;             // [D,W]
+  float* dBias;               // [D]; null without bias
+  float* dInitialState;       // [B,D,W-1]; null without initialState
   int64_t B, T, D, W;
   bool silu;
   const CancelFlag* cancel = nullptr;

@@ -1,9 +1,8 @@
-// y_t = act(bias + sum_j weight_j x_{t-W+1+j}) per channel, in ascending j in float32: error <= (W + 1) * 2^-24 * sum |w||x|.
-// Tokens before the first come from initialState, which a forward leaves as finalState for the next call.
+// y_t = act(bias + sum_j weight_j x_{t-W+1+j}) per channel, in ascending j in float32: error <= (W + 1) * 2^-24 * sum
+// |w||x|. Tokens before the first come from initialState, which a forward leaves as finalState for the next call.
 // dWeight and dBias are summed over blocks of 64 tokens in float32, then by rowSum: relative error below 1e-5.
 // The short convolution of H3 (Fu et al., 2022) and of Mamba, DeltaNet and their kin.
 #include "kernels/elementwise.inl"
-
 #include "kernels/short_conv_taps.inl"
 
 namespace rankone {
@@ -65,7 +64,8 @@ void forwardBlocks(const ShortConvArgs& p, const float* taps, int64_t blocks, in
   for (int64_t task = begin; task < end; ++task) {
     const int64_t b = task / blocks, t0 = task % blocks * kBlock, t1 = std::min(p.T, t0 + kBlock);
     TapLoop loop{nullptr, 0, taps, p.D, p.W, p.bias, p.silu, p.y + (b * p.T + t0) * p.D, p.D, p.D};
-    convSpan(loop, p.x + b * p.T * p.D, p.initialState ? p.initialState + b * p.D * (p.W - 1) : nullptr, p.D, 0, t0, t1);
+    convSpan(loop, p.x + b * p.T * p.D, p.initialState ? p.initialState + b * p.D * (p.W - 1) : nullptr, p.D, 0, t0,
+             t1);
   }
 }
 
@@ -79,8 +79,7 @@ void activationGradient(const ShortConvBackwardArgs& p, const float* taps, const
   const int64_t stop = std::min(end, p.T), channels = s.channels;
   const float *x = p.x + s.b * p.T * p.D, *dY = p.dY + s.b * p.T * p.D + s.c0;
   if (p.silu && stop > t0) {
-    TapLoop loop{nullptr, 0,    taps + s.c0, p.D,     p.W,     p.bias ? p.bias + s.c0 : nullptr,
-                 false,   d, channels,    channels};
+    TapLoop loop{nullptr, 0, taps + s.c0, p.D, p.W, p.bias ? p.bias + s.c0 : nullptr, false, d, channels, channels};
     convSpan(loop, x, state, p.D, s.c0, t0, stop);
   }
   for (int64_t t = t0; t < end; ++t) {
@@ -95,8 +94,8 @@ void activationGradient(const ShortConvBackwardArgs& p, const float* taps, const
 }
 
 // partial [W + 1, D] of this block: dWeight by tap, then dBias
-void sumTaps(const ShortConvBackwardArgs& p, const Stripe& s, const float* state, int64_t t0, int64_t t1, const float* d,
-             float* partial) {
+void sumTaps(const ShortConvBackwardArgs& p, const Stripe& s, const float* state, int64_t t0, int64_t t1,
+             const float* d, float* partial) {
   const int64_t past = p.W - 1, early = t0 == 0 ? std::min(t1, past) : 0, channels = s.channels;
   const float* x = p.x + s.b * p.T * p.D;
   for (int64_t j = 0; j <= p.W; ++j) std::memset(partial + j * p.D, 0, static_cast<size_t>(channels) * sizeof(float));
@@ -183,16 +182,15 @@ void shortConv(const ShortConvArgs& p) {
 void shortConvBackward(const ShortConvBackwardArgs& p) {
   const int64_t blocks = blockCount(p.T), stripes = (p.D + kStripe - 1) / kStripe, row = (p.W + 1) * p.D;
   Scratch scratch(2 * alignFloats(p.W * p.D) + alignFloats(row) + alignFloats(p.B * blocks * row));
-  float* taps = scratch.take(p.W * p.D);                // [W, D]
-  float* reversed = scratch.take(p.W * p.D);            // [W, D]
-  float* sums = scratch.take(row);                      // [W + 1, D]
-  float* partial = scratch.take(p.B * blocks * row);    // [B * blocks, W + 1, D]
+  float* taps = scratch.take(p.W * p.D);              // [W, D]
+  float* reversed = scratch.take(p.W * p.D);          // [W, D]
+  float* sums = scratch.take(row);                    // [W + 1, D]
+  float* partial = scratch.take(p.B * blocks * row);  // [B * blocks, W + 1, D]
   transposeTaps(p.weight, p.D, p.W, false, taps);
   transposeTaps(p.weight, p.D, p.W, true, reversed);
   const Split s = splitWork(p.B * blocks * stripes, kBlock * (6 * p.W + 50) * std::min(p.D, kStripe));
-  parallelFor(s.tasks, p.cancel, [&](int64_t t) {
-    backwardStripes(p, blocks, taps, reversed, partial, s.begin(t), s.end(t));
-  });
+  parallelFor(s.tasks, p.cancel,
+              [&](int64_t t) { backwardStripes(p, blocks, taps, reversed, partial, s.begin(t), s.end(t)); });
   rankone::rowSum({partial, sums, p.B * blocks, row, p.cancel});
   for (int64_t d = 0; d < p.D; ++d)
     for (int64_t j = 0; j < p.W; ++j) p.dWeight[d * p.W + j] = sums[j * p.D + d];

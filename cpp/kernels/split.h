@@ -1,5 +1,5 @@
-// How a loop over items is cut into tasks for parallelFor(): by shape alone, so that the cut never depends on the number
-// of threads, and with enough work in a task to be worth waking a thread for.
+// How a loop over items is cut into tasks for parallelFor(): by shape alone, so that the cut never depends on the
+// number of threads, and with enough work in a task to be worth waking a thread for.
 #pragma once
 #include <algorithm>
 #include <cstdint>

@@ -1,4 +1,5 @@
-// y = silu(gate) * up in float32, relative error below 1e-6 an element. Shazeer, "GLU Variants Improve Transformer" (2020).
+// y = silu(gate) * up in float32, relative error below 1e-6 an element. Shazeer, "GLU Variants Improve Transformer"
+// (2020).
 #include "kernels/elementwise.inl"
 
 namespace rankone {

@@ -209,14 +209,14 @@ void openAsync(Napi::Env env) {
   check(env, napi_unref_threadsafe_function(env, context->finished));
   // After the function, so that the hook runs before the function's own.
   auto* kept = new std::shared_ptr<AsyncContext>(environment.async);
-  check(env, napi_add_env_cleanup_hook(
-                 env,
-                 [](void* data) {
-                   std::unique_ptr<std::shared_ptr<AsyncContext>> context(
-                       static_cast<std::shared_ptr<AsyncContext>*>(data));
-                   closeAsync(**context);
-                 },
-                 kept));
+  check(env,
+        napi_add_env_cleanup_hook(
+            env,
+            [](void* data) {
+              std::unique_ptr<std::shared_ptr<AsyncContext>> context(static_cast<std::shared_ptr<AsyncContext>*>(data));
+              closeAsync(**context);
+            },
+            kept));
 }
 
 }  // namespace rankone

@@ -49,7 +49,8 @@ napi_value wrap(Napi::Env env, std::shared_ptr<T> object, size_t bytes, const na
 }
 
 template <class T>
-Handle<T>& unwrap(Napi::Env env, napi_value value, const napi_type_tag& tag, const char* argument, const char* expected) {
+Handle<T>& unwrap(Napi::Env env, napi_value value, const napi_type_tag& tag, const char* argument,
+                  const char* expected) {
   bool tagged = false;
   void* data = nullptr;
   napi_valuetype type;  // asked first: the check throws where it finds no object

@@ -51,8 +51,8 @@ constexpr InputSpec kInputs[] = {{"param", true, DType::F32, Access::Update},
                                  {"grad"},
                                  {"m", true, DType::F32, Access::Update},
                                  {"v", true, DType::F32, Access::Update}};
-constexpr OptionSpec kOptions[] = {{"lr", OptionKind::Number},  {"beta1", OptionKind::Number},
-                                   {"beta2", OptionKind::Number}, {"eps", OptionKind::Number},
+constexpr OptionSpec kOptions[] = {{"lr", OptionKind::Number},          {"beta1", OptionKind::Number},
+                                   {"beta2", OptionKind::Number},       {"eps", OptionKind::Number},
                                    {"weightDecay", OptionKind::Number}, {"step", OptionKind::Integer}};
 
 }  // namespace

@@ -41,7 +41,8 @@ void plan(Call& call) {
 void run(const Call& call) {
   const Tensor &logits = call.input(kLogits), &targets = call.input(kTargets);
   crossEntropy({logits.f32(), targets.as<int32_t>(), call.outputs[kLoss].f32(), call.outputs[kLosses].f32(),
-                targets.size(), logits.shape[logits.rank - 1], call.integer(kIgnoreIndex, kDefaultIgnore), call.cancel});
+                targets.size(), logits.shape[logits.rank - 1], call.integer(kIgnoreIndex, kDefaultIgnore),
+                call.cancel});
 }
 
 void planBackward(Call& call) {
@@ -67,7 +68,7 @@ constexpr OutputSpec kGradients[] = {{"dLogits"}};
 
 extern const OpSpec crossEntropyOp, crossEntropyBackwardOp;
 const OpSpec crossEntropyOp{"crossEntropy", kInputs, kOptions, kOutputs, plan, run};
-const OpSpec crossEntropyBackwardOp{"crossEntropyBackward", kBackwardInputs, kOptions,
-                                    kGradients,             planBackward,    runBackward};
+const OpSpec crossEntropyBackwardOp{"crossEntropyBackward", kBackwardInputs, kOptions, kGradients,
+                                    planBackward,           runBackward};
 
 }  // namespace rankone

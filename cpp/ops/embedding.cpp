@@ -14,8 +14,8 @@ void checkIds(const Call& call, int64_t V) {
   const Tensor& ids = call.input(kIds);
   const int64_t count = ids.size(), bad = findBadId(ids.as<int32_t>(), count, V);
   if (bad < count)
-    fail(ErrorKind::Range, "ids: expected indices from 0 to %lld, got %d at position %lld", static_cast<long long>(V - 1),
-         ids.as<int32_t>()[bad], static_cast<long long>(bad));
+    fail(ErrorKind::Range, "ids: expected indices from 0 to %lld, got %d at position %lld",
+         static_cast<long long>(V - 1), ids.as<int32_t>()[bad], static_cast<long long>(bad));
 }
 
 void expectIdsRank(const Call& call) {

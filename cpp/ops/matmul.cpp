@@ -166,7 +166,7 @@ constexpr OutputSpec kGradients[] = {{"da"}, {"db"}, {"dBias"}};
 
 extern const OpSpec matmulOp, matmulBackwardOp;
 const OpSpec matmulOp{"matmul", kInputs, kOptions, kOutputs, plan, run};
-const OpSpec matmulBackwardOp{"matmulBackward", kBackwardInputs, kBackwardOptions, kGradients,
-                              planBackward,     runBackward};
+const OpSpec matmulBackwardOp{"matmulBackward", kBackwardInputs, kBackwardOptions,
+                              kGradients,       planBackward,    runBackward};
 
 }  // namespace rankone

@@ -92,8 +92,8 @@ void runBackward(const Call& call) {
 }
 
 constexpr InputSpec kInputs[] = {{"x"}, {"weight"}, {"bias", false}, {"initialState", false}};
-constexpr InputSpec kBackwardInputs[] = {{"x"},  {"weight"}, {"bias", false}, {"initialState", false},
-                                         {"dY"}, {"dFinalState", false}};
+constexpr InputSpec kBackwardInputs[] = {
+    {"x"}, {"weight"}, {"bias", false}, {"initialState", false}, {"dY"}, {"dFinalState", false}};
 constexpr OptionSpec kOptions[] = {{"activation", OptionKind::Choice, "none|silu"},
                                    {"outputFinalState", OptionKind::Flag}};
 constexpr OptionSpec kBackwardOptions[] = {{"activation", OptionKind::Choice, "none|silu"}};

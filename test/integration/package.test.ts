@@ -34,10 +34,9 @@ test.before(() => {
     fs.symlinkSync(path.join(root, 'node_modules', name), path.join(home, 'node_modules', name));
   // What a prebuild in the tarball would be; the tests of the source build are .ci/run's.
   const addon = process.env.RANKONE_BINDING ?? path.join(root, 'build/Release/rankone.node');
-  const libc = process.platform === 'linux' && !process.report.getReport().header ? '.musl' : '';
   const folder = path.join(installed, 'prebuilds', `${process.platform}-${process.arch}`);
   fs.mkdirSync(folder, { recursive: true });
-  fs.copyFileSync(addon, path.join(folder, `rankone${libc}.node`));
+  fs.copyFileSync(addon, path.join(folder, 'rankone.node'));
 });
 
 test.after(() => fs.rmSync(home, { recursive: true, force: true }));

@@ -2,8 +2,14 @@
 import fc from 'fast-check';
 import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
-import { recurrenceBackwardSync, recurrenceSync, retentionBackwardSync } from '../../ts/index';
-import { retentionSync } from '../../ts/index';
+import {
+  recurrenceBackwardSync,
+  recurrenceSync,
+  retentionBackwardSync,
+  retentionSync,
+} from '../../ts/index';
+import { backward, forward } from '../reference/recurrence.ts';
+import { makeProblem } from '../support/cases.ts';
 import type { ProblemSpec } from '../support/cases.ts';
 import { goldenFiles, loadGolden } from '../support/golden.ts';
 import { cells, checkProblem, compare, comparisons, nameOf, pick } from '../support/native.ts';
@@ -70,8 +76,11 @@ const shapes: fc.Arbitrary<Drawn> = fc.record({
 function specOf(cell: Cell, shape: Drawn): ProblemSpec {
   const { perKeyHead, ...spec } = shape;
   const HV = spec.H * perKeyHead;
-  const perToken = spec.B * HV * cell.n * spec.K * spec.V;
-  return { ...spec, ...cell, HV, T: Math.max(1, Math.min(spec.T, Math.floor(BUDGET / perToken))) };
+  // n > 2 steps on one or two keys erase all but a thousandth of the state: see 'erased states'.
+  const K = Math.max(spec.K, cell.n > 2 ? 3 : 1);
+  const perToken = spec.B * HV * cell.n * K * spec.V;
+  const T = Math.max(1, Math.min(spec.T, Math.floor(BUDGET / perToken)));
+  return { ...spec, ...cell, HV, K, T };
 }
 
 cells.forEach((cell, index) => {
@@ -88,7 +97,7 @@ cells.forEach((cell, index) => {
 
 drawn('few of these results cancel', () => {
   const { made, noisy } = comparisons;
-  assert.ok(noisy <= made / 50, `${noisy} of ${made} comparisons needed their noise`);
+  assert.ok(noisy <= made / 500, `${noisy} of ${made} comparisons needed their noise`);
 });
 
 drawn.run();
@@ -114,5 +123,29 @@ cells.forEach((cell, index) => {
   run('K = 3, V = 512', { B: 1, T: 35, H: 1, K: 3, V: 512, ...states });
   run('HV = 4H', { B: 2, T: 20, H: 2, HV: 8, K: 20, V: 12, ...states });
 });
+
+for (const gate of ['token', 'channel'] as const) {
+  for (const K of [1, 2]) {
+    for (const n of [3, 8]) {
+      // What is left of the state hardly depends on the gate: dg is a small difference of the terms
+      // that went in, and is held against those instead of against itself.
+      listed(`erased states: ${gate}, K = ${K}, n = ${n}`, () => {
+        const spec = { B: 1, T: 9, H: 1, K, V: 20, gate, update: 'delta', n, ...states } as const;
+        const problem = makeProblem(spec);
+        const options = { numHouseholder: n };
+        const expected = backward(problem, options);
+        const results = pick(recurrenceBackwardSync(problem, options), Object.keys(expected));
+        const { dg, ...others } = results;
+        for (const [name, tensor] of Object.entries(others)) {
+          compare(name, name, tensor, { ...expected }, spec.T);
+        }
+        const { o } = forward(problem, options);
+        const terms = Math.hypot(...o.data) * Math.hypot(...problem.dO.data);
+        const wrong = Math.hypot(...dg.data.map((x, i) => x - expected.dg!.data[i]));
+        assert.ok(wrong <= 1e-6 * terms, `dg is off by ${wrong} of ${terms}`);
+      });
+    }
+  }
+}
 
 listed.run();

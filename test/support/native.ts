@@ -38,13 +38,22 @@ const FORMS: readonly RecurrenceOptions[] = [
 /** How often a comparison of this process needed the noise of `expectWithin`. */
 export const comparisons = { made: 0, noisy: 0 };
 
-/** Every form of the forward and, with `gradients`, the backward with and without `saved`. */
-export function checkProblem(spec: ProblemSpec, { gradients = true, cancels = false } = {}): void {
+export interface CheckOptions {
+  /** Results may cancel, so that their condition decides what can be asked of them. */
+  cancels?: boolean;
+  /** Changes the problem before it runs. */
+  edit?: (problem: Problem) => void;
+}
+
+/** Every form of the forward, and the backward with and without `saved`. */
+export function checkProblem(spec: ProblemSpec, { cancels, edit }: CheckOptions = {}): void {
   const problem = makeProblem(spec);
+  edit?.(problem);
   const label = describeProblem(spec);
-  const expected = reference(problem, spec, gradients);
+  const run = (given: Problem): References => reference(given, spec);
+  const expected = run(problem);
   let shaken: References | undefined;
-  const noise = cancels ? () => (shaken ??= sensitivity(problem, spec, gradients)) : undefined;
+  const noise = cancels ? () => (shaken ??= sensitivity(problem, run)) : undefined;
   const { dO, dFinalState, ...inputs } = problem;
   const given: ReferenceOptions = { numHouseholder: spec.n ?? 1, update: spec.update };
   const check = (form: string, actual: Results): void => {
@@ -58,7 +67,6 @@ export function checkProblem(spec: ProblemSpec, { gradients = true, cancels = fa
     const { o, finalState } = recurrenceSync(inputs, options);
     check(`${form.mode} ${form.chunkSize ?? ''}`, { o, finalState: finalState! });
   }
-  if (!gradients) return;
   const options = { ...given, outputFinalState: true, saveForBackward: true };
   const { saved, o, finalState } = recurrenceSync(inputs, options);
   check('saving', { o, finalState: finalState! });
@@ -120,25 +128,27 @@ export function compare(
   }
 }
 
-function reference(problem: Problem, spec: ProblemSpec, gradients: boolean): References {
+function reference(problem: Problem, spec: ProblemSpec): References {
   const options: ReferenceOptions = { numHouseholder: spec.n ?? 1, update: spec.update };
-  return { ...forward(problem, options), ...(gradients && backward(problem, options)) };
+  return { ...forward(problem, options), ...backward(problem, options) };
 }
 
-/** By how much the reference moves when every input is off by a rounding of float32. */
-function sensitivity(problem: Problem, spec: ProblemSpec, gradients: boolean): References {
+/** By how much the results of a reference move when every input is off by a rounding of float32. */
+export function sensitivity<T extends object>(
+  inputs: T,
+  run: (inputs: T) => References,
+): References {
   const random = new Random(987);
-  const base = reference(problem, spec, gradients);
+  const shake = (x: number): number => x * (1 + random.uniform(-1, 1) / 2 ** 23);
   const runs = [0, 1].map(() => {
-    const shaken = Object.entries(problem).map(([name, x]: [string, TensorLike]) => {
-      const data = Float64Array.from(x.data, (value) => value * (1 + random.uniform(-1, 1) / 2 ** 23));
-      return [name, { data, shape: x.shape }];
+    const shaken = Object.entries(inputs).map(([name, { data, shape }]: [string, TensorLike]) => {
+      return [name, { data: Float64Array.from(data, shake), shape }];
     });
-    return reference(Object.fromEntries(shaken) as Problem, spec, gradients);
+    return run(Object.fromEntries(shaken) as T);
   });
-  const moved = Object.entries(base).map(([name, x]) => {
+  const moved = Object.entries(run(inputs)).map(([name, x]) => {
     const data = x!.data.map((value, i) => {
-      return Math.hypot(...runs.map((run) => run[name]!.data[i] - value));
+      return Math.hypot(...runs.map((results) => results[name]!.data[i] - value));
     });
     return [name, { data, shape: x!.shape }];
   });
