@@ -16,6 +16,10 @@ int64_t evenPieces(int64_t size, int64_t most, int64_t unit) {
   return roundUp((size + pieces - 1) / pieces, unit);
 }
 
+// Whether the micro kernel may read b's columns where they stand: for a few rows that is faster than a copy, unless b is
+// so large that every step lands on a page of its own.
+bool isCompact(const MatmulArgs& p) { return !p.transposeB && p.K * p.N <= int64_t{1} << 20; }
+
 // A slab of rows of y and a block of K; its tasks are rectangles of y, cut by shape alone.
 struct Slab {
   int64_t m0, rows, k0, steps;
@@ -41,8 +45,7 @@ void packSlab(const Operand& a, const Slab& s, float* packed, int64_t firstTile,
 void multiply(const MatmulArgs& p, const Operand& b, const Slab& s, float* y, int64_t task) {
   const int64_t n0 = task / s.rowTasks * s.taskColumns, columns = std::min(s.taskColumns, p.N - n0);
   const int64_t begin = task % s.rowTasks * s.taskRows, end = std::min(s.rows, begin + s.taskRows);
-  // few rows do not repay a copy of b: whole panels are then read where they stand
-  const int64_t inPlace = !b.alongK && end - begin <= 3 * kTileRows ? columns / kPanel : 0;
+  const int64_t inPlace = isCompact(p) && p.M <= 3 * kTileRows ? columns / kPanel : 0;  // panels
   const int64_t strideA = panelStride<kTileRows>(s.steps), strideB = panelStride<kPanel>(s.steps);
   const int64_t packed = ((columns + kPanel - 1) / kPanel - inPlace) * strideB;
   Scratch scratch(packed);

@@ -5,7 +5,7 @@ namespace RANKONE_ISA_NS {
 namespace {
 
 constexpr int kNarrow = 8;
-constexpr int kNarrowRows = 4;  // of a, where b runs along its columns: the micro kernel reads more of them as fast
+constexpr int kNarrowRows = 4;  // the same for a b that isCompact()
 constexpr int64_t kDotColumns = 64;        // of a task, where w runs along K
 constexpr int64_t kStripeFloats = 4096;    // of the piece of y, all rows together, that stays in L1 where it does not
 constexpr int64_t kChunkFloats = 1 << 18;  // of w, where K is cut
@@ -219,8 +219,7 @@ void narrowPieces(const MatmulArgs& p, const NarrowSide& side, const NarrowCut& 
 }
 
 bool isNarrow(const MatmulArgs& p) {
-  const int64_t R = std::min(p.M, p.N);
-  return p.reduce == 1 && R <= (p.N >= p.M && !p.transposeB ? kNarrowRows : kNarrow);
+  return p.reduce == 1 && std::min(p.M, p.N) <= (p.N >= p.M && isCompact(p) ? kNarrowRows : kNarrow);
 }
 
 void narrowMatmul(const MatmulArgs& p) {

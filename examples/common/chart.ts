@@ -39,7 +39,7 @@ function ticks(low: number, high: number): number[] {
 /** Values of a noisy line, each averaged with those just before it; the first ones start no bias. */
 export function smooth(
   points: readonly (readonly [number, number])[],
-  keep = 0.95,
+  keep = 0.9,
 ): [number, number][] {
   let sum = 0;
   let weight = 0;

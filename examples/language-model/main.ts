@@ -21,7 +21,7 @@ const MODEL: Omit<ModelConfig, 'mixer'> = {
   headDim: 64,
   hidden: 352,
 };
-const BATCH = 8;
+const BATCH = 4;
 const LENGTH = 256;
 const SCHEDULE = { peak: 6e-3, warmup: 0.05, floor: 0.02 };
 /** The curve's held-out points are measured on this many bytes, the final figure on all. */
@@ -82,7 +82,11 @@ function learn(model: SequenceModel, corpus: Corpus, { budget, seed }: Options):
   return history;
 }
 
-function drawCurve(history: History, name: string, levels: { label: string; y: number }[]): string {
+function drawCurve(
+  history: History,
+  name: string,
+  baselines: { name: string; bits: number }[],
+): string {
   const file = path.join(OUT, `loss-${name}.svg`);
   saveChart(file, {
     title: `Language model with ${name}`,
@@ -93,7 +97,7 @@ function drawCurve(history: History, name: string, levels: { label: string; y: n
       { label: 'training, smoothed', color: '#4477aa', points: smooth(history.training) },
       { label: 'held out (first part)', color: '#cc3311', points: history.heldOut, dots: true },
     ],
-    levels,
+    levels: baselines.map((b) => ({ label: `${b.name} ${b.bits.toFixed(2)}`, y: b.bits })),
   });
   return file;
 }
@@ -121,9 +125,8 @@ function main(options: Options): void {
       `${mixer}: ${layers} blocks of width ${width}, ${count(model.parameters.count)} parameters; ` +
       `${getNumThreads()} threads, ${isa}\n`,
   );
-  const levels = ['single bytes', 'byte pairs', 'byte triples'].map((label, i) => {
-    const y = new NgramModel(corpus.train, i + 1).bitsPerByte(corpus.heldOut);
-    return { label: `${label} ${y.toFixed(2)}`, y };
+  const baselines = ['unigram', 'bigram', 'trigram'].map((name, i) => {
+    return { name, bits: new NgramModel(corpus.train, i + 1).bitsPerByte(corpus.heldOut) };
   });
   const history = learn(model, corpus, options);
   if (options.save) {
@@ -132,11 +135,9 @@ function main(options: Options): void {
   }
   const bits = bitsPerByte(model, corpus.heldOut, BATCH, LENGTH);
   console.log('\nheld-out text, bits per byte');
-  const names = ['unigram', 'bigram', 'trigram'];
-  levels.forEach(({ y }, i) => {
-    console.log(`  ${names[i].padEnd(14)} ${y.toFixed(3)}`);
-  });
-  console.log(`  ${mixer.padEnd(14)} ${bits.toFixed(3)}`);
+  for (const row of [...baselines, { name: mixer, bits }]) {
+    console.log(`  ${row.name.padEnd(18)} ${row.bits.toFixed(3)}`);
+  }
 
   write(model, options.prompt ?? 'The whale ', options.seed);
   const error = decodeError(model, corpus.heldOut.subarray(0, LENGTH), LENGTH / 2);
@@ -148,7 +149,7 @@ function main(options: Options): void {
   if (history.training.length > 0) {
     const steps = history.training.length;
     console.log(`${count(steps)} steps, ${count(history.tokensPerSecond)} tokens/s in training`);
-    console.log(`loss curve: ${drawCurve(history, mixer, levels)}`);
+    console.log(`loss curve: ${drawCurve(history, mixer, baselines)}`);
   }
 }
 

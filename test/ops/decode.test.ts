@@ -1,13 +1,13 @@
 /** One sequence, cut anywhere: forms, splits and the in-place state agree. */
 import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
-import { createState, recurrence, recurrenceSync } from '../../ts/index';
 import type { RecurrenceOptions, Tensor } from '../../ts/index';
-import { makeProblem } from '../support/cases.ts';
+import { createState, recurrence, recurrenceSync } from '../../ts/index';
 import type { Problem, ProblemSpec } from '../support/cases.ts';
+import { makeProblem } from '../support/cases.ts';
 import { expectWithin, rowFor } from '../support/compare.ts';
-import { cells, nameOf } from '../support/native.ts';
 import type { Cell } from '../support/native.ts';
+import { cells, nameOf } from '../support/native.ts';
 import { join, tokensOf } from '../support/slices.ts';
 import type { Tensor32 } from '../support/tensor.ts';
 

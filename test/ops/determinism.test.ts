@@ -1,6 +1,7 @@
 /** The same bits: any number of threads, every run, any batch, both forms of a call. */
 import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
+import type { Tensor } from '../../ts/index';
 import {
   getNumThreads,
   recurrence,
@@ -9,11 +10,10 @@ import {
   recurrenceSync,
   setNumThreads,
 } from '../../ts/index';
-import type { Tensor } from '../../ts/index';
-import { makeProblem } from '../support/cases.ts';
 import type { Problem, ProblemSpec } from '../support/cases.ts';
-import { cells, nameOf } from '../support/native.ts';
+import { makeProblem } from '../support/cases.ts';
 import type { Cell } from '../support/native.ts';
+import { cells, nameOf } from '../support/native.ts';
 import { batchRowOf, slice } from '../support/slices.ts';
 
 type Named = Record<string, Tensor>;

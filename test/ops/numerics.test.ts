@@ -1,12 +1,12 @@
 /** Where float32 is easily lost: resets, slow and strong gates, saturated betas, NaN. */
 import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
-import { recurrenceBackwardSync, recurrenceSync } from '../../ts/index';
 import type { RecurrenceOptions } from '../../ts/index';
-import { makeProblem } from '../support/cases.ts';
+import { recurrenceBackwardSync, recurrenceSync } from '../../ts/index';
 import type { Gate, Problem, ProblemSpec } from '../support/cases.ts';
-import { cells, checkProblem, comparisons, nameOf } from '../support/native.ts';
+import { makeProblem } from '../support/cases.ts';
 import type { Cell } from '../support/native.ts';
+import { cells, checkProblem, comparisons, nameOf } from '../support/native.ts';
 import { Random } from '../support/random.ts';
 import { tokensOf } from '../support/slices.ts';
 import type { Tensor32 } from '../support/tensor.ts';
@@ -32,7 +32,17 @@ const resets = suite('numerics: resets');
 
 for (const cell of gatedCells) {
   for (const value of [-104.5, -1e4, -Infinity]) {
-    const spec: ProblemSpec = { B: 1, T: 40, H: 1, HV: 2, K: 18, V: 21, seed: 3, ...states, ...cell };
+    const spec: ProblemSpec = {
+      B: 1,
+      T: 40,
+      H: 1,
+      HV: 2,
+      K: 18,
+      V: 21,
+      seed: 3,
+      ...states,
+      ...cell,
+    };
     resets(`${nameOf(cell)}: all gates ${value}`, () => {
       checkProblem(spec, { edit: ({ g }) => g!.data.fill(value) });
     });
@@ -151,7 +161,17 @@ const PATTERNS: Record<string, number[]> = {
 };
 
 for (const cell of gatedCells) {
-  const spec: ProblemSpec = { B: 1, T: 50, H: 1, HV: 2, K: 17, V: 20, seed: 12, ...states, ...cell };
+  const spec: ProblemSpec = {
+    B: 1,
+    T: 50,
+    H: 1,
+    HV: 2,
+    K: 17,
+    V: 20,
+    seed: 12,
+    ...states,
+    ...cell,
+  };
   decays(`${nameOf(cell)}: positive gates`, () => {
     checkProblem({ ...spec, gateScale: -1 / 16 }, { cancels: cell.gate === 'head' });
   });
@@ -182,7 +202,17 @@ decays.run();
 const inputs = suite('numerics: saturated inputs');
 
 for (const cell of fewCells) {
-  const spec: ProblemSpec = { B: 1, T: 50, H: 1, HV: 2, K: 17, V: 20, seed: 14, ...states, ...cell };
+  const spec: ProblemSpec = {
+    B: 1,
+    T: 50,
+    H: 1,
+    HV: 2,
+    K: 17,
+    V: 20,
+    seed: 14,
+    ...states,
+    ...cell,
+  };
   const cancels = cell.gate === 'head';
   if (cell.update === 'delta') {
     for (const beta of [0, 1, 2]) {
@@ -253,9 +283,15 @@ for (const cell of fewCells) {
       const chunk = Math.floor(first / chunkSize) * chunkSize;
       const inside = touched(cell, { mode: 'chunk', chunkSize }, inV);
       assert.ok(inside.length >= T - first, 'what depends on it');
-      assert.ok(inside.every(([b, t, h]) => b === 1 && t >= chunk && h === 1), 'v');
+      assert.ok(
+        inside.every(([b, t, h]) => b === 1 && t >= chunk && h === 1),
+        'v',
+      );
       const byKey = touched(cell, { mode: 'chunk', chunkSize }, inK);
-      assert.ok(byKey.every(([b, t, h]) => b === 0 && t >= chunk && h >= 2), 'k');
+      assert.ok(
+        byKey.every(([b, t, h]) => b === 0 && t >= chunk && h >= 2),
+        'k',
+      );
     }
   });
 

@@ -1,17 +1,17 @@
 /** Every preset, forward and backward, against the float64 reference of its paper. */
 import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
-import * as rankone from '../../ts/index';
 import type { Tensor } from '../../ts/index';
+import * as rankone from '../../ts/index';
 import * as reference from '../reference/presets.ts';
-import { makeProblem } from '../support/cases.ts';
 import type { Gate, ProblemSpec, Update } from '../support/cases.ts';
-import { contract, expectWithin, layouts } from '../support/compare.ts';
+import { makeProblem } from '../support/cases.ts';
 import type { Row } from '../support/compare.ts';
+import { contract, expectWithin, layouts } from '../support/compare.ts';
 import { compare, pick, sensitivity } from '../support/native.ts';
 import { Random } from '../support/random.ts';
-import { sizeOf } from '../support/tensor.ts';
 import type { Tensor32, Tensor64 } from '../support/tensor.ts';
+import { sizeOf } from '../support/tensor.ts';
 
 type Results = Record<string, Tensor | undefined>;
 type Sync = (inputs: object, options?: object) => Results;

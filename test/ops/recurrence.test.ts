@@ -9,11 +9,11 @@ import {
   retentionSync,
 } from '../../ts/index';
 import { backward, forward } from '../reference/recurrence.ts';
-import { makeProblem } from '../support/cases.ts';
 import type { ProblemSpec } from '../support/cases.ts';
+import { makeProblem } from '../support/cases.ts';
 import { goldenFiles, loadGolden } from '../support/golden.ts';
-import { cells, checkProblem, compare, comparisons, nameOf, pick } from '../support/native.ts';
 import type { Cell } from '../support/native.ts';
+import { cells, checkProblem, compare, comparisons, nameOf, pick } from '../support/native.ts';
 
 const golden = suite('recurrence: golden vectors');
 
@@ -52,7 +52,7 @@ golden.run();
 const drawn = suite('recurrence: drawn shapes');
 
 // Elements of state traffic that a drawn problem may cost the float64 reference.
-const BUDGET = 800_000;
+const BUDGET = 400_000;
 
 const odd = [1, 2, 3, 5, 7, 13, 17, 31, 33, 63, 65, 67, 97, 127, 129, 131, 193, 199];
 const width = fc.oneof(fc.integer({ min: 1, max: 200 }), fc.constantFrom(...odd));

@@ -4,8 +4,8 @@
  * betaMax * sigmoid(normal).
  */
 import { Random } from './random.ts';
-import { sizeOf } from './tensor.ts';
 import type { Tensor32 } from './tensor.ts';
+import { sizeOf } from './tensor.ts';
 
 export const gates = ['none', 'head', 'token', 'channel'] as const;
 export const updates = ['additive', 'delta'] as const;

@@ -110,7 +110,10 @@ compare('packed sequences are rows of their own', () => {
   out[5] *= 1 + 1e-5;
   expectWithin('whole', out, ref, [1, 6, 1], o);
   const message = /worst row \[0,0,2\]/;
-  assert.throws(() => expectWithin('packed', out, ref, [1, 6, 1], o, { cuSeqlens: [0, 2, 2, 3] }), message);
+  assert.throws(
+    () => expectWithin('packed', out, ref, [1, 6, 1], o, { cuSeqlens: [0, 2, 2, 3] }),
+    message,
+  );
 });
 
 compare('noise forgives its own row and token, and no more', () => {

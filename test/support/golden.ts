@@ -1,8 +1,8 @@
 /** The golden vectors as calls: arguments, options, and the outputs and gradients expected. */
 import { readdirSync } from 'node:fs';
 import path from 'node:path';
-import { readSafetensors } from './safetensors.ts';
 import type { StoredTensor } from './safetensors.ts';
+import { readSafetensors } from './safetensors.ts';
 import type { Tensor32, Tensor64 } from './tensor.ts';
 
 export interface Golden {

@@ -1,12 +1,13 @@
 /** Native calls on problems of the grid, held against the float64 reference. */
-import { recurrenceBackwardSync, recurrenceSync } from '../../ts/index';
+
 import type { RecurrenceBackwardOptions, RecurrenceOptions, Tensor } from '../../ts/index';
-import { backward, forward } from '../reference/recurrence.ts';
+import { recurrenceBackwardSync, recurrenceSync } from '../../ts/index';
 import type { RecurrenceOptions as ReferenceOptions } from '../reference/recurrence.ts';
-import { describeProblem, gates, makeProblem } from './cases.ts';
+import { backward, forward } from '../reference/recurrence.ts';
 import type { Gate, Problem, ProblemSpec, Update } from './cases.ts';
-import { expectWithin, rowFor } from './compare.ts';
+import { describeProblem, gates, makeProblem } from './cases.ts';
 import type { TensorName } from './compare.ts';
+import { expectWithin, rowFor } from './compare.ts';
 import { Random } from './random.ts';
 import type { Tensor64, TensorLike } from './tensor.ts';
 

@@ -1,7 +1,7 @@
 /** Parts of problems: stretches of tokens, single batch rows. */
 import type { Problem } from './cases.ts';
-import { sizeOf } from './tensor.ts';
 import type { Tensor32 } from './tensor.ts';
+import { sizeOf } from './tensor.ts';
 
 /** Indices [from, to) of an axis, as a tensor of its own. */
 export function slice({ data, shape }: Tensor32, axis: number, from: number, to: number): Tensor32 {

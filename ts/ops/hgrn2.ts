@@ -31,7 +31,10 @@ export interface Hgrn2BackwardInputs extends OutputGradients {
 }
 
 /** Options of {@link hgrn2Backward}. */
-export type Hgrn2BackwardOptions = BackwardOptions<'dq' | 'dv' | 'dg' | 'dInitialState'>;
+export type Hgrn2BackwardOptions = Omit<
+  BackwardOptions<'dq' | 'dv' | 'dg' | 'dInitialState'>,
+  'gradDtype'
+>;
 
 /** What {@link hgrn2Backward} returns. */
 export interface Hgrn2BackwardResult {

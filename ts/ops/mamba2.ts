@@ -65,10 +65,7 @@ export interface Mamba2BackwardInputs extends Omit<Mamba2Inputs, 'state'> {
 /** Options of {@link mamba2Backward}. */
 export interface Mamba2BackwardOptions
   extends Mamba2CommonOptions,
-    CallOptions<'dx' | 'ddt' | 'dA' | 'dB' | 'dC' | 'dD' | 'dDtBias' | 'dInitialState'> {
-  /** dtype of the gradients; default `'f32'`. */
-  gradDtype?: 'f32' | 'input';
-}
+    CallOptions<'dx' | 'ddt' | 'dA' | 'dB' | 'dC' | 'dD' | 'dDtBias' | 'dInitialState'> {}
 
 /** What {@link mamba2Backward} returns: one gradient per input, of its shape. */
 export interface Mamba2BackwardResult {

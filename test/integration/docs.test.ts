@@ -1,0 +1,47 @@
+// Every public symbol is documented, and the README's first example runs.
+import { spawnSync } from 'node:child_process';
+import fs from 'node:fs';
+import path from 'node:path';
+import { test } from 'uvu';
+import * as assert from 'uvu/assert';
+
+const root = path.join(__dirname, '../..');
+
+test('every export of the package has a TSDoc comment', () => {
+  const index = fs.readFileSync(path.join(root, 'ts/index.ts'), 'utf8');
+  const modules = [...index.matchAll(/from '\.\/(.+)'/g)].map((m) => `ts/${m[1]}.ts`);
+  assert.ok(modules.length > 10);
+  let seen = 0;
+  for (const file of modules) {
+    const lines = fs.readFileSync(path.join(root, file), 'utf8').split('\n');
+    for (const [i, line] of lines.entries()) {
+      const name = /^export (?:declare )?(?:const|function|class|interface|type) (\w+)/.exec(
+        line,
+      )?.[1];
+      if (!name) continue;
+      const overload = lines[i - 1].endsWith(';') && line.startsWith(`export function ${name}(`);
+      seen++;
+      if (!overload) assert.ok(lines[i - 1].trimEnd().endsWith('*/'), `${file}:${i + 1} ${name}`);
+    }
+  }
+  assert.ok(seen > 150, `${seen} symbols`);
+});
+
+test('the first example of the README runs', () => {
+  const readme = fs.readFileSync(path.join(root, 'README.md'), 'utf8');
+  const code = /```ts\n([\s\S]+?)```/.exec(readme)![1];
+  const file = path.join(root, 'dist', 'readme-example.mts'); // inside of the package, which may name itself
+  fs.writeFileSync(file, code);
+  try {
+    const { status, stdout, stderr } = spawnSync(process.execPath, ['--import', 'tsx', file], {
+      cwd: root,
+      encoding: 'utf8',
+    });
+    assert.is(status, 0, stderr);
+    assert.is(stdout, '[ 1, 128, 4, 64 ]\n[ 1, 1, 4, 64 ]\n');
+  } finally {
+    fs.rmSync(file);
+  }
+});
+
+test.run();

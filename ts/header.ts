@@ -1,0 +1,90 @@
+// Tensors <-> their places in a call's header: [rank, dtype, dimensions...].
+import { description } from './binding';
+import { rangeError, show, typeError } from './errors';
+
+/** Numbers per tensor in a header. @internal */
+export const TENSOR = 2 + description.maxRank;
+const DTYPES = ['f32', 'bf16', 'f16', 'i32', 'i64'];
+const ARRAYS: Record<string, string[]> = {
+  Float32Array: ['f32'],
+  Uint16Array: ['bf16', 'f16'],
+  Float16Array: ['f16'],
+  Int32Array: ['i32'],
+  BigInt64Array: ['i64'],
+};
+const arrayTag = Object.getOwnPropertyDescriptor(
+  Object.getPrototypeOf(Uint8Array.prototype),
+  Symbol.toStringTag,
+)!.get!;
+
+function dtypeOf(operation: string, name: string, data: unknown, dtype: unknown): number {
+  if (data instanceof Float32Array && (dtype === undefined || dtype === 'f32')) return 0;
+  if (dtype !== undefined && !DTYPES.includes(dtype as string))
+    throw typeError(operation, `${name}: expected dtype ${DTYPES.join(', ')}, got ${show(dtype)}`);
+  // The tag is read by the getter itself, so arrays of another realm count and look-alikes do not.
+  const kind = arrayTag.call(data) as string | undefined;
+  const legal = kind === undefined ? undefined : ARRAYS[kind];
+  if (!legal)
+    throw typeError(
+      operation,
+      `${name}: expected data in a ${dtype === 'i32' ? 'Int32Array' : 'Float32Array'}, got ${show(data)}`,
+    );
+  if (dtype === undefined) {
+    if (legal.length > 1)
+      throw typeError(
+        operation,
+        `${name}: expected dtype 'bf16' or 'f16' beside a ${kind}, got none`,
+      );
+    return DTYPES.indexOf(legal[0]);
+  }
+  if (!legal.includes(dtype as string))
+    throw typeError(
+      operation,
+      `${name}: expected dtype ${legal.join(' or ')} beside a ${kind}, got ${show(dtype)}`,
+    );
+  return DTYPES.indexOf(dtype as string);
+}
+
+/** Writes a tensor's numbers into the header and returns its array. @internal */
+export function writeTensor(
+  operation: string,
+  name: string,
+  tensor: any,
+  header: Float64Array,
+  at: number,
+): unknown {
+  if (typeof tensor !== 'object' || tensor === null)
+    throw typeError(operation, `${name}: expected a tensor {data, shape}, got ${show(tensor)}`);
+  const data = tensor.data;
+  const shape = tensor.shape;
+  header[at + 1] = dtypeOf(operation, name, data, tensor.dtype);
+  if (!Array.isArray(shape))
+    throw typeError(
+      operation,
+      `${name}: expected shape to be an array of numbers, got ${show(shape)}`,
+    );
+  const rank = shape.length;
+  if (rank > description.maxRank)
+    throw rangeError(
+      operation,
+      `${name}: expected a shape of at most ${description.maxRank} dimensions, got ${rank}`,
+    );
+  for (let i = 0; i < rank; i++) {
+    const d = shape[i];
+    if (!Number.isSafeInteger(d) || d < 0) {
+      const text = `${name}: expected a shape of non-negative integers, got ${show(d)} at ${i}`;
+      throw typeof d === 'number' ? rangeError(operation, text) : typeError(operation, text);
+    }
+    header[at + 2 + i] = d;
+  }
+  header[at] = rank;
+  return data;
+}
+
+/** @internal */
+export function readShape(header: Float64Array, at: number): number[] {
+  const rank = header[at];
+  const shape: number[] = [];
+  for (let i = 0; i < rank; i++) shape.push(header[at + 2 + i]);
+  return shape;
+}
