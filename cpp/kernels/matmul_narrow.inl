@@ -5,7 +5,7 @@ namespace RANKONE_ISA_NS {
 namespace {
 
 constexpr int kNarrow = 8;
-constexpr int kNarrowRows = 4;  // the same for a b that isCompact()
+constexpr int kNarrowRows = kLanes == 16 ? 4 : kNarrow;  // the same for a b that isCompact()
 constexpr int64_t kDotColumns = 64;        // of a task, where w runs along K
 constexpr int64_t kStripeFloats = 4096;    // of the piece of y, all rows together, that stays in L1 where it does not
 constexpr int64_t kChunkFloats = 1 << 18;  // of w, where K is cut

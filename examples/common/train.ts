@@ -24,6 +24,10 @@ export interface TrainOptions {
   onStep?(report: StepReport): void;
 }
 
+export function isEmpty(budget: Budget): boolean {
+  return ('steps' in budget ? budget.steps : budget.seconds) <= 0;
+}
+
 /** Runs `learn` (forward and backward of one batch, returning its loss) and the optimizer until the budget is spent. */
 export function train(
   parameters: Parameters,
@@ -32,12 +36,10 @@ export function train(
 ): void {
   const optimizer = new AdamW(parameters.list, adamW);
   const start = performance.now();
-  let progress = 0;
+  // A budget of nothing is spent at once.
+  let progress = isEmpty(budget) ? 1 : 0;
   for (let step = 1; progress < 1; step++) {
-    if ('steps' in budget) {
-      if (step > budget.steps) return;
-      progress = step / budget.steps;
-    }
+    if ('steps' in budget) progress = step / budget.steps;
     parameters.clear();
     const loss = learn(step);
     const gradientNorm = clipGradients(parameters.list, clip);

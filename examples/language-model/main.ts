@@ -9,7 +9,7 @@ import { type ModelConfig, SequenceModel } from '../common/model.ts';
 import { Progress } from '../common/progress.ts';
 import { Random } from '../common/random.ts';
 import { generate } from '../common/sample.ts';
-import { train } from '../common/train.ts';
+import { isEmpty, train } from '../common/train.ts';
 import { NgramModel } from './ngram.ts';
 import { HELP, type Options, parseOptions } from './options.ts';
 import { type Corpus, loadCorpus } from './text.ts';
@@ -56,6 +56,7 @@ function learn(model: SequenceModel, corpus: Corpus, { budget, seed }: Options):
   const random = new Random(seed + 1);
   const glimpse = corpus.heldOut.subarray(0, GLIMPSE + 1);
   const history: History = { training: [], heldOut: [], tokensPerSecond: 0 };
+  if (isEmpty(budget)) return history;
   const progress = new Progress();
   let glimpses = 0;
   train(model.parameters, () => model.learn(randomBatch(corpus.train, BATCH, LENGTH, random)), {

@@ -226,6 +226,21 @@ test('options: defaults, and errors for what is not one', () => {
   assert.throws(() => parseOptions(['--steps', '5', '--seconds', '5']), /exclude/);
 });
 
+test('training by steps takes so many, and none for nothing', () => {
+  assert.is(trained('deltaNet', 3).losses.length, 3);
+  const model = small('deltaNet');
+  for (const budget of [{ steps: 0 }, { seconds: 0 }]) {
+    const learn = () => {
+      throw new Error('a step');
+    };
+    train(model.parameters, learn, {
+      budget,
+      schedule: { peak: 1, warmup: 0, floor: 0 },
+      clip: 1,
+    });
+  }
+});
+
 test('learning rate: up in a line, down to the floor', () => {
   const schedule = { peak: 2, warmup: 0.1, floor: 0.1 };
   const rates = [0, 0.05, 0.1, 0.55, 1].map((p) => cosine(schedule, p));

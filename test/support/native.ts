@@ -54,12 +54,17 @@ export function checkProblem(spec: ProblemSpec, { cancels, edit }: CheckOptions 
   const run = (given: Problem): References => reference(given, spec);
   const expected = run(problem);
   let shaken: References | undefined;
-  const noise = cancels ? () => (shaken ??= sensitivity(problem, run)) : undefined;
+  const noise = (): References => {
+    shaken ??= sensitivity(problem, run);
+    if (spec.gate === 'head') shaken.dg = termsOfHeadGate(problem, spec);
+    return shaken;
+  };
   const { dO, dFinalState, ...inputs } = problem;
   const given: ReferenceOptions = { numHouseholder: spec.n ?? 1, update: spec.update };
   const check = (form: string, actual: Results): void => {
     for (const [name, tensor] of Object.entries(actual)) {
-      if (tensor) compare(`${label}: ${name}, ${form}`, name, tensor, expected, spec.T, noise);
+      if (tensor)
+        compare(`${label}: ${name}, ${form}`, name, tensor, expected, spec.T, cancels && noise);
     }
   };
   for (const form of FORMS) {
@@ -111,7 +116,7 @@ export function compare(
   actual: Tensor,
   expected: References,
   T: number,
-  noise?: () => References,
+  noise?: false | (() => References),
 ): void {
   const ref = expected[name];
   if (!ref) throw new Error(`${label}: no reference`);
@@ -154,6 +159,23 @@ export function sensitivity<T extends object>(
     return [name, { data, shape: x!.shape }];
   });
   return Object.fromEntries(moved) as References;
+}
+
+/** One rounding of the terms that the gradient of a head's gate sums: dg of each token and channel. */
+function termsOfHeadGate(problem: Problem, spec: ProblemSpec): Tensor64 {
+  const { B, T, K } = spec;
+  const [, , HV] = problem.v.shape;
+  const g = { data: new Float64Array(B * T * HV * K), shape: [B, T, HV, K] };
+  const headOf = (i: number): number => Math.floor(i / K) % HV;
+  g.data.forEach((_, i) => {
+    g.data[i] = problem.g!.data[headOf(i)];
+  });
+  const { dg } = backward({ ...problem, g }, { numHouseholder: spec.n ?? 1 });
+  const terms = { data: new Float64Array(HV), shape: [HV] };
+  dg!.data.forEach((x, i) => {
+    terms.data[headOf(i)] += Math.abs(x) / 2 ** 23;
+  });
+  return terms;
 }
 
 /** A result tensor that holds NaN, so that an element never written shows. */
