@@ -5,12 +5,7 @@
 // about sqrt of that. The order depends on the shape alone, so the bits do not depend on the threads. Blocking after
 // Goto and van de Geijn, "Anatomy of High-Performance Matrix Multiplication" (2008): a slab of a is packed for all
 // tasks, every task packs its columns of b, and a panel of b stays in L2 while the slab streams past.
-// clang-format off: in order of use
-#include "kernels/matmul_pack.inl"
-#include "kernels/matmul_tile.inl"
-#include "kernels/matmul_block.inl"
 #include "kernels/matmul_narrow.inl"
-// clang-format on
 
 namespace rankone {
 namespace RANKONE_ISA_NS {

@@ -1,4 +1,6 @@
 // matmul with both sides long: packed panels of both operands, a micro kernel over tiles of y. Part of matmul.inl.
+#include "kernels/matmul_tile.inl"
+
 namespace rankone {
 namespace RANKONE_ISA_NS {
 namespace {
@@ -16,8 +18,8 @@ int64_t evenPieces(int64_t size, int64_t most, int64_t unit) {
   return roundUp((size + pieces - 1) / pieces, unit);
 }
 
-// Whether the micro kernel may read b's columns where they stand: for a few rows that is faster than a copy, unless b is
-// so large that every step lands on a page of its own.
+// Whether the micro kernel may read b's columns where they stand: for a few rows that is faster than a copy, unless b
+// is so large that every step lands on a page of its own.
 bool isCompact(const MatmulArgs& p) { return !p.transposeB && p.K * p.N <= int64_t{1} << 20; }
 
 // A slab of rows of y and a block of K; its tasks are rectangles of y, cut by shape alone.

@@ -1,12 +1,14 @@
 // matmul with one short side (decode: one to eight rows), bound by the memory traffic of the other operand, which is
 // read once, as it lies, and never packed. x [R,K] is the short operand, w the long one. Part of matmul.inl.
+#include "kernels/matmul_block.inl"
+
 namespace rankone {
 namespace RANKONE_ISA_NS {
 namespace {
 
 constexpr int kNarrow = 8;
 constexpr int kNarrowRows = kLanes == 16 ? 4 : kNarrow;  // the same for a b that isCompact()
-constexpr int64_t kDotColumns = 64;        // of a task, where w runs along K
+constexpr int64_t kDotColumns = 64;                      // of a task, where w runs along K
 constexpr int64_t kStripeFloats = 4096;    // of the piece of y, all rows together, that stays in L1 where it does not
 constexpr int64_t kChunkFloats = 1 << 18;  // of w, where K is cut
 constexpr int64_t kMaxChunks = 16;

@@ -1,4 +1,6 @@
 // The micro kernel of matmul: a block of MR x NV vectors of y stays in registers while K runs. Part of matmul.inl.
+#include "kernels/matmul_pack.inl"
+
 namespace rankone {
 namespace RANKONE_ISA_NS {
 namespace {

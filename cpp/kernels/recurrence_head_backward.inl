@@ -231,7 +231,10 @@ class HeadBackward {
     if (Update::kDelta) transposed(XT_ + half, Xp_, Kp_, c_, X_ + CT_ * Kp_, Kp_);
     transposed(YT_, Cp_, Kp_, c_, Y_, Kp_);
     grams();
-    if (kGated && (a_.dg || dgHead_)) gateGradient();
+    if (kGated && (a_.dg || dgHead_)) {
+      ct_ == 1 ? outerGateGradient(S0) : gateGradient();
+      writeGateGradient();
+    }
     addInnerTerms();
     writeGradients();
   }
@@ -433,6 +436,21 @@ class HeadBackward {
     }
   }
 
+  // A single token's gate stands outside of the piece: dg is the row's product of what it had and what it owes, and the
+  // sum over paths, which n erasing steps of a small K can make cancel, is not needed. D_ is decayed already.
+  void outerGateGradient(const float* S0) {
+    std::memset(dg_, 0, Kp_ * sizeof(float));
+    for (int64_t i = 0; i < a_.K; ++i) {
+      Vec all = zero();
+      for (int64_t j = 0; j < blocks_; ++j)
+        for (int e = 0; e < kVecs; ++e) {
+          const int64_t at = i * kBlock + e * kLanes;
+          all = fma(load(block(S0, j) + at), load(block(D_, j) + at), all);
+        }
+      dg_[i] = sum(all);
+    }
+  }
+
   // dg[t][i]: all paths from before t to t or later. X and Y hold the paths from S0 and to DC, not yet the inner ones.
   void gateGradient() {
     const int n = static_cast<int>(a_.n);
@@ -463,6 +481,9 @@ class HeadBackward {
         }
       }
     }
+  }
+
+  void writeGateGradient() {
     for (int t = 0; t < ct_; ++t) {
       const float* row = dg_ + t * Kp_;
       if constexpr (Gate::kPerChannel) {

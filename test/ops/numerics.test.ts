@@ -194,7 +194,7 @@ for (const cell of gatedCells) {
 
 decays('few of these results cancel', () => {
   const { made, noisy } = comparisons;
-  assert.ok(noisy <= made / 500, `${noisy} of ${made} comparisons needed their noise`);
+  assert.ok(noisy <= made / 200, `${noisy} of ${made} comparisons needed their noise`);
 });
 
 decays.run();

@@ -86,8 +86,9 @@ export interface ErrorOptions {
   noise?: ArrayLike<number>;
 }
 
-// How many roundings of the inputs an ill-conditioned result may be off, beside its row.
-const NOISE = 4;
+// How many roundings of the inputs an ill-conditioned result may be off, beside its row: long sums
+// collect more than the inputs' own.
+const NOISE = 16;
 
 // Below this a reference counts as zero: float32 has no relative precision left there.
 const TINY = 1e-30;
@@ -144,7 +145,7 @@ export function relativeErrors(
 /**
  * Throws unless `out` meets the row; the message says where the worst error is. `noise` is for drawn
  * problems whose result may cancel: by how much each element of the reference moves when the inputs
- * are rounded once. A few times its norm over a row (or token) is then forgiven there.
+ * are rounded once. A small multiple of its norm over a row (or token) is then forgiven there.
  */
 export function expectWithin(
   label: string,
