@@ -6,8 +6,8 @@ namespace rankone {
 namespace RANKONE_ISA_NS {
 
 SavedGeometry savedGeometry(int64_t T, int64_t n, int64_t K, int64_t V) {
-  // K = 1: a delta step can erase the whole state, and only single tokens keep the gate's gradient exact then.
-  const int64_t steps = K <= 64 && n == 1 ? 16 : kMaxChunkSteps, tokens = K == 1 ? 1 : steps / n;
+  // K = 1 or 2: a few delta steps can erase the whole state; single tokens keep the gate's gradient exact then.
+  const int64_t steps = K <= 64 && n == 1 ? 16 : kMaxChunkSteps, tokens = K <= 2 ? 1 : steps / n;
   const int64_t padded = roundUp(V, kBlock);
   return {tokens, (T + tokens - 1) / tokens, K * padded, padded};
 }

@@ -8,7 +8,7 @@
 //   dq = e^c (S0 dO + sum_j M1 k-_j)          dk = e^c (S0 dp + sum_{j<s} M2 k-_j) + e^-c (DC u + sum M1 q+ + sum_{s>j} M2 k+)
 // and dg_t as the sum over all paths that cross t: from S0 or a write before t, to DC or a read at or after t. Every term
 // is a product with its decay, so nothing cancels however strong the gates.
-// A chunk splits before a token that is a reset or takes |c| beyond kChunkFold; its inner start states are computed
+// A chunk splits before a token that is a reset or takes |c| beyond a limit; its inner start states are computed
 // again from S0 and u. Memory: T/chunk states and one residual row per step. Accumulation float32.
 // Sources: Yang et al. 2023 (chunkwise gated linear attention), Yang et al. 2024 (chunkwise delta rule).
 #include "kernels/recurrence_head_scan.inl"
@@ -17,7 +17,8 @@
 namespace rankone {
 namespace RANKONE_ISA_NS {
 
-constexpr float kChunkFold = 50.0f;
+// The second one holds where positive gates let states and gradients grow: their products with e^c must not overflow.
+constexpr float kChunkFold = 50.0f, kGrowingChunkFold = 20.0f;
 constexpr int kMaxChunkSteps = 32;
 
 template <class Gate, class Update>
@@ -87,6 +88,7 @@ class HeadBackward {
       else
         std::memset(block(D_, j), 0, a_.K * kBlock * sizeof(float));
     }
+    fold_ = foldLimit();
     for (int64_t chunk = geometry_.chunks - 1; chunk >= 0; --chunk) {
       if (a_.cancel && a_.cancel->load(std::memory_order_relaxed)) return;
       runChunk(chunk * CT_, a_.T < (chunk + 1) * CT_ ? a_.T : (chunk + 1) * CT_, states + chunk * geometry_.stateFloats,
@@ -129,6 +131,22 @@ class HeadBackward {
       runPiece(starts[x], starts[x + 1], x ? inner_.f32() + (x - 1) * size : S0, residuals);
   }
 
+  float foldLimit() const {
+    double growth = 0;
+    for (int64_t t = 0; t < a_.T && kGated; ++t) {
+      float most = 0;
+      if constexpr (Gate::kPerChannel) {
+        const float* g = Gate::logDecays(a_, b_, t, hv_);
+        for (int64_t i = 0; i < a_.K; ++i) most = g[i] > most ? g[i] : most;
+      } else {
+        const float g = Gate::logDecay(a_, b_, t, hv_);
+        most = g > 0 ? g : 0;
+      }
+      growth += most;
+    }
+    return growth > 10 ? kGrowingChunkFold : kChunkFold;
+  }
+
   int64_t pieceEnd(int64_t t0, int64_t t1) {
     if constexpr (!kGated) return t1;
     if constexpr (Gate::kPerChannel) {
@@ -138,7 +156,7 @@ class HeadBackward {
         int32_t over = 0;
         for (int64_t i = 0; i < a_.K; ++i) {
           sum_[i] += g[i];
-          over |= !(std::fabs(sum_[i]) <= kChunkFold && g[i] >= kResetBelow);
+          over |= !(std::fabs(sum_[i]) <= fold_ && g[i] >= kResetBelow);
         }
         if (over) return t;
       }
@@ -147,7 +165,7 @@ class HeadBackward {
       for (int64_t t = t0 + 1; t < t1; ++t) {
         const double g = Gate::logDecay(a_, b_, t, hv_);
         sum += g;
-        if (!(std::fabs(sum) <= kChunkFold && g >= kResetBelow)) return t;
+        if (!(std::fabs(sum) <= fold_ && g >= kResetBelow)) return t;
       }
     }
     return t1;
@@ -315,11 +333,11 @@ class HeadBackward {
         for (int64_t j = 0; j < blocks_; ++j)
           for (int e = 0; e < kVecs; ++e) {
             const int64_t at = i * kBlock + e * kLanes;
-            const Vec d = load(block(D_, j) + at) * by;
+            const Vec d = load(block(D_, j) + at);
             dot = fma(d, load(block(S0, j) + at), dot);
-            store(block(D_, j) + at, d);
+            store(block(D_, j) + at, d * by);
           }
-        paths[i] = gate1_[i] == 0 ? 0 : gate1_[i] * sum(dot);
+        paths[i] = gate1_[i] == 0 ? 0 : gate1_[i] * growEnd_[i] * sum(dot);
       }
     }
   }
@@ -569,6 +587,7 @@ class HeadBackward {
   float *writes_, *dbeta_, *zeroRow_;
   PairDots dots_[kMaxChunkSteps / 2 + 1];
   AlignedBuffer inner_;
+  float fold_ = kChunkFold;
   int64_t t0_ = 0;
   int ct_ = 0, c_ = 0;  // tokens and steps of the piece at hand
 };
