@@ -35,6 +35,7 @@ class HeadBackward {
         gradStride_(gradStride), dgHead_(dgHead),
         scratch_(scratchFloats()) {
     D_ = scratch_.take(blocks_ * a.K * kBlock);
+    S_ = kGated ? scratch_.take(blocks_ * a.K * kBlock) : nullptr;
     dO_ = scratch_.take(CT_ * Vp_);
     U_ = scratch_.take(C_ * Vp_);
     dP_ = scratch_.take(C_ * Vp_);
@@ -101,9 +102,9 @@ class HeadBackward {
  private:
   size_t scratchFloats() const {
     const size_t gates = Gate::kPerChannel ? CT_ * Kp_ : Cp_;
-    return blocks_ * a_.K * kBlock + CT_ * Vp_ + 3 * C_ * Vp_ + CT_ * Kp_ + 2 * C_ * Kp_ + 2 * gates + 3 * Kp_ +
+    return (kGated ? 2 : 1) * blocks_ * a_.K * kBlock + CT_ * Vp_ + 3 * C_ * Vp_ + CT_ * Kp_ + 2 * C_ * Kp_ + 2 * gates + 3 * Kp_ +
            Vp_ * (Cp_ + Xp_) + Kp_ * (Cp_ + Xp_) + (CT_ + 2 * C_) * Kp_ + (CT_ + C_) * Cp_ + (CT_ + 1) * Kp_ +
-           blocks_ * 4 * kBlock + C_ * kLanes + Kp_ + Vp_ + 25 * 16;
+           blocks_ * 4 * kBlock + C_ * kLanes + Kp_ + Vp_ + 26 * 16;
   }
 
   const float* block(const float* state, int64_t j) const { return state + j * a_.K * kBlock; }
@@ -228,7 +229,7 @@ class HeadBackward {
     c_ = ct_ * static_cast<int>(a_.n);
     packDecays();
     packRows(residuals);
-    leaveChunkEnd(S0);
+    const float* S = decayEnds(S0);
     // YT = DC U^T
     transposed(U_, Vp_, c_, Vp_, UT_, Cp_);
     product(a_.K, roundUp(c_, kLanes), {D_, kBlock, 1, kBlock, blocks_, a_.K * kBlock}, UT_, Cp_, YT_, Cp_, false);
@@ -237,10 +238,7 @@ class HeadBackward {
     const int64_t half = roundUp(ct_, kLanes), across = half + (Update::kDelta ? roundUp(c_, kLanes) : 0);
     transposed(dO_, Vp_, ct_, Vp_, GT_, Xp_);
     if (Update::kDelta) transposed(dP_, Vp_, c_, Vp_, GT_ + half, Xp_);
-    product(a_.K, across, {S0, kBlock, 1, kBlock, blocks_, a_.K * kBlock}, GT_, Xp_, XT_, Xp_, false);
-    for (int64_t i = 0; i < a_.K && kGated; ++i)
-      for (int64_t j = 0; j < across; j += kLanes)
-        store(XT_ + i * Xp_ + j, rescaled(load(XT_ + i * Xp_ + j), gate1_[i]));
+    product(a_.K, across, {S, kBlock, 1, kBlock, blocks_, a_.K * kBlock}, GT_, Xp_, XT_, Xp_, false);
     for (int64_t i = a_.K; i < Kp_; ++i) {
       std::memset(XT_ + i * Xp_, 0, Xp_ * sizeof(float));
       std::memset(YT_ + i * Cp_, 0, Cp_ * sizeof(float));
@@ -322,24 +320,26 @@ class HeadBackward {
     }
   }
 
-  // The gradient at the piece's end becomes the folded one; for dg, row by row its product with the first state.
-  void leaveChunkEnd(const float* S0) {
-    if constexpr (kGated) {
-      float* paths = dg_ + CT_ * Kp_;  // from S0 to DC
-      std::memset(paths, 0, Kp_ * sizeof(float));
-      for (int64_t i = 0; i < a_.K; ++i) {
-        Vec dot = zero();
-        const Vec by = splat(growEnd_[i]);
-        for (int64_t j = 0; j < blocks_; ++j)
-          for (int e = 0; e < kVecs; ++e) {
-            const int64_t at = i * kBlock + e * kLanes;
-            const Vec d = load(block(D_, j) + at);
-            dot = fma(d, load(block(S0, j) + at), dot);
-            store(block(D_, j) + at, d * by);
-          }
-        paths[i] = gate1_[i] == 0 ? 0 : gate1_[i] * growEnd_[i] * sum(dot);
-      }
+  // The first state takes its decay, the gradient at the piece's end becomes the folded one; for dg, row by row their
+  // product. Returns the decayed state.
+  const float* decayEnds(const float* S0) {
+    if constexpr (!kGated) return S0;
+    float* paths = dg_ + CT_ * Kp_;  // from S0 to DC
+    std::memset(paths, 0, Kp_ * sizeof(float));
+    for (int64_t i = 0; i < a_.K; ++i) {
+      Vec dot = zero();
+      const Vec by = splat(growEnd_[i]);
+      for (int64_t j = 0; j < blocks_; ++j)
+        for (int e = 0; e < kVecs; ++e) {
+          const int64_t at = i * kBlock + e * kLanes;
+          const Vec d = load(block(D_, j) + at), s = rescaled(load(block(S0, j) + at), gate1_[i]);
+          dot = fma(d, s, dot);
+          store(block(D_, j) + at, d * by);
+          store(block(S_, j) + at, s);
+        }
+      paths[i] = growEnd_[i] * sum(dot);
     }
+    return S_;
   }
 
   bool lastOfToken(int s) const { return s < c_ && s % a_.n == a_.n - 1; }
@@ -577,7 +577,7 @@ class HeadBackward {
   const int64_t gradStride_;
   double* dgHead_;
   Scratch scratch_;
-  float* D_;                                // [blocks][K][kBlock]
+  float *D_, *S_;                           // [blocks][K][kBlock] gradient; first state, decayed
   float *dO_, *U_, *dP_, *dV_;              // [tokens or steps][Vp]; dO times scale
   float *qPlus_, *kPlus_, *kMinus_;         // [tokens or steps][Kp]
   float *grow_, *shrink_;                   // e^c, e^-c: [tokens][Kp] per channel, else [tokens]

@@ -156,6 +156,7 @@ const PATTERNS: Record<string, number[]> = {
   'around -50': [-49.9, -50.1, -50],
   'halves of -50': [-25, -25.1, -24.9, -0.1, -12.5],
   'growth past 20 and back': [20.1, -20.1, 19.9, -20, 20, -40, 0.5],
+  'growth to e^45 and back': [45, -45, 22.5, 22.5, -45, 0.1, -30],
   'growth in steps': [10, 10.1, 9.9, -10, -10.1, -9.9, -20, -50],
   'resets between': [-1, -200, 12, -Infinity, -0.1, -104, -104.1, 3],
 };

@@ -127,21 +127,22 @@ cells.forEach((cell, index) => {
 for (const gate of ['head', 'token', 'channel'] as const) {
   for (const K of [1, 2, 3, 7]) {
     for (const n of [2, 3, 8]) {
-      // What is left of the state hardly depends on the gate: dg is a small difference of the terms
-      // that went in, and is held against those instead of against itself.
+      // Hardly anything is left of the state. A head's dg is one sum over tokens of what is left, and
+      // is held against the terms that went in; the others against themselves.
       listed(`erased states: ${gate}, K = ${K}, n = ${n}`, () => {
         const spec = { B: 1, T: 9, H: 1, K, V: 20, gate, update: 'delta', n, ...states } as const;
         const problem = makeProblem(spec);
         const options = { numHouseholder: n };
         const expected = backward(problem, options);
         const results = pick(recurrenceBackwardSync(problem, options), Object.keys(expected));
-        const { dg, ...others } = results;
-        for (const [name, tensor] of Object.entries(others)) {
+        for (const [name, tensor] of Object.entries(results)) {
+          if (name === 'dg' && gate === 'head') continue;
           compare(name, name, tensor, { ...expected }, spec.T);
         }
+        if (gate !== 'head') return;
         const { o } = forward(problem, options);
         const terms = Math.hypot(...o.data) * Math.hypot(...problem.dO.data);
-        const wrong = Math.hypot(...dg.data.map((x, i) => x - expected.dg!.data[i]));
+        const wrong = Math.hypot(...results.dg.data.map((x, i) => x - expected.dg!.data[i]));
         assert.ok(wrong <= 1e-6 * terms, `dg is off by ${wrong} of ${terms}`);
       });
     }
