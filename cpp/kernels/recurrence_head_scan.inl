@@ -22,7 +22,7 @@ struct Pair {
   float *q0, *q1;                      // packed queries, where read
   const float *v0, *v1;                // [V]
   float *o0, *o1;                      // [V], where read
-  float q0k0, q1k0, q1k1, k1k0;
+  float dots[4];                       // what the steps owe each other: q0.k0, q1.k0, q1.k1, k1.k0
 };
 
 // One value head, column blocks [block0, block1). Shared by the forward and by the backward's recomputation.
@@ -203,20 +203,27 @@ class HeadScan {
 
   // Keys and queries go in as they are (queries times scale): values and outputs carry the decay.
   void packScalarPair(int64_t s0, Pair& pair) {
-    const int s = pair.first;
-    const int64_t step = s0 + s;
-    const float *ka = a_.kRow(b_, step, hv_), *kb = pair.two ? a_.kRow(b_, step + 1, hv_) : zeroRow_;
-    const float* qa = pair.read0 ? a_.qRow(b_, tokenOf(step), hv_) : zeroRow_;
-    const float* qb = pair.read1 ? a_.qRow(b_, tokenOf(step + 1), hv_) : zeroRow_;
-    float *k0 = kRead_ + s * ld_, *k1 = k0 + ld_;
+    pair.two && pair.read0 && pair.read1 ? packScalarRows<true>(s0, pair) : packScalarRows<false>(s0, pair);
+  }
+
+  // kAll: all four rows are there, as they are for n = 1.
+  template <bool kAll>
+  void packScalarRows(int64_t s0, Pair& pair) {
+    const int64_t step = s0 + pair.first;
+    const bool two = kAll || pair.two, read0 = kAll || pair.read0, read1 = kAll || pair.read1;
+    const float *ka = a_.kRow(b_, step, hv_), *kb = two ? a_.kRow(b_, step + 1, hv_) : zeroRow_;
+    const float* qa = read0 ? a_.qRow(b_, tokenOf(step), hv_) : zeroRow_;
+    const float* qb = read1 ? a_.qRow(b_, tokenOf(step + 1), hv_) : zeroRow_;
+    float *k0 = kRead_ + pair.first * ld_, *k1 = k0 + ld_, *q0 = pair.q0, *q1 = pair.q1;
+    const Vec scale = splat(a_.scale);
     Vec q0k0 = zero(), q1k0 = zero(), q1k1 = zero(), k1k0 = zero();
     const auto body = [&](int64_t i, Vec x0, Vec x1, Vec y0, Vec y1) __attribute__((always_inline)) {
-      y0 *= a_.scale;
-      y1 *= a_.scale;
+      y0 *= scale;
+      y1 *= scale;
       store(k0 + i, x0);
-      if (pair.two) store(k1 + i, x1);
-      if (pair.read0) store(pair.q0 + i, y0);
-      if (pair.read1) store(pair.q1 + i, y1);
+      if (two) store(k1 + i, x1);
+      if (read0) store(q0 + i, y0);
+      if (read1) store(q1 + i, y1);
       if constexpr (Update::kDelta) {
         q0k0 = fma(y0, x0, q0k0);
         q1k0 = fma(y1, x0, q1k0);
@@ -229,7 +236,7 @@ class HeadScan {
     if (const int left = static_cast<int>(a_.K - whole))
       body(whole, loadPart(ka + whole, left), loadPart(kb + whole, left), loadPart(qa + whole, left),
            loadPart(qb + whole, left));
-    if constexpr (Update::kDelta) pair.q0k0 = sum(q0k0), pair.q1k0 = sum(q1k0), pair.q1k1 = sum(q1k1), pair.k1k0 = sum(k1k0);
+    if constexpr (Update::kDelta) sums(q0k0, q1k0, q1k1, k1k0, pair.dots);
   }
 
   // A gate per channel: reads see k e^c and q e^c, writes k e^-c. Returns how many steps the pair took.
@@ -294,7 +301,7 @@ class HeadScan {
       store(grow_ + i, grow);
       store(shrink_ + i, shrink);
     }
-    if constexpr (Update::kDelta) pair.q0k0 = sum(q0k0), pair.q1k0 = sum(q1k0), pair.q1k1 = sum(q1k1), pair.k1k0 = sum(k1k0);
+    if constexpr (Update::kDelta) sums(q0k0, q1k0, q1k1, k1k0, pair.dots);
     return two ? 2 : 1;
   }
 
@@ -344,13 +351,13 @@ class HeadScan {
       for (int e = 0; e < kVecs; ++e) {
         const Vec x0 = load(v0 + e * kLanes), x1 = load(v1 + e * kLanes);
         const Vec u0 = fma(splat(-b0), p[e], x0 * splat(b0 * i0));
-        const Vec p1 = fma(splat(pair.k1k0), u0, p[kVecs + e]);
+        const Vec p1 = fma(splat(pair.dots[3]), u0, p[kVecs + e]);
         const Vec u1 = fma(splat(-b1), p1, x1 * splat(b1 * i1));
         u[e] = u0;
         u[kVecs + e] = u1;
-        if (pair.read0) store(o0 + e * kLanes, fma(splat(pair.q0k0), u0, r[e]) * splat(d0));
+        if (pair.read0) store(o0 + e * kLanes, fma(splat(pair.dots[0]), u0, r[e]) * splat(d0));
         if (pair.read1)
-          store(o1 + e * kLanes, fma(splat(pair.q1k1), u1, fma(splat(pair.q1k0), u0, r[kVecs + e])) * splat(d1));
+          store(o1 + e * kLanes, fma(splat(pair.dots[2]), u1, fma(splat(pair.dots[1]), u0, r[kVecs + e])) * splat(d1));
         if (a_.savedResiduals) {
           float* to = residual(s0 + s, column) + e * kLanes;
           store(to, fnma(splat(d0), p[e], x0));
