@@ -8,10 +8,10 @@
 namespace rankone {
 
 enum class ErrorKind {
-  Type,    // a wrong type, dtype or a missing argument
-  Range,   // a wrong shape, size or value, or memory that cannot be had
-  State,   // an object that is disposed, busy or poisoned
-  Abort,   // the caller's AbortSignal
+  Type,   // a wrong type, dtype or a missing argument
+  Range,  // a wrong shape, size or value, or memory that cannot be had
+  State,  // an object that is disposed, busy or poisoned
+  Abort,  // the caller's AbortSignal
 };
 
 class Error : public std::runtime_error {

@@ -60,9 +60,9 @@ RANKONE_TARGET_END
 #undef RANKONE_ISA_NS
 #undef RANKONE_LEVEL
 
-#define RANKONE_PICK(f)                                                                    \
-  (::rankone::activeIsa() == ::rankone::Isa::Avx512 ? ::rankone::avx512::f                 \
-   : ::rankone::activeIsa() == ::rankone::Isa::Avx2 ? ::rankone::avx2::f                   \
+#define RANKONE_PICK(f)                                                    \
+  (::rankone::activeIsa() == ::rankone::Isa::Avx512 ? ::rankone::avx512::f \
+   : ::rankone::activeIsa() == ::rankone::Isa::Avx2 ? ::rankone::avx2::f   \
                                                     : ::rankone::baseline::f)
 #else
 #define RANKONE_PICK(f) (::rankone::baseline::f)

@@ -171,7 +171,8 @@ RANKONE_INLINE Vec exp(Vec x) { return exp(x, zero()); }
 // e^x - 1 for |x| <= 0.5, relative error 1e-7.
 RANKONE_INLINE Vec expm1Small(Vec x) {
   Vec p = splat(1.0f / 362880);
-  for (float c : {1.0f / 40320, 1.0f / 5040, 1.0f / 720, 1.0f / 120, 1.0f / 24, 1.0f / 6, 0.5f}) p = fma(p, x, splat(c));
+  for (float c : {1.0f / 40320, 1.0f / 5040, 1.0f / 720, 1.0f / 120, 1.0f / 24, 1.0f / 6, 0.5f})
+    p = fma(p, x, splat(c));
   return fma(p * x, x, x);
 }
 

@@ -8,7 +8,8 @@ template <class F>
 void overValues(int64_t n, const CancelFlag* cancel, F&& f) {
   parallelFor((n + kHgrn2Task - 1) / kHgrn2Task, cancel, [&](int64_t task) {
     const int64_t end = (task + 1) * kHgrn2Task < n ? (task + 1) * kHgrn2Task : n;
-    for (int64_t i = task * kHgrn2Task; i < end; i += kLanes) f(i, static_cast<int>(end - i < kLanes ? end - i : kLanes));
+    for (int64_t i = task * kHgrn2Task; i < end; i += kLanes)
+      f(i, static_cast<int>(end - i < kLanes ? end - i : kLanes));
   });
 }
 

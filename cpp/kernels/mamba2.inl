@@ -39,9 +39,8 @@ void mamba2Prepare(const Mamba2Args& a, float* step, float* v, float* g) {
     const int64_t at = row * a.HV + h;
     step[at] = stepSize(a, row, h);
     g[at] = step[at] * a.A[h];
-    overLanes(a.P, [&](int64_t i, int n) {
-      storeUpTo(v + at * a.P + i, loadUpTo(a.x + at * a.P + i, n) * step[at], n);
-    });
+    overLanes(a.P,
+              [&](int64_t i, int n) { storeUpTo(v + at * a.P + i, loadUpTo(a.x + at * a.P + i, n) * step[at], n); });
   });
 }
 
@@ -71,7 +70,10 @@ void mamba2Gradients(const Mamba2Args& a, const Mamba2Gradients& d) {
     if (a.dtBias) raw += a.dtBias[h];
     const double open = a.softplus ? softplus(raw) : raw;
     const double slope = open < a.low || open > a.high ? 0 : a.softplus ? 1 / (1 + std::exp(-raw)) : 1;
-    d.ddt[at] = slope == 0 ? 0.0f : static_cast<float>((static_cast<double>(sum(dot)) + static_cast<double>(d.dG[at]) * a.A[h]) * slope);
+    d.ddt[at] =
+        slope == 0
+            ? 0.0f
+            : static_cast<float>((static_cast<double>(sum(dot)) + static_cast<double>(d.dG[at]) * a.A[h]) * slope);
   });
   // Sums over rows, one value head a task, rows in order.
   parallelFor(a.HV, a.cancel, [&](int64_t h) {

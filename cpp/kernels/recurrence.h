@@ -30,10 +30,10 @@ struct RecurrenceProblem {
 };
 
 struct RecurrenceForward : RecurrenceProblem {
-  float* o;           // [B,T,HV,V]
-  float* finalState;  // [B,HV,K,V] or null; may be initialState itself
+  float* o;            // [B,T,HV,V]
+  float* finalState;   // [B,HV,K,V] or null; may be initialState itself
   int64_t packTokens;  // tokens whose keys and queries are packed at a time by the scan
-  float* savedStates;      // null, or as SavedForward lays them out
+  float* savedStates;  // null, or as SavedForward lays them out
   float* savedResiduals;
   int64_t savedFirstHead;  // the batch row x value head that their first entry stands for
 };

@@ -1,5 +1,5 @@
-// Splits the backward of recurrence_head_backward.inl over value heads and adds up what they share: queries and keys of a
-// group, the gate of a head over the batch. Sums run in the order of the heads.
+// Splits the backward of recurrence_head_backward.inl over value heads and adds up what they share: queries and keys of
+// a group, the gate of a head over the batch. Sums run in the order of the heads.
 #include "kernels/recurrence_head_backward.inl"
 
 namespace rankone {

@@ -95,7 +95,7 @@ RANKONE_INLINE void expBoth(Vec hi, Vec lo, Vec& plus, Vec& minus) {
   Vec odd = fma(r2, splat(1.0f / 5040), splat(1.0f / 120));
   odd = fma(odd, r2, splat(1.0f / 6));
   odd = fma(odd * r2, r, r);
-  const UVec i = (UVec)__builtin_convertvector(n, IVec);  // unsigned: a NaN lane may wrap, it stays NaN
+  const UVec i = (UVec) __builtin_convertvector(n, IVec);  // unsigned: a NaN lane may wrap, it stays NaN
   plus = (even + odd) * (Vec)((i + 127u) << 23);
   minus = (even - odd) * (Vec)((127u - i) << 23);
 }

@@ -5,12 +5,13 @@
 //   D~ += q+ dO^T (a token's last step);  du = D~^T k-;  dv = beta du;  dp = -dv;  dbeta = du.r;  D~ += k+ dp^T
 // where r = v - S^T k comes from the forward. Two steps share a pass over D~, as in the forward. Then, with S0 the
 // chunk's first state after its first decay, DC the folded gradient at its end, u = beta r, M1 = dO u^T, M2 = dp u^T:
-//   dq = e^c (S0 dO + sum_j M1 k-_j)          dk = e^c (S0 dp + sum_{j<s} M2 k-_j) + e^-c (DC u + sum M1 q+ + sum_{s>j} M2 k+)
-// and dg_t as the sum over all paths that cross t: from S0 or a write before t, to DC or a read at or after t. Every term
-// is a product with its decay, so nothing cancels however strong the gates.
-// A chunk splits before a token that is a reset or takes |c| beyond a limit; its inner start states are computed
-// again from S0 and u. Memory: T/chunk states and one residual row per step. Accumulation float32.
-// Sources: Yang et al. 2023 (chunkwise gated linear attention), Yang et al. 2024 (chunkwise delta rule).
+//   dq = e^c (S0 dO + sum_j M1 k-_j)          dk = e^c (S0 dp + sum_{j<s} M2 k-_j) + e^-c (DC u + sum M1 q+ + sum_{s>j}
+//   M2 k+)
+// and dg_t as the sum over all paths that cross t: from S0 or a write before t, to DC or a read at or after t. Every
+// term is a product with its decay, so nothing cancels however strong the gates. A chunk splits before a token that is
+// a reset or takes |c| beyond a limit; its inner start states are computed again from S0 and u. Memory: T/chunk states
+// and one residual row per step. Accumulation float32. Sources: Yang et al. 2023 (chunkwise gated linear attention),
+// Yang et al. 2024 (chunkwise delta rule).
 #include "kernels/recurrence_head_scan.inl"
 #include "kernels/recurrence_products.inl"
 
@@ -29,10 +30,21 @@ class HeadBackward {
   // dq, dk: this head's first rows, gradStride floats between tokens (or steps).
   HeadBackward(const RecurrenceBackward& a, int64_t b, int64_t hv, float* dq, float* dk, int64_t gradStride,
                double* dgHead)
-      : a_(a), b_(b), hv_(hv), geometry_(savedGeometry(a.T, a.n, a.K, a.V)), C_(geometry_.chunkTokens * a.n),
-        CT_(geometry_.chunkTokens), Kp_(roundUp(a.K, 16)), Vp_(roundUp(a.V, kBlock)), Cp_(roundUp(C_, 16)),
-        Xp_(roundUp(CT_, 16) + (Update::kDelta ? Cp_ : 0)), blocks_(Vp_ / kBlock), dq_(dq), dk_(dk),
-        gradStride_(gradStride), dgHead_(dgHead),
+      : a_(a),
+        b_(b),
+        hv_(hv),
+        geometry_(savedGeometry(a.T, a.n, a.K, a.V)),
+        C_(geometry_.chunkTokens * a.n),
+        CT_(geometry_.chunkTokens),
+        Kp_(roundUp(a.K, 16)),
+        Vp_(roundUp(a.V, kBlock)),
+        Cp_(roundUp(C_, 16)),
+        Xp_(roundUp(CT_, 16) + (Update::kDelta ? Cp_ : 0)),
+        blocks_(Vp_ / kBlock),
+        dq_(dq),
+        dk_(dk),
+        gradStride_(gradStride),
+        dgHead_(dgHead),
         scratch_(scratchFloats()) {
     D_ = scratch_.take(blocks_ * a.K * kBlock);
     S_ = kGated ? scratch_.take(blocks_ * a.K * kBlock) : nullptr;
@@ -102,9 +114,9 @@ class HeadBackward {
  private:
   size_t scratchFloats() const {
     const size_t gates = Gate::kPerChannel ? CT_ * Kp_ : Cp_;
-    return (kGated ? 2 : 1) * blocks_ * a_.K * kBlock + CT_ * Vp_ + 3 * C_ * Vp_ + CT_ * Kp_ + 2 * C_ * Kp_ + 2 * gates + 3 * Kp_ +
-           Vp_ * (Cp_ + Xp_) + Kp_ * (Cp_ + Xp_) + (CT_ + 2 * C_) * Kp_ + (CT_ + C_) * Cp_ + (CT_ + 1) * Kp_ +
-           blocks_ * 4 * kBlock + C_ * kLanes + Kp_ + Vp_ + 26 * 16;
+    return (kGated ? 2 : 1) * blocks_ * a_.K * kBlock + CT_ * Vp_ + 3 * C_ * Vp_ + CT_ * Kp_ + 2 * C_ * Kp_ +
+           2 * gates + 3 * Kp_ + Vp_ * (Cp_ + Xp_) + Kp_ * (Cp_ + Xp_) + (CT_ + 2 * C_) * Kp_ + (CT_ + C_) * Cp_ +
+           (CT_ + 1) * Kp_ + blocks_ * 4 * kBlock + C_ * kLanes + Kp_ + Vp_ + 26 * 16;
   }
 
   const float* block(const float* state, int64_t j) const { return state + j * a_.K * kBlock; }
@@ -172,7 +184,9 @@ class HeadBackward {
     return t1;
   }
 
-  static float decayOf(float g) { return g < kResetBelow ? 0.0f : static_cast<float>(std::exp(static_cast<double>(g))); }
+  static float decayOf(float g) {
+    return g < kResetBelow ? 0.0f : static_cast<float>(std::exp(static_cast<double>(g)));
+  }
 
   // e^g of token t per row, exact zeros for resets.
   void decayRows(int64_t t, float* rows) const {
@@ -363,10 +377,9 @@ class HeadBackward {
       rows.q1 = qPlusOf(pending + 1);
       rows.k0 = rowOf(kPlus_, pending);
       rows.k1 = rowOf(kPlus_, pending + 1);
-      static constexpr Pass kPasses[] = {
-          reversePass<false, false, kKeys, true>, reversePass<false, true, kKeys, true>,
-          reversePass<true, false, kKeys, true>,  reversePass<true, true, kKeys, true>,
-          reversePass<true, true, kKeys, false>};
+      static constexpr Pass kPasses[] = {reversePass<false, false, kKeys, true>, reversePass<false, true, kKeys, true>,
+                                         reversePass<true, false, kKeys, true>, reversePass<true, true, kKeys, true>,
+                                         reversePass<true, true, kKeys, false>};
       pass = s < 0 ? kPasses[4] : kPasses[2 * lastOfToken(pending) + lastOfToken(pending + 1)];
     }
     if (s < 0) rows.r0 = rows.r1 = zeroRow_;
@@ -484,8 +497,7 @@ class HeadBackward {
       }
       for (int t = 0; t < ct_; ++t) {  // from S0 and from writes before t to DC
         store(dg_ + t * Kp_ + i, load(dg_ + t * Kp_ + i) + ends);
-        for (int s = t * n; s < (t + 1) * n; ++s)
-          ends = fma(load(kMinus_ + s * Kp_ + i), load(Y_ + s * Kp_ + i), ends);
+        for (int s = t * n; s < (t + 1) * n; ++s) ends = fma(load(kMinus_ + s * Kp_ + i), load(Y_ + s * Kp_ + i), ends);
       }
       for (int j = 0; j < c_ - n; ++j) {  // from write j to reads of later tokens
         const Vec key = load(kMinus_ + j * Kp_ + i);
@@ -577,13 +589,13 @@ class HeadBackward {
   const int64_t gradStride_;
   double* dgHead_;
   Scratch scratch_;
-  float *D_, *S_;                           // [blocks][K][kBlock] gradient; first state, decayed
-  float *dO_, *U_, *dP_, *dV_;              // [tokens or steps][Vp]; dO times scale
-  float *qPlus_, *kPlus_, *kMinus_;         // [tokens or steps][Kp]
-  float *grow_, *shrink_;                   // e^c, e^-c: [tokens][Kp] per channel, else [tokens]
-  float *gate1_, *growEnd_, *sum_;          // [Kp] e^g of the first token, e^c of the last
-  float *UT_, *GT_, *YT_, *XT_, *X_, *Y_;   // [Vp][Cp] [Vp][Xp] [Kp][Cp] [Kp][Xp] [tokens + steps][Kp] [steps][Kp]
-  float *M1_, *M2_, *dg_;                   // [tokens][Cp] [steps][Cp] [tokens + 1][Kp]
+  float *D_, *S_;                          // [blocks][K][kBlock] gradient; first state, decayed
+  float *dO_, *U_, *dP_, *dV_;             // [tokens or steps][Vp]; dO times scale
+  float *qPlus_, *kPlus_, *kMinus_;        // [tokens or steps][Kp]
+  float *grow_, *shrink_;                  // e^c, e^-c: [tokens][Kp] per channel, else [tokens]
+  float *gate1_, *growEnd_, *sum_;         // [Kp] e^g of the first token, e^c of the last
+  float *UT_, *GT_, *YT_, *XT_, *X_, *Y_;  // [Vp][Cp] [Vp][Xp] [Kp][Cp] [Kp][Xp] [tokens + steps][Kp] [steps][Kp]
+  float *M1_, *M2_, *dg_;                  // [tokens][Cp] [steps][Cp] [tokens + 1][Kp]
   float *writes_, *dbeta_, *zeroRow_;
   PairDots dots_[kMaxChunkSteps / 2 + 1];
   AlignedBuffer inner_;

@@ -7,8 +7,8 @@
 // Decays are folded: rows stay divided by their cumulative decay e^c, which keys, queries or (for a gate per head or
 // token) values and outputs take up instead; |c| > kFoldLimit triggers a pass with one more multiply.
 // Accumulation float32, cumulative log decays in twice that; error 1e-7 to 1e-6 against float64.
-// Sources: Katharopoulos et al. 2020 (linear attention), Yang et al. 2023 (GLA), Schlag et al. 2021 and Yang et al. 2024
-// (delta rule, gated delta rule), Siems et al. 2025 (Householder products).
+// Sources: Katharopoulos et al. 2020 (linear attention), Yang et al. 2023 (GLA), Schlag et al. 2021 and Yang et al.
+// 2024 (delta rule, gated delta rule), Siems et al. 2025 (Householder products).
 #include "kernels/recurrence_passes.inl"
 
 namespace rankone {
@@ -17,12 +17,12 @@ namespace RANKONE_ISA_NS {
 // One or two steps that share a pass, as every column block sees them. Without a second step its rows are zero.
 struct Pair {
   int first;
-  bool two, rescale, read0, read1;     // read: the step is its token's last, and outputs are wanted
-  const float *k0, *k1, *w0, *w1;      // packed keys for reads and for writes
-  float *q0, *q1;                      // packed queries, where read
-  const float *v0, *v1;                // [V]
-  float *o0, *o1;                      // [V], where read
-  float dots[4];                       // what the steps owe each other: q0.k0, q1.k0, q1.k1, k1.k0
+  bool two, rescale, read0, read1;  // read: the step is its token's last, and outputs are wanted
+  const float *k0, *k1, *w0, *w1;   // packed keys for reads and for writes
+  float *q0, *q1;                   // packed queries, where read
+  const float *v0, *v1;             // [V]
+  float *o0, *o1;                   // [V], where read
+  float dots[4];                    // what the steps owe each other: q0.k0, q1.k0, q1.k1, k1.k0
 };
 
 // One value head, column blocks [block0, block1). Shared by the forward and by the backward's recomputation.
@@ -37,8 +37,14 @@ class HeadScan {
   }
 
   HeadScan(const RecurrenceForward& a, int64_t b, int64_t hv, int64_t block0, int64_t block1)
-      : a_(a), b_(b), hv_(hv), block0_(block0), blocks_(block1 - block0), ld_(roundUp(a.K, kLanes)),
-        P_(a.packTokens * a.n), scratch_(scratchFloats(a, blocks_)) {
+      : a_(a),
+        b_(b),
+        hv_(hv),
+        block0_(block0),
+        blocks_(block1 - block0),
+        ld_(roundUp(a.K, kLanes)),
+        P_(a.packTokens * a.n),
+        scratch_(scratchFloats(a, blocks_)) {
     state_ = scratch_.take(blocks_ * a.K * kBlock);
     pendingU_ = scratch_.take(blocks_ * 2 * kBlock);
     kRead_ = scratch_.take((P_ + 2) * ld_) + 2 * ld_;
@@ -203,7 +209,7 @@ class HeadScan {
 
   // Keys and queries go in as they are (queries times scale): values and outputs carry the decay.
   void packScalarPair(int64_t s0, Pair& pair) {
-    pair.two && pair.read0 && pair.read1 ? packScalarRows<true>(s0, pair) : packScalarRows<false>(s0, pair);
+    pair.two&& pair.read0&& pair.read1 ? packScalarRows<true>(s0, pair) : packScalarRows<false>(s0, pair);
   }
 
   // kAll: all four rows are there, as they are for n = 1.
@@ -330,14 +336,16 @@ class HeadScan {
     const Pair& pair = pairs_[x];
     const int s = pair.first;
     const int64_t column = (block0_ + j) * kBlock;
-    PassRows rows{nullptr, nullptr, pair.k0, pair.k1, pair.q0, pair.q1, Gate::kPerChannel ? rescale_ + x * ld_ : rescale_};
+    PassRows rows{
+        nullptr, nullptr, pair.k0, pair.k1, pair.q0, pair.q1, Gate::kPerChannel ? rescale_ + x * ld_ : rescale_};
     if (!Gate::kPerChannel && pair.rescale)
       for (int64_t i = 0; i < a_.K; ++i) rescale_[i] = rescaleLog_[x];
     const float* v0 = tail ? vTail_ + s * kBlock : pair.v0 + column;
     const float* v1 = !pair.two ? zeroRow_ : tail ? v0 + kBlock : pair.v1 + column;
     float* o0 = tail ? oTail_ + s * kBlock : pair.o0 + column;
     float* o1 = tail ? o0 + kBlock : pair.o1 + column;
-    const float d0 = decay_[s], i0 = inverse_[s], d1 = pair.two ? decay_[s + 1] : 1, i1 = pair.two ? inverse_[s + 1] : 1;
+    const float d0 = decay_[s], i0 = inverse_[s], d1 = pair.two ? decay_[s + 1] : 1,
+                i1 = pair.two ? inverse_[s + 1] : 1;
     Vec r[2 * kVecs] = {};
 
     if constexpr (Update::kDelta) {
@@ -417,8 +425,8 @@ class HeadScan {
   void copyTailOut(int64_t s0, int count, int64_t j) {
     const int64_t column = (block0_ + j) * kBlock, n = a_.V - column, t0 = tokenOf(s0);
     for (int t = 0; t < tokenOf(count); ++t)
-      std::memcpy(a_.o + ((b_ * a_.T + t0 + t) * a_.HV + hv_) * a_.V + column,
-                  oTail_ + ((t + 1) * a_.n - 1) * kBlock, n * sizeof(float));
+      std::memcpy(a_.o + ((b_ * a_.T + t0 + t) * a_.HV + hv_) * a_.V + column, oTail_ + ((t + 1) * a_.n - 1) * kBlock,
+                  n * sizeof(float));
   }
 
   // Tokens lie H*K floats apart, too far for the hardware's prefetcher: the next pack's rows are asked for here.
@@ -439,14 +447,14 @@ class HeadScan {
   const RecurrenceForward& a_;
   const int64_t b_, hv_, block0_, blocks_, ld_, P_;
   Scratch scratch_;
-  float *state_, *pendingU_;               // [blocks][K][kBlock], [blocks][2][kBlock]
-  float *kRead_, *kWrite_, *qRead_;        // [P][ld], two rows of pending keys before kWrite
-  float* rescale_;                         // [pairs][ld] per channel, else [ld]
-  float *logSum_, *logRest_;               // [ld] cumulative log decay per channel
-  float *grow_, *shrink_;                  // [ld] e^c and e^-c of the step before
-  float *vTail_, *oTail_;                  // [P][kBlock]
-  float *decay_, *inverse_, *decayLow_;    // [P] e^c, e^-c; first the log itself and its low part
-  float *rescaleLog_, *rescaleLow_;        // [pairs]
+  float *state_, *pendingU_;             // [blocks][K][kBlock], [blocks][2][kBlock]
+  float *kRead_, *kWrite_, *qRead_;      // [P][ld], two rows of pending keys before kWrite
+  float* rescale_;                       // [pairs][ld] per channel, else [ld]
+  float *logSum_, *logRest_;             // [ld] cumulative log decay per channel
+  float *grow_, *shrink_;                // [ld] e^c and e^-c of the step before
+  float *vTail_, *oTail_;                // [P][kBlock]
+  float *decay_, *inverse_, *decayLow_;  // [P] e^c, e^-c; first the log itself and its low part
+  float *rescaleLog_, *rescaleLow_;      // [pairs]
   float *beta_, *zeroRow_;
   double logDecay_ = 0;  // cumulative log decay of a gate per head or token
   std::unique_ptr<Pair[]> pairs_;

@@ -1,5 +1,5 @@
-// The sweeps over one column block of the state, [K][kBlock]: rank-one writes and reads fused into one load and one store
-// of each row. Kept out of line: inlined into their callers the accumulators spill.
+// The sweeps over one column block of the state, [K][kBlock]: rank-one writes and reads fused into one load and one
+// store of each row. Kept out of line: inlined into their callers the accumulators spill.
 #include "kernels/recurrence_common.inl"
 
 namespace rankone {

@@ -1,4 +1,5 @@
-// Small dense products for the backward's chunks: C[M, N] (+)= A[M, Kd] B[Kd, N], A read as scalars, B and C as vectors.
+// Small dense products for the backward's chunks: C[M, N] (+)= A[M, Kd] B[Kd, N], A read as scalars, B and C as
+// vectors.
 namespace rankone {
 namespace RANKONE_ISA_NS {
 

@@ -1,7 +1,7 @@
 // The recurrence grid one update at a time, in place on a row-major state [K,V]: decode, and the plainest form of the
 // arithmetic. A step reads the state once for p = S^T k (and S^T q on a token's last step) and writes it in a second
-// sweep, S <- D(g) S + k u^T with u = beta (v - p); an additive step needs one sweep. The work is bound by the traffic of
-// the state: 3 KV floats per delta step, 2 KV per additive step.
+// sweep, S <- D(g) S + k u^T with u = beta (v - p); an additive step needs one sweep. The work is bound by the traffic
+// of the state: 3 KV floats per delta step, 2 KV per additive step.
 //
 // Decays act on the state itself, so a slow one is applied as fma(S, expm1(g), S): e^g rounded to float32 would be off
 // by 9e-5 after 8192 tokens of g = -3e-5. Error 1e-7 to 1e-6 against float64.
@@ -70,8 +70,8 @@ RANKONE_INLINE void readRows(const float* S, int64_t K, int64_t V, const float* 
 
 // S <- D(S) + k u^T; with kRead also r = S^T q of the new rows.
 template <int kAcross, bool kPart, bool kRead, Decay kDecay>
-RANKONE_INLINE void writeRows(float* S, int64_t K, int64_t V, const float* k, const float* q, const RowDecay& d, int part,
-                              const Vec* u, Vec* r) {
+RANKONE_INLINE void writeRows(float* S, int64_t K, int64_t V, const float* k, const float* q, const RowDecay& d,
+                              int part, const Vec* u, Vec* r) {
   Vec sum[kAcross];
 #pragma GCC unroll 4
   for (int j = 0; j < kAcross; ++j) sum[j] = zero();

@@ -15,11 +15,16 @@ enum { kDtSoftplus, kDtLimit, kDtLimitHigh };
 enum { kOutY, kOutFinalState };
 enum { kOutDx, kOutDdt, kOutDA, kOutDB, kOutDC, kOutDD, kOutDDtBias, kOutDInitialState };
 
-constexpr InputSpec kInputs[] = {{"x"},           {"dt"},
-                                 {"A"},           {"B"},
-                                 {"C"},           {"D", false},
-                                 {"dtBias", false}, {"initialState", false},
-                                 {"dY"},          {"dFinalState", false}};
+constexpr InputSpec kInputs[] = {{"x"},
+                                 {"dt"},
+                                 {"A"},
+                                 {"B"},
+                                 {"C"},
+                                 {"D", false},
+                                 {"dtBias", false},
+                                 {"initialState", false},
+                                 {"dY"},
+                                 {"dFinalState", false}};
 constexpr OptionSpec kOptions[] = {
     {"dtSoftplus", OptionKind::Flag},
     {"dtLimit", OptionKind::Pair},
@@ -52,9 +57,9 @@ Mamba2Args bindArgs(const Call& call) {
     fail(ErrorKind::Range, "x: expected P from 1 to 512, got shape %s", x.shapeText().c_str());
   if (call.input(kD).present()) expectShape(call, kD, {HV}, "[HV]");
   if (call.input(kDtBias).present()) expectShape(call, kDtBias, {HV}, "[HV]");
-  if (call.input(kInitialState).present())
-    expectShape(call, kInitialState, {B, HV, N, x.shape[3]}, "[B,HV,N,P]");
-  const double low = call.number(kDtLimit, 0), high = call.number(kDtLimitHigh, std::numeric_limits<double>::infinity());
+  if (call.input(kInitialState).present()) expectShape(call, kInitialState, {B, HV, N, x.shape[3]}, "[B,HV,N,P]");
+  const double low = call.number(kDtLimit, 0),
+               high = call.number(kDtLimitHigh, std::numeric_limits<double>::infinity());
   if (!(low <= high)) fail(ErrorKind::Range, "dtLimit: expected [min, max] with min <= max, got [%g, %g]", low, high);
   Mamba2Args args{};
   args.rows = B * T;

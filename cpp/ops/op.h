@@ -55,7 +55,7 @@ struct Call {
   const Preset* preset = nullptr;  // set when the call came under a paper's name
   Tensor inputs[kMaxInputs];       // in the order of spec->inputs
   OptionValue options[kMaxOptions];
-  Tensor outputs[kMaxOutputs];     // rank -1: not produced by this call
+  Tensor outputs[kMaxOutputs];  // rank -1: not produced by this call
   StateBuffer* state = nullptr;
   std::shared_ptr<SavedForward> saved;  // given to a backward, or made by a forward
   const CancelFlag* cancel = nullptr;

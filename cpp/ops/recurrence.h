@@ -14,7 +14,19 @@ namespace recurrence_inputs {
 enum { kQ, kK, kV, kG, kBeta, kInitialState, kDO, kDFinalState };
 }
 namespace recurrence_options {
-enum { kUpdate, kNumHouseholder, kScale, kMode, kChunkSize, kCompute, kDevice, kLayer, kLayers, kOutputFinalState, kSaveForBackward };
+enum {
+  kUpdate,
+  kNumHouseholder,
+  kScale,
+  kMode,
+  kChunkSize,
+  kCompute,
+  kDevice,
+  kLayer,
+  kLayers,
+  kOutputFinalState,
+  kSaveForBackward
+};
 }
 namespace recurrence_backward_options {
 enum { kGradDtype = recurrence_options::kOutputFinalState };

@@ -7,8 +7,8 @@ using namespace recurrence_inputs;
 using namespace recurrence_options;
 using namespace recurrence_gradients;
 
-const InputSpec kInputs[] = {{"q"},           {"k"},  {"v"},                {"g", false}, {"beta", false},
-                             {"initialState", false}, {"dO"}, {"dFinalState", false}};
+const InputSpec kInputs[] = {
+    {"q"}, {"k"}, {"v"}, {"g", false}, {"beta", false}, {"initialState", false}, {"dO"}, {"dFinalState", false}};
 const OptionSpec kOptions[] = {
     {"update", OptionKind::Choice, "additive|delta"},
     {"numHouseholder", OptionKind::Integer},

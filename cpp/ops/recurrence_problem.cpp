@@ -22,10 +22,11 @@ GateKind gateOfRank(const Tensor& g) {
 
 UpdateRule updateRule(const Call& call) {
   const bool beta = call.input(kBeta).present();
-  const UpdateRule rule = call.preset                  ? call.preset->update
-                          : call.options[kUpdate].given ? (call.integer(kUpdate, 0) ? UpdateRule::Delta : UpdateRule::Additive)
-                          : beta                       ? UpdateRule::Delta
-                                                       : UpdateRule::Additive;
+  const UpdateRule rule = call.preset ? call.preset->update
+                          : call.options[kUpdate].given
+                              ? (call.integer(kUpdate, 0) ? UpdateRule::Delta : UpdateRule::Additive)
+                          : beta ? UpdateRule::Delta
+                                 : UpdateRule::Additive;
   if (rule == UpdateRule::Delta && !beta) fail(ErrorKind::Type, "beta: the delta update needs it, got none");
   if (rule == UpdateRule::Additive && beta) fail(ErrorKind::Type, "beta: the additive update takes none");
   return rule;
@@ -76,7 +77,8 @@ void bindProblem(const Call& call, RecurrenceProblem& p, std::vector<float>& fix
     fail(ErrorKind::Range, "v: expected HV to be a multiple of H = %lld, got shape %s", static_cast<long long>(p.H),
          v.shapeText().c_str());
   for (int64_t size : {p.B, p.T, p.H, p.HV})
-    if (size > kMaxElements) fail(ErrorKind::Range, "q, v: a size is too large, got %lld", static_cast<long long>(size));
+    if (size > kMaxElements)
+      fail(ErrorKind::Range, "q, v: a size is too large, got %lld", static_cast<long long>(size));
   p.update = updateRule(call);
   if (p.n > 1 && p.update == UpdateRule::Additive)
     fail(ErrorKind::Range, "numHouseholder: the additive update takes 1, got %lld", static_cast<long long>(p.n));
@@ -95,8 +97,7 @@ void bindProblem(const Call& call, RecurrenceProblem& p, std::vector<float>& fix
   if (p.gate == GateKind::Channel) expectShape(call, kG, {p.B, p.T, p.HV, p.K}, "[B,T,HV,K]");
   if (p.update == UpdateRule::Delta)
     expectShape(call, kBeta, {p.B, p.T * p.n, p.HV}, p.n == 1 ? "[B,T,HV]" : "[B,T*n,HV]");
-  if (call.input(kInitialState).present())
-    expectShape(call, kInitialState, {p.B, p.HV, p.K, p.V}, "[B,HV,K,V]");
+  if (call.input(kInitialState).present()) expectShape(call, kInitialState, {p.B, p.HV, p.K, p.V}, "[B,HV,K,V]");
 
   p.scale = static_cast<float>(call.number(kScale, 1 / std::sqrt(static_cast<double>(p.K))));
   p.q = q.f32();

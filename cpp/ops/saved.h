@@ -1,5 +1,6 @@
 // What a forward with saveForBackward keeps for its backward: per value head, the state at every chunk start and the
-// residual v - S^T k of every step. Engine-owned; the layout belongs to the kernels of the instruction set that made it.
+// residual v - S^T k of every step. Engine-owned; the layout belongs to the kernels of the instruction set that made
+// it.
 #pragma once
 #include <cstdint>
 

@@ -5,8 +5,9 @@
  *   g = L sigmoid(exp(aLog) (x + dtBias)).
  * beta: sigmoid(x), or 2 sigmoid(x).
  */
-import { expectShape, toFloat64, zeros } from '../support/tensor.ts';
+
 import type { Tensor64, TensorLike } from '../support/tensor.ts';
+import { expectShape, toFloat64, zeros } from '../support/tensor.ts';
 
 export type BetaActivation = 'none' | 'sigmoid' | 'sigmoid2';
 

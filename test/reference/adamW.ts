@@ -3,8 +3,9 @@
  *   p <- (1 - lr weightDecay) p;  m <- b1 m + (1-b1) g;  v <- b2 v + (1-b2) g^2;
  *   p <- p - lr mhat / (sqrt(vhat) + eps), mhat = m / (1-b1^step), vhat = v / (1-b2^step).
  */
-import { toFloat64 } from '../support/tensor.ts';
+
 import type { Tensor64, TensorLike } from '../support/tensor.ts';
+import { toFloat64 } from '../support/tensor.ts';
 
 export interface AdamWInputs {
   param: TensorLike;

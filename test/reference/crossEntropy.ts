@@ -3,8 +3,9 @@
  * loss = mean over rows whose target is not ignoreIndex. Ignored rows have loss and gradient 0, and
  * a batch with nothing but ignored rows has loss 0 rather than 0/0.
  */
-import { expectShape, zeros } from '../support/tensor.ts';
+
 import type { Tensor64, TensorLike } from '../support/tensor.ts';
+import { expectShape, zeros } from '../support/tensor.ts';
 
 export interface CrossEntropyInputs {
   logits: TensorLike; // [N,V]

@@ -1,6 +1,7 @@
 /** out[..., :] = weight[indices[...], :] in float64; the backward adds rows of equal index. */
-import { zeros } from '../support/tensor.ts';
+
 import type { Tensor64, TensorLike } from '../support/tensor.ts';
+import { zeros } from '../support/tensor.ts';
 
 export interface EmbeddingInputs {
   weight: TensorLike; // [vocabulary,D]

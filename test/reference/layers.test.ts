@@ -3,8 +3,8 @@ import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { checkGradient, dot } from '../support/gradcheck.ts';
 import { Random } from '../support/random.ts';
-import { sizeOf, toFloat64, zeros } from '../support/tensor.ts';
 import type { Tensor64 } from '../support/tensor.ts';
+import { sizeOf, toFloat64, zeros } from '../support/tensor.ts';
 import {
   adamW,
   crossEntropy,

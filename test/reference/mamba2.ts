@@ -3,11 +3,12 @@
  *   d = clamp(softplus?(dt + dtBias), dtLimit);  q = C, k = B, v = d x, g = d A, scale 1;
  *   y = o + D x.
  */
-import { expectShape, zeros } from '../support/tensor.ts';
+
 import type { Tensor64, TensorLike } from '../support/tensor.ts';
+import { expectShape, zeros } from '../support/tensor.ts';
 import { sigmoid, softplus } from './activations.ts';
-import { backward, forward } from './recurrence.ts';
 import type { RecurrenceInputs, RecurrenceOptions } from './recurrence.ts';
+import { backward, forward } from './recurrence.ts';
 
 export interface Mamba2Inputs {
   x: TensorLike; // [B,T,HV,P]

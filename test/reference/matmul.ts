@@ -2,8 +2,9 @@
  * out = op(a) op(b) + bias in float64, op transposing the last two axes on request.
  * Leading axes are a batch; an operand of rank 2 is shared by the whole batch of the other.
  */
-import { expectShape, sizeOf, zeros } from '../support/tensor.ts';
+
 import type { Tensor64, TensorLike } from '../support/tensor.ts';
+import { expectShape, sizeOf, zeros } from '../support/tensor.ts';
 
 export interface MatmulInputs {
   a: TensorLike; // [...,M,K], with transposeA [...,K,M]

@@ -2,9 +2,9 @@
  * The presets in float64: each is a cell of the grid under its paper's name. Where a paper fixes
  * the gate (retention, lightning attention) or the keys (HGRN2), the mapping is here.
  */
-import { zeros } from '../support/tensor.ts';
+
 import type { Tensor64, TensorLike } from '../support/tensor.ts';
-import { RESET, backward, forward } from './recurrence.ts';
+import { zeros } from '../support/tensor.ts';
 import type {
   RecurrenceGradientInputs,
   RecurrenceGradients,
@@ -12,6 +12,7 @@ import type {
   RecurrenceOptions,
   RecurrenceOutputs,
 } from './recurrence.ts';
+import { backward, forward, RESET } from './recurrence.ts';
 
 export { mamba2, mamba2Backward } from './mamba2.ts';
 

@@ -1,15 +1,16 @@
 /** The float64 reference against the golden vectors, and its gradients against differences. */
 import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
-import { gates, makeProblem } from '../support/cases.ts';
 import type { Gate, ProblemSpec } from '../support/cases.ts';
+import { gates, makeProblem } from '../support/cases.ts';
 import { expectWithin, layouts } from '../support/compare.ts';
-import { checkGradient, dot } from '../support/gradcheck.ts';
-import { goldenFiles, loadGolden } from '../support/golden.ts';
 import type { Golden } from '../support/golden.ts';
+import { goldenFiles, loadGolden } from '../support/golden.ts';
+import { checkGradient, dot } from '../support/gradcheck.ts';
 import { Random } from '../support/random.ts';
-import { sizeOf, toFloat64 } from '../support/tensor.ts';
 import type { Tensor64, TensorLike } from '../support/tensor.ts';
+import { sizeOf, toFloat64 } from '../support/tensor.ts';
+import type { Mamba2GradientInputs, Mamba2Options } from './mamba2.ts';
 import {
   hgrn2,
   lightningAttention,
@@ -19,8 +20,6 @@ import {
   retention,
   retentionGate,
 } from './presets.ts';
-import type { Mamba2GradientInputs, Mamba2Options } from './mamba2.ts';
-import { backward, forward } from './recurrence.ts';
 import type {
   RecurrenceGradientInputs,
   RecurrenceGradients,
@@ -28,6 +27,7 @@ import type {
   RecurrenceOptions,
   RecurrenceOutputs,
 } from './recurrence.ts';
+import { backward, forward } from './recurrence.ts';
 
 const GOLDEN_LIMIT = 1e-12;
 

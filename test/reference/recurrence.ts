@@ -5,8 +5,10 @@
  * The backward is reverse mode of exactly these steps. It replays a stretch of tokens from a stored
  * state, so that memory is O(sqrt T) states rather than O(T) on long sequences.
  */
-import { expectShape, toFloat64, zeros } from '../support/tensor.ts';
+
 import type { Tensor64, TensorLike } from '../support/tensor.ts';
+import { expectShape, toFloat64, zeros } from '../support/tensor.ts';
+import type { BetaActivation, FusedGate } from './activations.ts';
 import {
   betaActivate,
   betaActivateBackward,
@@ -15,7 +17,6 @@ import {
   l2norm,
   l2normBackward,
 } from './activations.ts';
-import type { BetaActivation, FusedGate } from './activations.ts';
 
 export interface RecurrenceInputs {
   q: TensorLike; // [B,T,H,K]

@@ -2,8 +2,9 @@
  * Root-mean-square norm over the last axis in float64:
  *   y = x / sqrt(mean x^2 + eps) * weight, and gated: y * silu(gate).
  */
-import { expectShape, toFloat64, zeros } from '../support/tensor.ts';
+
 import type { Tensor64, TensorLike } from '../support/tensor.ts';
+import { expectShape, toFloat64, zeros } from '../support/tensor.ts';
 import { silu, siluDerivative } from './activations.ts';
 
 export interface RmsNormInputs {

@@ -4,8 +4,9 @@
  * so that weight[d,W-1] meets the current token. Inputs before t = 0 come from initialState, whose
  * columns are the W-1 latest inputs, oldest first; finalState continues it.
  */
-import { expectShape, zeros } from '../support/tensor.ts';
+
 import type { Tensor64, TensorLike } from '../support/tensor.ts';
+import { expectShape, zeros } from '../support/tensor.ts';
 import { silu, siluDerivative } from './activations.ts';
 
 export interface ShortConvInputs {

@@ -1,6 +1,7 @@
 /** y = silu(a) * b, elementwise in float64. */
-import { expectShape, zeros } from '../support/tensor.ts';
+
 import type { Tensor64, TensorLike } from '../support/tensor.ts';
+import { expectShape, zeros } from '../support/tensor.ts';
 import { silu, siluDerivative } from './activations.ts';
 
 export interface SwigluInputs {

@@ -11,7 +11,7 @@ export interface RmsNormInputs {
 
 /** Options of {@link rmsNorm}. */
 export interface RmsNormOptions extends CallOptions<'y'> {
-  /** Added to the mean square; default 1e-5. */
+  /** Added to the mean square; default 1e-6. */
   eps?: number;
 }
 
@@ -29,7 +29,7 @@ export interface RmsNormBackwardInputs extends RmsNormInputs {
 
 /** Options of {@link rmsNormBackward}. */
 export interface RmsNormBackwardOptions extends CallOptions<'dx' | 'dWeight'> {
-  /** Added to the mean square; default 1e-5. */
+  /** Added to the mean square; default 1e-6. */
   eps?: number;
 }
 

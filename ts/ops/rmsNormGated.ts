@@ -13,7 +13,7 @@ export interface RmsNormGatedInputs {
 
 /** Options of {@link rmsNormGated}. */
 export interface RmsNormGatedOptions extends CallOptions<'y'> {
-  /** Added to the mean square; default 1e-5. */
+  /** Added to the mean square; default 1e-6. */
   eps?: number;
 }
 
@@ -31,7 +31,7 @@ export interface RmsNormGatedBackwardInputs extends RmsNormGatedInputs {
 
 /** Options of {@link rmsNormGatedBackward}. */
 export interface RmsNormGatedBackwardOptions extends CallOptions<'dx' | 'dGate' | 'dWeight'> {
-  /** Added to the mean square; default 1e-5. */
+  /** Added to the mean square; default 1e-6. */
   eps?: number;
 }
 
