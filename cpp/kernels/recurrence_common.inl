@@ -100,5 +100,39 @@ RANKONE_INLINE void expBoth(Vec hi, Vec lo, Vec& plus, Vec& minus) {
   minus = (even - odd) * (Vec)((127u - i) << 23);
 }
 
+// e^g of a token per row, exact zeros for resets; writes K values rounded up to whole vectors.
+template <class Gate>
+void decayRows(const RecurrenceProblem& p, int64_t b, int64_t t, int64_t hv, float* rows) {
+  if constexpr (Gate::kPerChannel) {
+    const float* g = Gate::logDecays(p, b, t, hv);
+    for (int64_t i = 0; i < p.K; i += kLanes) {
+      const Vec x = loadPart(g + i, static_cast<int>(p.K - i < kLanes ? p.K - i : kLanes));
+      store(rows + i, select(x < kResetBelow, zero(), exp(x)));
+    }
+  } else {
+    const float g = Gate::logDecay(p, b, t, hv);
+    const float e = g < kResetBelow ? 0.0f : static_cast<float>(std::exp(static_cast<double>(g)));
+    for (int64_t i = 0; i < p.K; ++i) rows[i] = e;
+  }
+}
+
+// A bound on how much positive log gates can make a state grow over a sequence.
+template <class Gate>
+double totalGrowth(const RecurrenceProblem& p, int64_t b, int64_t hv) {
+  double growth = 0;
+  for (int64_t t = 0; t < p.T && !std::is_same_v<Gate, NoGate>; ++t) {
+    float most = 0;
+    if constexpr (Gate::kPerChannel) {
+      const float* g = Gate::logDecays(p, b, t, hv);
+      for (int64_t i = 0; i < p.K; ++i) most = g[i] > most ? g[i] : most;
+    } else {
+      const float g = Gate::logDecay(p, b, t, hv);
+      most = g > 0 ? g : 0;
+    }
+    growth += most;
+  }
+  return growth;
+}
+
 }  // namespace RANKONE_ISA_NS
 }  // namespace rankone

@@ -101,7 +101,7 @@ class HeadBackward {
       else
         std::memset(block(D_, j), 0, a_.K * kBlock * sizeof(float));
     }
-    fold_ = foldLimit();
+    fold_ = totalGrowth<Gate>(a_, b_, hv_) > 10 ? kGrowingChunkFold : kChunkFold;
     for (int64_t chunk = geometry_.chunks - 1; chunk >= 0; --chunk) {
       if (a_.cancel && a_.cancel->load(std::memory_order_relaxed)) return;
       runChunk(chunk * CT_, a_.T < (chunk + 1) * CT_ ? a_.T : (chunk + 1) * CT_, states + chunk * geometry_.stateFloats,
@@ -144,22 +144,6 @@ class HeadBackward {
       runPiece(starts[x], starts[x + 1], x ? inner_.f32() + (x - 1) * size : S0, residuals);
   }
 
-  float foldLimit() const {
-    double growth = 0;
-    for (int64_t t = 0; t < a_.T && kGated; ++t) {
-      float most = 0;
-      if constexpr (Gate::kPerChannel) {
-        const float* g = Gate::logDecays(a_, b_, t, hv_);
-        for (int64_t i = 0; i < a_.K; ++i) most = g[i] > most ? g[i] : most;
-      } else {
-        const float g = Gate::logDecay(a_, b_, t, hv_);
-        most = g > 0 ? g : 0;
-      }
-      growth += most;
-    }
-    return growth > 10 ? kGrowingChunkFold : kChunkFold;
-  }
-
   int64_t pieceEnd(int64_t t0, int64_t t1) {
     if constexpr (!kGated) return t1;
     if constexpr (Gate::kPerChannel) {
@@ -184,28 +168,10 @@ class HeadBackward {
     return t1;
   }
 
-  static float decayOf(float g) {
-    return g < kResetBelow ? 0.0f : static_cast<float>(std::exp(static_cast<double>(g)));
-  }
-
-  // e^g of token t per row, exact zeros for resets.
-  void decayRows(int64_t t, float* rows) const {
-    if constexpr (Gate::kPerChannel) {
-      const float* g = Gate::logDecays(a_, b_, t, hv_);
-      for (int64_t i = 0; i < a_.K; i += kLanes) {
-        const Vec x = loadPart(g + i, static_cast<int>(a_.K - i < kLanes ? a_.K - i : kLanes));
-        store(rows + i, select(x < kResetBelow, zero(), exp(x)));
-      }
-    } else {
-      const float e = kGated ? decayOf(Gate::logDecay(a_, b_, t, hv_)) : 1.0f;
-      for (int64_t i = 0; i < a_.K; ++i) rows[i] = e;
-    }
-  }
-
   // S through tokens [t0, t1), its updates known: u = beta r.
   void advanceState(float* S, int64_t t0, int64_t t1, const float* residuals) {
     for (int64_t t = t0; t < t1; ++t) {
-      decayRows(t, growEnd_);
+      decayRows<Gate>(a_, b_, t, hv_, growEnd_);
       for (int64_t s = t * a_.n; s < (t + 1) * a_.n; ++s) {
         updateRow(s, residuals, dV_);
         const float* k = a_.kRow(b_, s, hv_);
@@ -274,7 +240,7 @@ class HeadBackward {
 
   void packDecays() {
     std::memset(gate1_, 0, Kp_ * sizeof(float));
-    decayRows(t0_, gate1_);
+    decayRows<Gate>(a_, b_, t0_, hv_, gate1_);
     if constexpr (Gate::kPerChannel) {
       for (int64_t i = 0; i < Kp_; i += kLanes) {
         Vec c = zero(), rest = zero(), grow = splat(1), shrink = splat(1);
