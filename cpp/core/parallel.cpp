@@ -91,6 +91,7 @@ class Pool {
     {
       std::lock_guard<std::mutex> hold(lock_);
       ensureWorkers(wanted_);
+      if (workers_ == 0) fail(ErrorKind::State, "the system grants no thread to compute on");
       jobs_.push_back(std::move(job));
     }
     wake_.notify_one();
@@ -99,8 +100,15 @@ class Pool {
  private:
   Pool() {
     const char* v = std::getenv("RANKONE_NUM_THREADS");
-    const long n = v ? std::strtol(v, nullptr, 10) : 0;
-    wanted_ = n >= 1 && n <= 1024 ? static_cast<int>(n) : std::max(1u, std::thread::hardware_concurrency());
+    if (!v || !*v) {
+      wanted_ = static_cast<int>(std::clamp(std::thread::hardware_concurrency(), 1u, 1024u));
+      return;
+    }
+    char* end = nullptr;
+    const long n = std::strtol(v, &end, 10);
+    if (*end || n < 1 || n > 1024)
+      fail(ErrorKind::Range, "RANKONE_NUM_THREADS=%.64s: expected an integer from 1 to 1024", v);
+    wanted_ = static_cast<int>(n);
   }
 
   // Under lock_. A system that grants fewer threads than asked for is served by those it grants, but one is needed.

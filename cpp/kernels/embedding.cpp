@@ -7,7 +7,6 @@
 
 #include <cstring>
 
-#include "core/error.h"
 #include "core/workspace.h"
 #include "kernels/split.h"
 
@@ -16,15 +15,6 @@ namespace {
 
 constexpr int64_t kStripe = 256;    // columns of a task of the gradient
 constexpr int64_t kBlockAdds = 32;  // positions added in float32
-
-// The ids were validated before, but they may lie in memory that another thread writes.
-int64_t checkedId(const int32_t* ids, int64_t i, int64_t V) {
-  const int64_t id = *static_cast<const volatile int32_t*>(ids + i);
-  if (id < 0 || id >= V)
-    fail(ErrorKind::Range, "ids: expected indices from 0 to %lld, got %lld at position %lld",
-         static_cast<long long>(V - 1), static_cast<long long>(id), static_cast<long long>(i));
-  return id;
-}
 
 struct Sorted {
   const int64_t* first;      // [V+1]: where the positions of an id begin in `positions`
@@ -67,7 +57,7 @@ void embedding(const EmbeddingArgs& p) {
   const Split s = splitWork(p.count, 8 * p.D);
   parallelFor(s.tasks, p.cancel, [&](int64_t task) {
     for (int64_t i = s.begin(task); i < s.end(task); ++i)
-      std::memcpy(p.y + i * p.D, p.weight + checkedId(p.ids, i, p.V) * p.D, static_cast<size_t>(p.D) * sizeof(float));
+      std::memcpy(p.y + i * p.D, p.weight + p.ids[i] * p.D, static_cast<size_t>(p.D) * sizeof(float));
   });
 }
 
@@ -76,15 +66,14 @@ void embeddingBackward(const EmbeddingBackwardArgs& p) {
   const auto asFloats = [](int64_t n) {
     return alignFloats(static_cast<size_t>(n) * (sizeof(int64_t) / sizeof(float)));
   };
-  Scratch scratch(asFloats(p.V + 2) + 2 * asFloats(p.count));
+  Scratch scratch(asFloats(p.V + 2) + asFloats(p.count));
   int64_t* first = reinterpret_cast<int64_t*>(scratch.take(asFloats(p.V + 2)));
   int64_t* positions = reinterpret_cast<int64_t*>(scratch.take(asFloats(p.count)));
-  int64_t* ids = reinterpret_cast<int64_t*>(scratch.take(asFloats(p.count)));
   // first[id + 2] counts, then first[id + 1] runs from the beginning of id's positions to their end
   std::memset(first, 0, static_cast<size_t>(p.V + 2) * sizeof(int64_t));
-  for (int64_t i = 0; i < p.count; ++i) ++first[(ids[i] = checkedId(p.ids, i, p.V)) + 2];
+  for (int64_t i = 0; i < p.count; ++i) ++first[p.ids[i] + 2];
   for (int64_t id = 2; id <= p.V + 1; ++id) first[id] += first[id - 1];
-  for (int64_t i = 0; i < p.count; ++i) positions[first[ids[i] + 1]++] = i;
+  for (int64_t i = 0; i < p.count; ++i) positions[first[p.ids[i] + 1]++] = i;
 
   const Sorted sorted{first, positions};
   const int64_t stripes = (p.D + kStripe - 1) / kStripe;

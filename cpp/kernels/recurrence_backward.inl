@@ -12,7 +12,16 @@ SavedGeometry savedGeometry(int64_t T, int64_t n, int64_t K, int64_t V) {
   return {tokens, (T + tokens - 1) / tokens, K * padded, padded};
 }
 
+// No tokens: only the final state's gradient comes back, as the initial state's.
+static void emptyBackward(const RecurrenceBackward& a) {
+  if (a.gate == GateKind::Head && a.dg) std::memset(a.dg, 0, a.HV * sizeof(float));
+  if (!a.dInitialState) return;
+  const size_t bytes = static_cast<size_t>(a.B * a.HV * a.K * a.V) * sizeof(float);
+  a.dFinalState ? std::memcpy(a.dInitialState, a.dFinalState, bytes) : std::memset(a.dInitialState, 0, bytes);
+}
+
 void recurrenceBackward(const RecurrenceBackward& a) {
+  if (a.B == 0 || a.T == 0) return emptyBackward(a);
   const int64_t heads = a.B * a.HV, group = a.HV / a.H, steps = a.T * a.n;
   // Value heads of a group write their own dq and dk, which are then added in the order of the heads.
   AlignedBuffer perHead;
@@ -23,8 +32,9 @@ void recurrenceBackward(const RecurrenceBackward& a) {
     dq = perHead.f32();
     dk = dq + queries;
   }
-  AlignedBuffer headGates(a.gate == GateKind::Head ? heads * sizeof(double) : 0);
-  double* dgHead = a.gate == GateKind::Head && a.dg ? static_cast<double*>(headGates.data()) : nullptr;
+  const bool headGate = a.gate == GateKind::Head && a.dg;
+  AlignedBuffer headGates(headGate ? heads * sizeof(double) : 0);
+  double* dgHead = headGate ? static_cast<double*>(headGates.data()) : nullptr;
   for (int64_t x = 0; x < heads && dgHead; ++x) dgHead[x] = 0;
 
   parallelFor(heads, a.cancel, [&](int64_t head) {

@@ -10,6 +10,7 @@ constexpr int kBlock = kVecs * kLanes;
 // Folded decays: a row of the state is kept divided by e^c, c its cumulative log decay since the last rescale. Beyond
 // this |c| the row is rescaled, so that neither e^c nor e^-c strains the range of float32.
 constexpr float kFoldLimit = 20.0f;
+constexpr float kSmallFoldLimit = 1.0f;  // for magnitudes near the end of float32's range
 
 // A log gate below this is a reset: e^g is no float32 any more, and the rows become +0 whatever they held.
 constexpr float kResetBelow = -104.0f;

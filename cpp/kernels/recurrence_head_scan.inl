@@ -68,6 +68,47 @@ class HeadScan {
   }
 
   void run() {
+    scan();
+    // A folded value is up to e^kFoldLimit larger than what it stands for. Where that leaves float32, the scan is done
+    // again with hardly any folding.
+    if (!std::is_same_v<Gate, NoGate> && std::isnan(sum(overflow_)) && finiteInputs()) {
+      foldLimit_ = kSmallFoldLimit;
+      scan();
+    }
+    if (!a_.finalState) return;
+    for (int64_t j = 0; j < blocks_; ++j)
+      storeBlock(block(j), a_.K, a_.V, block0_ + j, a_.finalState + a_.stateOffset(b_, hv_));
+  }
+
+ private:
+  float* block(int64_t j) { return state_ + j * a_.K * kBlock; }
+
+  static bool finite(const float* x, int64_t n) {
+    float all = 0;
+    for (int64_t i = 0; i < n; ++i) all += 0 * x[i];
+    return all == 0;
+  }
+
+  // Keys, values, strengths, gates (-Inf is a reset) and state of this head.
+  bool finiteInputs() const {
+    bool yes = !a_.initialState || finite(a_.initialState + a_.stateOffset(b_, hv_), a_.K * a_.V);
+    for (int64_t s = 0; s < a_.T * a_.n && yes; ++s) {
+      yes = finite(a_.kRow(b_, s, hv_), a_.K) && finite(a_.vRow(b_, s, hv_), a_.V);
+      if (Update::kDelta) yes = yes && finite(&a_.beta[(b_ * a_.T * a_.n + s) * a_.HV + hv_], 1);
+    }
+    for (int64_t t = 0; t < a_.T && yes; ++t) {
+      yes = finite(a_.qRow(b_, t, hv_), a_.K);
+      if constexpr (Gate::kPerChannel) {
+        const float* g = Gate::logDecays(a_, b_, t, hv_);
+        for (int64_t i = 0; i < a_.K; ++i) yes = yes && g[i] <= std::numeric_limits<float>::max();
+      } else {
+        yes = yes && Gate::logDecay(a_, b_, t, hv_) <= std::numeric_limits<float>::max();
+      }
+    }
+    return yes;
+  }
+
+  void scan() {
     start();
     const int64_t steps = a_.T * a_.n;
     for (int64_t s0 = 0; s0 < steps; s0 += P_) {
@@ -81,16 +122,11 @@ class HeadScan {
       if (Update::kDelta) keepPending();
       if (a_.cancel && a_.cancel->load(std::memory_order_relaxed)) return;
     }
-    if (!a_.finalState) return;
     settle();
-    for (int64_t j = 0; j < blocks_; ++j)
-      storeBlock(block(j), a_.K, a_.V, block0_ + j, a_.finalState + a_.stateOffset(b_, hv_));
   }
 
- private:
-  float* block(int64_t j) { return state_ + j * a_.K * kBlock; }
-
   void start() {
+    overflow_ = zero();
     for (int64_t j = 0; j < blocks_; ++j) {
       if (a_.initialState)
         loadBlock(a_.initialState + a_.stateOffset(b_, hv_), a_.K, a_.V, block0_ + j, block(j));
@@ -116,7 +152,8 @@ class HeadScan {
       store(rescale_ + i, Gate::kPerChannel ? exp(load(logSum_ + i), load(logRest_ + i))
                                             : splat(static_cast<float>(std::exp(logDecay_))));
     for (int64_t j = 0; j < blocks_; ++j)
-      settleBlock(block(j), a_.K, kWrite_ - 2 * ld_, kWrite_ - ld_, Update::kDelta ? pending(j) : nullptr, rescale_);
+      settleBlock(block(j), a_.K, kWrite_ - 2 * ld_, kWrite_ - ld_, Update::kDelta ? pending(j) : nullptr, rescale_,
+                  overflow_);
     clearPending();
   }
 
@@ -175,9 +212,9 @@ class HeadScan {
     };
     for (int s = 0; s < count;) {
       const double g0 = gate(s), g1 = s + 1 < count ? gate(s + 1) : 0;
-      const bool two = s + 1 < count && std::fabs(g1) <= kFoldLimit, reset = g0 < kResetBelow;
+      const bool two = s + 1 < count && std::fabs(g1) <= foldLimit_, reset = g0 < kResetBelow;
       double c = logDecay_ + g0;
-      const bool rescale = reset || std::fabs(c) > kFoldLimit || (two && std::fabs(c + g1) > kFoldLimit);
+      const bool rescale = reset || std::fabs(c) > foldLimit_ || (two && std::fabs(c + g1) > foldLimit_);
       if (rescale) {
         setLog(rescaleLog_, rescaleLow_, pairCount_, reset ? -1000.0 : c);
         c = 0;
@@ -259,9 +296,9 @@ class HeadScan {
     IVec strong1{}, over0{}, over1{};
     for (int64_t i = 0; i < ld_; i += kLanes) {
       const Vec g0 = part(ga, i), g1 = part(gb, i), c0 = load(logSum_ + i) + g0;
-      over0 |= ~(abs(c0) <= kFoldLimit);
-      over1 |= ~(abs(c0 + g1) <= kFoldLimit);
-      strong1 |= ~(abs(g1) <= kFoldLimit);
+      over0 |= ~(abs(c0) <= foldLimit_);
+      over1 |= ~(abs(c0 + g1) <= foldLimit_);
+      strong1 |= ~(abs(g1) <= foldLimit_);
     }
     const bool two = s + 1 < count && !any(strong1), rescale = any(over0) || (two && any(over1));
     Pair& pair = addPair(s0, s, two, rescale);
@@ -363,6 +400,7 @@ class HeadScan {
         const Vec u1 = fma(splat(-b1), p1, x1 * splat(b1 * i1));
         u[e] = u0;
         u[kVecs + e] = u1;
+        overflow_ = fma(zero(), u0 + u1, overflow_);
         if (pair.read0) store(o0 + e * kLanes, fma(splat(pair.dots[0]), u0, r[e]) * splat(d0));
         if (pair.read1)
           store(o1 + e * kLanes, fma(splat(pair.dots[2]), u1, fma(splat(pair.dots[1]), u0, r[kVecs + e])) * splat(d1));
@@ -378,6 +416,7 @@ class HeadScan {
       for (int e = 0; e < kVecs; ++e) {
         v[e] = load(v0 + e * kLanes) * splat(i0);
         v[kVecs + e] = load(v1 + e * kLanes) * splat(i1);
+        overflow_ = fma(zero(), v[e] + v[kVecs + e], overflow_);
       }
       rows.k0 = pair.w0;
       rows.k1 = pair.w1;
@@ -386,6 +425,7 @@ class HeadScan {
       inStretches(a_.K, [&](int64_t i0, int64_t i1) { pass(block(j), i0, i1, rows, v, r); });
 #pragma GCC unroll 4
       for (int e = 0; e < kVecs; ++e) {
+        if (a_.o) overflow_ = fma(zero(), r[e] + r[kVecs + e], overflow_);
         if (pair.read0) store(o0 + e * kLanes, r[e] * splat(d0));
         if (pair.read1) store(o1 + e * kLanes, r[kVecs + e] * splat(d1));
       }
@@ -456,6 +496,8 @@ class HeadScan {
   float *decay_, *inverse_, *decayLow_;  // [P] e^c, e^-c; first the log itself and its low part
   float *rescaleLog_, *rescaleLow_;      // [pairs]
   float *beta_, *zeroRow_;
+  float foldLimit_ = kFoldLimit;
+  Vec overflow_;         // NaN in a lane once something in it was not finite
   double logDecay_ = 0;  // cumulative log decay of a gate per head or token
   std::unique_ptr<Pair[]> pairs_;
   int pairCount_ = 0;

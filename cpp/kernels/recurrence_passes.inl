@@ -93,15 +93,18 @@ RANKONE_INLINE void inStretches(int64_t K, F&& f) {
   for (int64_t i = 0; i < K; i += kSumRows) f(i, K - i < kSumRows ? K : i + kSumRows);
 }
 
-// Applies what is pending and unfolds the decay: afterwards the block holds the state itself.
+// Applies what is pending and unfolds the decay: afterwards the block holds the state itself. A lane of overflow
+// becomes NaN where it is not finite.
 __attribute__((noinline)) static void settleBlock(float* S, int64_t K, const float* w0, const float* w1, const Vec* u,
-                                                  const float* decay) {
+                                                  const float* decay, Vec& overflow) {
   for (int64_t i = 0; i < K; ++i)
     for (int j = 0; j < kVecs; ++j) {
       float* at = S + i * kBlock + j * kLanes;
       Vec s = load(at);
       if (u) s = fma(splat(w1[i]), u[kVecs + j], fma(splat(w0[i]), u[j], s));
-      store(at, s * decay[i]);
+      s *= decay[i];
+      store(at, s);
+      overflow = fma(zero(), s, overflow);
     }
 }
 

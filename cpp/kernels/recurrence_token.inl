@@ -181,6 +181,7 @@ void runTokens(const RecurrenceForward& a, int64_t b, int64_t hv, float* S, cons
 
 void recurrenceTokens(const RecurrenceForward& a) {
   const int64_t heads = a.B * a.HV, size = a.K * a.V, ld = roundUp(a.K, kLanes);
+  if (heads == 0) return;
   // Enough heads to a task that handing it out costs little beside it; fixed by shape.
   const int64_t work = size * a.T * a.n, chunk = work > 0 ? 1 + 131072 / work : heads;
   parallelFor((heads + chunk - 1) / chunk, a.cancel, [&](int64_t task) {

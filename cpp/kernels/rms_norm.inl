@@ -12,6 +12,7 @@ namespace {
 
 constexpr int64_t kSumPiece = 512;  // elements added in float32
 constexpr int64_t kRowBlock = 32;   // rows of a partial dWeight
+constexpr double kSmallSquares = 1e-24, kLargeSquares = 1e38;
 
 RANKONE_INLINE float sumFour(const Vec (&acc)[4]) { return sum((acc[0] + acc[1]) + (acc[2] + acc[3])); }
 
@@ -33,6 +34,11 @@ double sumSquares(const float* x, int64_t D) {
       acc[0] = fma(v, v, acc[0]);
     }
     total += sumFour(acc);
+  }
+  // Squares that leave float32's range, on either side.
+  if (!(total > kSmallSquares && total < kLargeSquares)) {
+    total = 0;
+    for (int64_t i = 0; i < D; ++i) total += static_cast<double>(x[i]) * x[i];
   }
   return total;
 }

@@ -19,7 +19,15 @@ constexpr OptionSpec kOptions[] = {
     {"outputFinalState", OptionKind::Flag},
     {"saveForBackward", OptionKind::Flag},
 };
-constexpr size_t kBackwardOptions = 5, kForwardInputs = 4;
+constexpr OptionSpec kBackwardOptions[] = {
+    {"scale", OptionKind::Number},
+    {"mode", OptionKind::Choice, "auto|recurrent|chunk"},
+    {"chunkSize", OptionKind::Integer},
+    {"compute", OptionKind::Choice, "f32|bf16"},
+    {"device", OptionKind::Choice, "cpu|cuda"},
+    {"gradDtype", OptionKind::Choice, "f32|input"},
+};
+constexpr size_t kForwardInputs = 4;
 const OutputSpec kOutputs[] = {{"o"}, {"finalState"}};
 const OutputSpec kGradients[] = {{"dq"}, {"dv"}, {"dg"}, {"dInitialState"}};
 
@@ -106,7 +114,7 @@ const OpSpec hgrn2Op = {
 const OpSpec hgrn2BackwardOp = {
     .name = "hgrn2Backward",
     .inputs = kInputs,
-    .options = std::span(kOptions).first(kBackwardOptions),
+    .options = kBackwardOptions,
     .outputs = kGradients,
     .plan = planBackward,
     .run = runBackward,

@@ -36,7 +36,17 @@ constexpr OptionSpec kOptions[] = {
     {"outputFinalState", OptionKind::Flag},
     {"saveForBackward", OptionKind::Flag},
 };
-constexpr size_t kBackwardOptions = 7, kForwardInputs = 8;
+constexpr OptionSpec kBackwardOptions[] = {
+    {"dtSoftplus", OptionKind::Flag},
+    {"dtLimit", OptionKind::Pair},
+    {"", OptionKind::PairHigh},
+    {"mode", OptionKind::Choice, "auto|recurrent|chunk"},
+    {"chunkSize", OptionKind::Integer},
+    {"compute", OptionKind::Choice, "f32|bf16"},
+    {"device", OptionKind::Choice, "cpu|cuda"},
+    {"gradDtype", OptionKind::Choice, "f32|input"},
+};
+constexpr size_t kForwardInputs = 8;
 const OutputSpec kOutputs[] = {{"y"}, {"finalState"}};
 const OutputSpec kGradients[] = {{"dx"}, {"ddt"}, {"dA"}, {"dB"}, {"dC"}, {"dD"}, {"dDtBias"}, {"dInitialState"}};
 
@@ -180,7 +190,7 @@ const OpSpec mamba2Op = {
 const OpSpec mamba2BackwardOp = {
     .name = "mamba2Backward",
     .inputs = kInputs,
-    .options = std::span(kOptions).first(kBackwardOptions),
+    .options = kBackwardOptions,
     .outputs = kGradients,
     .plan = planBackward,
     .run = runBackward,

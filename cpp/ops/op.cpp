@@ -34,8 +34,9 @@ void expectShape(const Call& call, int input, std::initializer_list<int64_t> dim
 
 void expectFinite(const Call& call, int option) {
   const OptionValue& v = call.options[option];
-  if (v.given && !std::isfinite(v.value))
-    fail(ErrorKind::Range, "%s: expected a finite number, got %g", call.spec->options[option].name, v.value);
+  if (v.given && !std::isfinite(static_cast<float>(v.value)))
+    fail(ErrorKind::Range, "%s: expected a number that float32 can hold, got %g", call.spec->options[option].name,
+         v.value);
 }
 
 void expectInteger(const Call& call, int option, int64_t low, int64_t high) {

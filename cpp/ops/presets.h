@@ -1,5 +1,6 @@
 // Paper name -> cell of the recurrence grid. A row fixes the update rule and the gates that the paper allows; it has no
-// kernel of its own. Adding a paper that is a cell of the grid is a row here and a typed export in ts/ops/presets.ts.
+// kernel of its own. Adding a paper that is a cell of the grid is a row here and typed exports in
+// ts/ops/additivePresets.ts or deltaPresets.ts.
 #pragma once
 #include <span>
 

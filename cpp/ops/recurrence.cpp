@@ -1,6 +1,7 @@
 #include "ops/recurrence.h"
 
 #include "ops/recurrence_problem.h"
+#include "ops/shapes.h"
 
 namespace rankone {
 namespace {
@@ -33,8 +34,7 @@ constexpr int64_t kTokenFormSteps = 2;
 void bindState(const Call& call, RecurrenceForward& args) {
   if (!call.state) return;
   const StateBuffer& state = *call.state;
-  if (args.initialState) fail(ErrorKind::Type, "initialState: a call with state takes none");
-  if (state.poisoned) fail(ErrorKind::State, "state: an aborted call left it half advanced; copyFrom() restores it");
+  if (args.initialState) fail(ErrorKind::Type, "initialState: expected none beside state, got a tensor");
   if (state.batch != args.B || state.valueHeads != args.HV || state.keyDim != args.K || state.valueDim != args.V)
     fail(ErrorKind::Range, "state: expected shape [B,HV,K,V] = [%lld,%lld,%lld,%lld], got [%lld,%lld,%lld,%lld]",
          static_cast<long long>(args.B), static_cast<long long>(args.HV), static_cast<long long>(args.K),
@@ -43,7 +43,7 @@ void bindState(const Call& call, RecurrenceForward& args) {
   args.initialState = args.finalState = state.data();
 }
 
-RecurrenceForward bindArgs(const Call& call, std::vector<float>& fixedGate) {
+RecurrenceForward bindArgs(const Call& call, std::vector<float>* fixedGate) {
   RecurrenceForward args{};
   bindProblem(call, args, fixedGate);
   args.o = call.outputs[kO].f32();
@@ -54,14 +54,13 @@ RecurrenceForward bindArgs(const Call& call, std::vector<float>& fixedGate) {
 }
 
 void plan(Call& call) {
-  std::vector<float> fixedGate;
-  const RecurrenceForward args = bindArgs(call, fixedGate);
+  const RecurrenceForward args = bindArgs(call, nullptr);
   if (call.flag(kSaveForBackward) && call.state)
     fail(ErrorKind::Type, "saveForBackward: a call with state cannot be differentiated");
-  call.outputs[kO].setShape({args.B, args.T, args.HV, args.V});
+  setOutput(call, kO, {args.B, args.T, args.HV, args.V});
   if (call.flag(kOutputFinalState)) {
     if (call.state) fail(ErrorKind::Type, "outputFinalState: a call with state advances that state instead");
-    call.outputs[kFinalState].setShape({args.B, args.HV, args.K, args.V});
+    setOutput(call, kFinalState, {args.B, args.HV, args.K, args.V});
   }
   if (!call.flag(kSaveForBackward)) return;
   const SavedGeometry geometry = savedGeometry(args.T, args.n, args.K, args.V);
@@ -70,7 +69,7 @@ void plan(Call& call) {
   const size_t residuals = args.update == UpdateRule::Delta ? heads * args.T * args.n * geometry.residualFloats : 0;
   auto saved = std::make_shared<SavedForward>();
   saved->buffer = AlignedBuffer((states + residuals) * sizeof(float));
-  saved->key = savedKey(args);
+  saved->key = savedKey(call, args);
   saved->states = saved->buffer.f32();
   saved->residuals = residuals ? saved->states + states : nullptr;
   call.saved = std::move(saved);
@@ -78,7 +77,8 @@ void plan(Call& call) {
 
 void run(const Call& call) {
   std::vector<float> fixedGate;
-  RecurrenceForward args = bindArgs(call, fixedGate);
+  RecurrenceForward args = bindArgs(call, &fixedGate);
+  if (args.B == 0 || (args.T == 0 && !args.finalState)) return;  // nothing to write, whatever the other sizes say
   if (call.saved) {
     args.savedStates = call.saved->states;
     args.savedResiduals = call.saved->residuals;

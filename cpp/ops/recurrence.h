@@ -28,9 +28,6 @@ enum {
   kSaveForBackward
 };
 }
-namespace recurrence_backward_options {
-enum { kGradDtype = recurrence_options::kOutputFinalState };
-}
 namespace recurrence_outputs {
 enum { kO, kFinalState };
 }

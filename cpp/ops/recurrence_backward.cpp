@@ -1,4 +1,5 @@
 #include "ops/recurrence_problem.h"
+#include "ops/shapes.h"
 
 namespace rankone {
 namespace {
@@ -23,15 +24,15 @@ const OptionSpec kOptions[] = {
 };
 const OutputSpec kOutputs[] = {{"dq"}, {"dk"}, {"dv"}, {"dg"}, {"dbeta"}, {"dInitialState"}};
 
-RecurrenceBackward bindArgs(const Call& call, std::vector<float>& fixedGate) {
+RecurrenceBackward bindArgs(const Call& call, std::vector<float>* fixedGate) {
   RecurrenceBackward args{};
   bindProblem(call, args, fixedGate);
   expectShape(call, kDO, {args.B, args.T, args.HV, args.V}, "[B,T,HV,V]");
   if (call.input(kDFinalState).present())
     expectShape(call, kDFinalState, {args.B, args.HV, args.K, args.V}, "[B,HV,K,V]");
-  if (call.saved && !(call.saved->key == savedKey(args)))
-    fail(ErrorKind::Range, "saved: it was made by a forward of another shape, gate or update");
-  if (call.saved && !call.saved->states) fail(ErrorKind::State, "saved: it has been disposed");
+  if (call.saved && !(call.saved->key == savedKey(call, args)))
+    fail(ErrorKind::Range,
+         "saved: expected what a forward of the same problem left (shape, gate, update, initial state), got another's");
   args.dO = call.input(kDO).f32();
   args.dFinalState = call.input(kDFinalState).f32();
   if (call.saved) {
@@ -48,22 +49,21 @@ RecurrenceBackward bindArgs(const Call& call, std::vector<float>& fixedGate) {
 }
 
 void plan(Call& call) {
-  std::vector<float> fixedGate;
-  const RecurrenceBackward args = bindArgs(call, fixedGate);
-  call.outputs[kDQ].setShape({args.B, args.T, args.H, args.K});
-  call.outputs[kDK].setShape({args.B, args.T * args.n, args.H, args.K});
-  call.outputs[kDV].setShape({args.B, args.T * args.n, args.HV, args.V});
+  const RecurrenceBackward args = bindArgs(call, nullptr);
+  setOutput(call, kDQ, {args.B, args.T, args.H, args.K});
+  setOutput(call, kDK, {args.B, args.T * args.n, args.H, args.K});
+  setOutput(call, kDV, {args.B, args.T * args.n, args.HV, args.V});
   if (call.input(kG).present()) {
     call.outputs[kDG] = call.input(kG);
     call.outputs[kDG].data = nullptr;
   }
-  if (args.update == UpdateRule::Delta) call.outputs[kDBeta].setShape({args.B, args.T * args.n, args.HV});
-  if (call.input(kInitialState).present()) call.outputs[kDInitialState].setShape({args.B, args.HV, args.K, args.V});
+  if (args.update == UpdateRule::Delta) setOutput(call, kDBeta, {args.B, args.T * args.n, args.HV});
+  if (call.input(kInitialState).present()) setOutput(call, kDInitialState, {args.B, args.HV, args.K, args.V});
 }
 
 void run(const Call& call) {
   std::vector<float> fixedGate;
-  recurrenceBackward(bindArgs(call, fixedGate));
+  recurrenceBackward(bindArgs(call, &fixedGate));
 }
 
 }  // namespace

@@ -2,13 +2,15 @@
 
 #include <cmath>
 
+#include "ops/shapes.h"
+
 namespace rankone {
 namespace {
 
 using namespace recurrence_inputs;
 using namespace recurrence_options;
 
-constexpr int64_t kMaxStateDim = 512, kMaxHouseholder = 8, kMaxElements = int64_t{1} << 46;
+constexpr int64_t kMaxStateDim = 512, kMaxHouseholder = 8;
 
 GateKind gateOfRank(const Tensor& g) {
   switch (g.rank) {
@@ -28,7 +30,8 @@ UpdateRule updateRule(const Call& call) {
                           : beta ? UpdateRule::Delta
                                  : UpdateRule::Additive;
   if (rule == UpdateRule::Delta && !beta) fail(ErrorKind::Type, "beta: the delta update needs it, got none");
-  if (rule == UpdateRule::Additive && beta) fail(ErrorKind::Type, "beta: the additive update takes none");
+  if (rule == UpdateRule::Additive && beta)
+    fail(ErrorKind::Type, "beta: expected none with the additive update, got a tensor");
   return rule;
 }
 
@@ -46,8 +49,9 @@ void checkOptions(const Call& call) {
       fail(ErrorKind::Range, "chunkSize: expected 16, 32, 64 or 128, got %g", c);
   }
   expectInteger(call, kNumHouseholder, 1, kMaxHouseholder);
-  if (call.integer(kCompute, 0) == 1) fail(ErrorKind::Range, "compute: 'bf16' is not available on this device");
-  if (call.integer(kDevice, 0) == 1) fail(ErrorKind::Range, "device: cuda unavailable: this build has no CUDA backend");
+  if (call.integer(kCompute, 0) == 1) fail(ErrorKind::Range, "compute: expected 'f32' on this device, got 'bf16'");
+  if (call.integer(kDevice, 0) == 1)
+    fail(ErrorKind::Range, "device: expected 'cpu', got 'cuda' (cuda unavailable: this build has no CUDA backend)");
   if (call.preset && call.preset->fixedGate == FixedGate::Lightning) {
     if (!call.options[kLayer].given || !call.options[kLayers].given)
       fail(ErrorKind::Type, "layer, layers: expected both, the layer's index and how many there are");
@@ -58,7 +62,7 @@ void checkOptions(const Call& call) {
 
 }  // namespace
 
-void bindProblem(const Call& call, RecurrenceProblem& p, std::vector<float>& fixedGate) {
+void bindProblem(const Call& call, RecurrenceProblem& p, std::vector<float>* fixedGate) {
   const Tensor &q = call.input(kQ), &k = call.input(kK), &v = call.input(kV), &g = call.input(kG);
   checkOptions(call);
   expectRank(call, kQ, 4, "[B,T,H,K]");
@@ -76,12 +80,13 @@ void bindProblem(const Call& call, RecurrenceProblem& p, std::vector<float>& fix
   if (p.HV < 1 || p.HV % p.H != 0)
     fail(ErrorKind::Range, "v: expected HV to be a multiple of H = %lld, got shape %s", static_cast<long long>(p.H),
          v.shapeText().c_str());
-  for (int64_t size : {p.B, p.T, p.H, p.HV})
-    if (size > kMaxElements)
-      fail(ErrorKind::Range, "q, v: a size is too large, got %lld", static_cast<long long>(size));
   p.update = updateRule(call);
   if (p.n > 1 && p.update == UpdateRule::Additive)
     fail(ErrorKind::Range, "numHouseholder: the additive update takes 1, got %lld", static_cast<long long>(p.n));
+  // A size of zero makes a tensor empty and leaves the others free: what is made of them must still be countable.
+  expectCountable("q, v", {p.B, p.T, p.n, p.H, p.K});
+  expectCountable("q, v", {p.B, p.T, p.n, p.HV, p.V, p.K});
+  expectCountable("q, v", {p.B, p.HV, p.K, p.V});
   const char* kPattern = p.n == 1 ? "[B,T,H,K]" : "[B,T*n,H,K]";
   expectShape(call, kK, {p.B, p.T * p.n, p.H, p.K}, kPattern);
   expectShape(call, kV, {p.B, p.T * p.n, p.HV, p.V}, p.n == 1 ? "[B,T,HV,V]" : "[B,T*n,HV,V]");
@@ -108,15 +113,29 @@ void bindProblem(const Call& call, RecurrenceProblem& p, std::vector<float>& fix
   p.initialState = call.input(kInitialState).f32();
   p.cancel = call.cancel;
   if (call.preset && call.preset->fixedGate != FixedGate::No) {
-    fixedGate.resize(static_cast<size_t>(p.HV));
-    fillFixedGate(call, p.HV, fixedGate.data());
     p.gate = GateKind::Head;
-    p.g = fixedGate.data();
+    if (fixedGate && p.B * p.T > 0) {
+      fixedGate->resize(static_cast<size_t>(p.HV));
+      fillFixedGate(call, p.HV, fixedGate->data());
+      p.g = fixedGate->data();
+    }
   }
 }
 
-SavedForward::Key savedKey(const RecurrenceProblem& p) {
-  return {p.update, p.gate, p.B, p.T, p.H, p.HV, p.K, p.V, p.n};
+SavedForward::Key savedKey(const Call& call, const RecurrenceProblem& p) {
+  return {p.update,
+          p.gate,
+          call.preset ? call.preset->fixedGate : FixedGate::No,
+          call.input(kInitialState).present(),
+          p.B,
+          p.T,
+          p.H,
+          p.HV,
+          p.K,
+          p.V,
+          p.n,
+          call.integer(kLayer, 0),
+          call.integer(kLayers, 0)};
 }
 
 }  // namespace rankone

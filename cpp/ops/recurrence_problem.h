@@ -7,9 +7,10 @@
 
 namespace rankone {
 
-// Fills what forward and backward share. fixedGate keeps the values of a gate that a preset derives from the shape.
-void bindProblem(const Call& call, RecurrenceProblem& problem, std::vector<float>& fixedGate);
+// Fills what forward and backward share. fixedGate takes the values of a gate that a preset derives from the shape,
+// where there is something to compute; null while planning.
+void bindProblem(const Call& call, RecurrenceProblem& problem, std::vector<float>* fixedGate);
 
-SavedForward::Key savedKey(const RecurrenceProblem& problem);
+SavedForward::Key savedKey(const Call& call, const RecurrenceProblem& problem);
 
 }  // namespace rankone

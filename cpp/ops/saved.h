@@ -14,7 +14,9 @@ class SavedForward {
   struct Key {  // a backward accepts only what was made for its own problem
     UpdateRule update;
     GateKind gate;
-    int64_t batch, tokens, heads, valueHeads, keyDim, valueDim, householder;
+    FixedGate fixedGate;
+    bool initialState;
+    int64_t batch, tokens, heads, valueHeads, keyDim, valueDim, householder, layer, layers;
     bool operator==(const Key&) const = default;
   };
 

@@ -27,6 +27,14 @@ void expectInputs(const Call& call) {
   }
 }
 
+void expectCountable(const char* name, std::initializer_list<int64_t> sizes) {
+  int64_t count = 1;
+  for (int64_t size : sizes)
+    if (size && (__builtin_mul_overflow(count, size, &count) || count > (int64_t{1} << 50)))
+      fail(ErrorKind::Range, "%s: expected sizes that can be counted together, got one of %lld", name,
+           static_cast<long long>(size));
+}
+
 void expectSameShape(const Call& call, int input, int like) {
   const Tensor &t = call.inputs[input], &other = call.inputs[like];
   if (t.present() && !t.sameShape(other))
@@ -43,7 +51,7 @@ void expectMinRank(const Call& call, int input, int rank, const char* pattern) {
 
 void expectNotNegative(const Call& call, int option) {
   const OptionValue& v = call.options[option];
-  if (v.given && !(std::isfinite(v.value) && v.value >= 0))
+  if (v.given && !(std::isfinite(static_cast<float>(v.value)) && v.value >= 0))
     fail(ErrorKind::Range, "%s: expected a finite number >= 0, got %g", call.spec->options[option].name, v.value);
 }
 

@@ -16,6 +16,9 @@ void expectMinRank(const Call& call, int input, int rank, const char* pattern);
 // A positive or zero number, such as an epsilon.
 void expectNotNegative(const Call& call, int option);
 
+// The product of the sizes can be counted, a zero among them taken as one.
+void expectCountable(const char* name, std::initializer_list<int64_t> sizes);
+
 // Shape of an output, as far as it can be counted: inputs of size zero allow any other size.
 void setOutput(Call& call, int output, const int64_t* shape, int rank);
 void setOutput(Call& call, int output, std::initializer_list<int64_t> shape);

@@ -33,6 +33,11 @@ Problem bind(const Call& call) {
 const float* optional(const Tensor& t) { return t.present() ? t.f32() : nullptr; }
 float* produced(const Tensor& t) { return t.present() ? t.f32() : nullptr; }
 
+// Without tokens and without a state there is nothing to do for a batch row, however many the shape names.
+int64_t batchToRun(const Problem& p, const float* state) {
+  return p.D == 0 || (p.T == 0 && (p.W == 1 || !state)) ? 0 : p.B;
+}
+
 void plan(Call& call) {
   expectInputs(call);
   const Problem p = bind(call);
@@ -49,7 +54,7 @@ void run(const Call& call) {
   a.initialState = optional(call.input(kInitialState));
   a.y = call.outputs[kY].f32();
   a.finalState = produced(call.outputs[kFinalState]);
-  a.B = p.B;
+  a.B = batchToRun(p, a.finalState);
   a.T = p.T;
   a.D = p.D;
   a.W = p.W;
@@ -82,7 +87,7 @@ void runBackward(const Call& call) {
   a.dWeight = call.outputs[kDWeight].f32();
   a.dBias = produced(call.outputs[kDBias]);
   a.dInitialState = produced(call.outputs[kDInitialState]);
-  a.B = p.B;
+  a.B = batchToRun(p, a.dInitialState);
   a.T = p.T;
   a.D = p.D;
   a.W = p.W;

@@ -19,7 +19,6 @@ class StateBuffer {
   void acquire();
   void release() { busy_.store(false); }
   void dispose();
-  bool disposed() const { return disposed_; }
 
   bool poisoned = false;  // an aborted call left it half advanced
 

@@ -3,8 +3,10 @@ import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import type { RecurrenceOptions } from '../../ts/index';
 import { recurrenceBackwardSync, recurrenceSync } from '../../ts/index';
+import { forward } from '../reference/recurrence.ts';
 import type { Gate, Problem, ProblemSpec } from '../support/cases.ts';
 import { makeProblem } from '../support/cases.ts';
+import { expectWithin, rowFor } from '../support/compare.ts';
 import type { Cell } from '../support/native.ts';
 import { cells, checkProblem, comparisons, nameOf } from '../support/native.ts';
 import { Random } from '../support/random.ts';
@@ -314,3 +316,32 @@ for (const cell of fewCells) {
 }
 
 spread.run();
+
+const large = suite('numerics: near the end of float32');
+
+// e^-c of a folded decay would take these values beyond it; what they stand for stays well inside.
+for (const cell of fewGated) {
+  large(`${nameOf(cell)}: values of 1e31`, () => {
+    const spec: ProblemSpec = { B: 1, T: 40, H: 1, K: 16, V: 20, seed: 21, ...cell };
+    const problem = makeProblem(spec);
+    problem.g!.data.fill(-2);
+    problem.v.data.forEach((x, i) => {
+      problem.v.data[i] = 1e31 * x;
+    });
+    const options = { update: cell.update, numHouseholder: cell.n };
+    const expected = forward(problem, options).o;
+    const { dO: _, dFinalState: __, ...inputs } = problem;
+    for (const mode of MODES) {
+      const { o } = recurrenceSync(inputs, { ...options, ...mode });
+      expectWithin(
+        `${nameOf(cell)}, ${mode.mode}`,
+        o.data,
+        expected.data,
+        o.shape,
+        rowFor('o', spec.T),
+      );
+    }
+  });
+}
+
+large.run();
