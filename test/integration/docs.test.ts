@@ -27,21 +27,42 @@ test('every export of the package has a TSDoc comment', () => {
   assert.ok(seen > 150, `${seen} symbols`);
 });
 
-test('the first example of the README runs', () => {
-  const readme = fs.readFileSync(path.join(root, 'README.md'), 'utf8');
-  const code = /```ts\n([\s\S]+?)```/.exec(readme)![1];
-  const file = path.join(root, 'dist', 'readme-example.mts'); // inside of the package, which may name itself
-  fs.writeFileSync(file, code);
-  try {
-    const { status, stdout, stderr } = spawnSync(process.execPath, ['--import', 'tsx', file], {
-      cwd: root,
-      encoding: 'utf8',
-    });
-    assert.is(status, 0, stderr);
-    assert.is(stdout, '[ 1, 128, 4, 64 ]\n[ 1, 1, 4, 64 ]\n');
-  } finally {
-    fs.rmSync(file);
-  }
-});
+for (const [language, extension] of [
+  ['an ES module', 'mjs'],
+  ['a CommonJS module', 'cjs'],
+  ['TypeScript', 'mts'],
+]) {
+  test(`the first example of the README runs as ${language}`, () => {
+    const readme = fs.readFileSync(path.join(root, 'README.md'), 'utf8');
+    let code = /```js\n([\s\S]+?)```/.exec(readme)![1];
+    if (extension === 'cjs') {
+      code = code.replace(/^import (.+) from 'rankone';$/m, "const $1 = require('rankone');");
+      code = `(async () => {\n${code}})();\n`;
+    }
+    const file = path.join(root, 'dist', `readme-example.${extension}`); // inside of the package, which may name itself
+    fs.writeFileSync(file, code);
+    try {
+      const loader = extension === 'mts' ? ['--import', 'tsx'] : [];
+      const { status, stdout, stderr } = spawnSync(process.execPath, [...loader, file], {
+        cwd: root,
+        encoding: 'utf8',
+      });
+      assert.is(status, 0, stderr);
+      assert.is(stdout, '[ 1, 128, 4, 64 ]\n[ 1, 1, 4, 64 ]\n');
+      if (extension !== 'mts') return;
+      const compiler = path.join(root, 'node_modules/typescript/bin/tsc');
+      const options = '--ignoreConfig --noEmit --strict --target es2022 --module nodenext'.split(
+        ' ',
+      );
+      const checked = spawnSync(process.execPath, [compiler, ...options, file], {
+        cwd: root,
+        encoding: 'utf8',
+      });
+      assert.is(checked.status, 0, checked.stdout);
+    } finally {
+      fs.rmSync(file);
+    }
+  });
+}
 
 test.run();
