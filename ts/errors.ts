@@ -5,6 +5,7 @@ export function show(value: unknown): string {
     return value.length > 40 ? `'${value.slice(0, 40)}...'` : `'${value}'`;
   if (typeof value === 'function') return 'a function';
   if (typeof value === 'symbol') return 'a symbol';
+  if (typeof value === 'bigint') return `${value}n`;
   if (typeof value !== 'object') return String(value);
   if (Array.isArray(value)) return 'an array';
   const name = (value as object).constructor?.name;

@@ -4,14 +4,28 @@ import { binding, description, type EntryDescription, type RawResults } from './
 import { rangeError, show, typeError, unknownKey } from './errors';
 import { readShape, TENSOR, writeTensor } from './header';
 import { SavedForward } from './saved';
+import { abortReason, checkSignal, unwatch, watch } from './signal';
 import { RecurrentState } from './state';
 import type { AbortSignalLike } from './types';
+
+interface TensorSlot {
+  name: string;
+  slot: number;
+  at: number;
+}
 
 interface OptionSlot {
   name: string;
   kind: EntryDescription['options'][number]['kind'];
   at: number;
   choices: string[];
+}
+
+/** A call as the caller gave it: arrays and handles for the addon, and what is needed again when it ends. */
+interface Request {
+  data: unknown[];
+  out: unknown[] | undefined;
+  signal: AbortSignalLike | undefined;
 }
 
 // One header serves all calls of this thread. A getter of the caller's that makes a call of its own while the header is
@@ -24,15 +38,25 @@ function takeHeader(): Float64Array {
   return header;
 }
 
+function numbered(names: string[]): Map<string, number> {
+  return new Map(names.map((name, index) => [name, index]));
+}
+
 /** A public function of the engine. @internal */
 export class Operation {
   readonly #index: number;
   readonly #name: string;
   readonly #entry: EntryDescription;
-  readonly #inputs = new Map<string, { name: string; slot: number; at: number }>();
-  readonly #options = new Map<string, OptionSlot>();
-  readonly #outputs: { name: string; slot: number; at: number }[] = [];
+  readonly #inputs: TensorSlot[];
+  readonly #options: OptionSlot[];
+  readonly #outputs: TensorSlot[];
   readonly #optionsEnd: number;
+  // Names that a caller may give -> where #values puts what came: tensors, then state and saved; options, then out and
+  // signal.
+  readonly #inputNames: Map<string, number>;
+  readonly #syncOptionNames: Map<string, number>;
+  readonly #asyncOptionNames: Map<string, number>;
+  readonly #outputNames: Map<string, number>;
 
   constructor(name: string) {
     this.#name = name;
@@ -40,23 +64,31 @@ export class Operation {
     if (this.#index < 0) throw new Error(`rankone: the native binary has no operation ${name}`);
     const entry = description.entries[this.#index];
     this.#entry = entry;
-    for (const { name, slot } of entry.inputs)
-      this.#inputs.set(name, { name, slot, at: slot * TENSOR });
-    for (const { name, slot, kind, choices } of entry.options) {
+    this.#inputs = entry.inputs.map((i) => ({ name: i.name, slot: i.slot, at: i.slot * TENSOR }));
+    this.#options = entry.options.map(({ name, slot, kind, choices }) => {
       const at = description.optionsAt + 2 * slot;
-      this.#options.set(name, { name, kind, at, choices: choices?.split('|') ?? [] });
-    }
+      return { name, kind, at, choices: choices?.split('|') ?? [] };
+    });
     // Options that this function does not take have slots too, and they must read as absent.
     this.#optionsEnd = description.optionsAt + 2 * entry.optionCount;
-    for (const { name, slot } of entry.outputs)
-      this.#outputs.push({ name, slot, at: description.outputsAt + slot * TENSOR });
+    this.#outputs = entry.outputs.map(({ name, slot }) => {
+      return { name, slot, at: description.outputsAt + slot * TENSOR };
+    });
+    const inputs = this.#inputs.map((i) => i.name);
+    if (entry.takesState) inputs.push('state');
+    if (entry.takesSaved) inputs.push('saved');
+    const options = this.#options.map((o) => o.name);
+    if (this.#outputs.length > 0) options.push('out');
+    this.#inputNames = numbered(inputs);
+    this.#syncOptionNames = numbered(options);
+    this.#asyncOptionNames = numbered([...options, 'signal']);
+    this.#outputNames = numbered(this.#outputs.map((o) => o.name));
   }
 
   sync(inputs: any, options: any): any {
     const header = takeHeader();
     try {
-      const data = this.#write(header, inputs, options, false);
-      const out = options === undefined ? undefined : options.out;
+      const { data, out } = this.#write(header, inputs, options, false);
       return this.#read(header, binding.call(this.#index, header, data), out);
     } finally {
       spare = header;
@@ -64,112 +96,121 @@ export class Operation {
   }
 
   async async(inputs: any, options: any): Promise<any> {
-    const signal: AbortSignalLike | undefined = options?.signal;
     const header = takeHeader();
+    let request: Request;
     let pending: Promise<RawResults>;
     let shapes: Float64Array;
-    let out: any;
     try {
-      const data = this.#write(header, inputs, options, true);
-      if (signal?.aborted) throw signal.reason;
-      out = options?.out;
-      pending = binding.callAsync(this.#index, header, data);
+      request = this.#write(header, inputs, options, true);
+      if (request.signal?.aborted) throw abortReason(request.signal);
+      pending = binding.callAsync(this.#index, header, request.data);
       shapes = header.slice();
     } finally {
       spare = header;
     }
+    const { out, signal } = request;
     if (signal === undefined) return this.#read(shapes, await pending, out);
-    const abort = () => binding.cancel(shapes[description.jobAt]);
-    signal.addEventListener('abort', abort);
+    const job = shapes[description.jobAt];
+    watch(signal, job);
     try {
       return this.#read(shapes, await pending, out);
     } catch (error) {
-      throw signal.aborted && (error as Error).name === 'AbortError' ? signal.reason : error;
+      throw signal.aborted && (error as Error).name === 'AbortError' ? abortReason(signal) : error;
     } finally {
-      signal.removeEventListener('abort', abort);
+      unwatch(signal, job);
     }
   }
 
-  #write(header: Float64Array, inputs: any, options: any, asynchronous: boolean): unknown[] {
-    const { inputCount, outputCount } = this.#entry;
+  #write(header: Float64Array, inputs: any, options: any, asynchronous: boolean): Request {
+    const { inputCount, outputCount, takesState } = this.#entry;
     const data = new Array(inputCount + outputCount + 2);
     for (let i = 0; i < inputCount; i++) header[i * TENSOR] = -1;
     for (let at = description.optionsAt; at < this.#optionsEnd; at += 2) header[at] = 0;
     for (let i = 0; i < outputCount; i++) header[description.outputsAt + i * TENSOR] = -1;
     header[description.stateAt] = 0;
     header[description.savedAt] = 0;
+    const request: Request = { data, out: undefined, signal: undefined };
     if (typeof inputs !== 'object' || inputs === null)
       throw typeError(this.#name, `inputs: expected an object of tensors, got ${show(inputs)}`);
-    for (const key in inputs) {
-      const value = inputs[key];
-      const slot = this.#inputs.get(key);
-      if (slot !== undefined) {
-        if (value !== undefined)
-          data[slot.slot] = writeTensor(this.#name, key, value, header, slot.at);
-      } else {
-        this.#writeHandle(header, data, key, value);
-      }
+    const values = this.#values('an input', inputs, this.#inputNames);
+    let next = this.#inputs.length;
+    for (let i = 0; i < next; i++) {
+      if (values[i] === undefined) continue;
+      const { name, slot, at } = this.#inputs[i];
+      data[slot] = writeTensor(this.#name, name, values[i], header, at);
     }
-    if (options !== undefined) this.#writeOptions(header, data, options, asynchronous);
-    return data;
+    if (takesState) this.#writeState(header, data, values[next++]);
+    if (this.#entry.takesSaved) this.#writeSaved(header, data, values[next]);
+    if (options !== undefined) this.#writeOptions(header, request, options, asynchronous);
+    return request;
   }
 
-  #writeHandle(header: Float64Array, data: unknown[], key: string, value: unknown): void {
-    const { takesState, takesSaved, inputCount, outputCount } = this.#entry;
-    if (key === 'state' && takesState) {
-      if (value === undefined) return;
-      const handle = RecurrentState.handleOf(value);
-      if (!handle)
-        throw typeError(
-          this.#name,
-          `state: expected what createState() returned, got ${show(value)}`,
-        );
-      header[description.stateAt] = 1;
-      data[inputCount + outputCount] = handle;
-    } else if (key === 'saved' && takesSaved) {
-      if (value === undefined) return;
-      const handle = SavedForward.handleOf(value);
-      if (!handle)
-        throw typeError(
-          this.#name,
-          `saved: expected what a forward with saveForBackward returned, got ${show(value)}`,
-        );
-      header[description.savedAt] = 1;
-      data[inputCount + outputCount + 1] = handle;
-    } else {
-      const legal = [...this.#inputs.keys()];
-      if (takesState) legal.push('state');
-      if (takesSaved) legal.push('saved');
-      throw unknownKey(this.#name, 'an input', key, legal);
+  /**
+   * What the caller's object has under each of the names, which are read once each; a key that is none of them is an
+   * error.
+   */
+  #values(
+    what: 'an input' | 'an option' | 'an output',
+    object: any,
+    names: Map<string, number>,
+  ): unknown[] {
+    const values = new Array(names.size);
+    // for...in does not see the accessors of a class.
+    const prototype = Object.getPrototypeOf(object);
+    const plain = prototype === Object.prototype || prototype === null;
+    for (const key in object) {
+      const index = names.get(key);
+      if (index === undefined) throw unknownKey(this.#name, what, key, [...names.keys()]);
+      if (plain) values[index] = object[key];
     }
+    if (!plain) for (const [name, index] of names) values[index] = object[name];
+    return values;
   }
 
-  #writeOptions(header: Float64Array, data: unknown[], options: any, asynchronous: boolean): void {
+  #writeState(header: Float64Array, data: unknown[], value: unknown): void {
+    if (value === undefined) return;
+    const handle = RecurrentState.handleOf(value);
+    if (!handle)
+      throw typeError(
+        this.#name,
+        `state: expected what createState() returned, got ${show(value)}`,
+      );
+    header[description.stateAt] = 1;
+    data[this.#entry.inputCount + this.#entry.outputCount] = handle;
+  }
+
+  #writeSaved(header: Float64Array, data: unknown[], value: unknown): void {
+    if (value === undefined) return;
+    const handle = SavedForward.handleOf(value);
+    if (!handle)
+      throw typeError(
+        this.#name,
+        `saved: expected what a forward with saveForBackward returned, got ${show(value)}`,
+      );
+    header[description.savedAt] = 1;
+    data[this.#entry.inputCount + this.#entry.outputCount + 1] = handle;
+  }
+
+  #writeOptions(header: Float64Array, request: Request, options: any, asynchronous: boolean): void {
     if (typeof options !== 'object' || options === null)
       throw typeError(this.#name, `options: expected an object, got ${show(options)}`);
-    for (const key in options) {
-      const value = options[key];
-      const option = this.#options.get(key);
-      if (option !== undefined) {
-        if (value === undefined) continue;
-        if (option.kind === 'pair') {
-          this.#writePair(header, option, value);
-        } else {
-          header[option.at + 1] = this.#optionValue(option, value);
-          header[option.at] = 1;
-        }
-      } else if (key === 'out' && this.#outputs.length > 0) {
-        if (value !== undefined) this.#writeOut(header, data, value);
-      } else if (key === 'signal' && asynchronous) {
-        if (value !== undefined && typeof value?.addEventListener !== 'function')
-          throw typeError(this.#name, `signal: expected an AbortSignal, got ${show(value)}`);
+    const names = asynchronous ? this.#asyncOptionNames : this.#syncOptionNames;
+    const values = this.#values('an option', options, names);
+    let next = this.#options.length;
+    for (let i = 0; i < next; i++) {
+      const value = values[i];
+      if (value === undefined) continue;
+      const option = this.#options[i];
+      if (option.kind === 'pair') {
+        this.#writePair(header, option, value);
       } else {
-        const legal = [...this.#options.keys()];
-        if (this.#outputs.length > 0) legal.push('out');
-        if (asynchronous) legal.push('signal');
-        throw unknownKey(this.#name, 'an option', key, legal);
+        header[option.at + 1] = this.#optionValue(option, value);
+        header[option.at] = 1;
       }
     }
+    if (this.#outputs.length > 0)
+      request.out = this.#writeOut(header, request.data, values[next++]);
+    if (asynchronous) request.signal = checkSignal(this.#name, values[next]);
   }
 
   #optionValue({ name, kind, choices }: OptionSlot, value: unknown): number {
@@ -201,36 +242,28 @@ export class Operation {
     header.set([1, value[0], 1, value[1]], at);
   }
 
-  #writeOut(header: Float64Array, data: unknown[], out: any): void {
+  /** Returns the caller's tensors, in the order of the outputs. */
+  #writeOut(header: Float64Array, data: unknown[], out: any): unknown[] | undefined {
+    if (out === undefined) return undefined;
     if (typeof out !== 'object' || out === null)
       throw typeError(this.#name, `out: expected an object of tensors, got ${show(out)}`);
-    for (const key in out) {
-      const output = this.#outputs.find((o) => o.name === key);
-      if (!output)
-        throw unknownKey(
-          this.#name,
-          'an output',
-          key,
-          this.#outputs.map((o) => o.name),
-        );
-      const tensor = out[key];
-      if (tensor === undefined) continue;
-      data[this.#entry.inputCount + output.slot] = writeTensor(
-        this.#name,
-        `out.${key}`,
-        tensor,
-        header,
-        output.at,
-      );
+    const tensors = this.#values('an output', out, this.#outputNames);
+    for (let i = 0; i < tensors.length; i++) {
+      if (tensors[i] === undefined) continue;
+      const { name, slot, at } = this.#outputs[i];
+      const array = writeTensor(this.#name, `out.${name}`, tensors[i], header, at);
+      data[this.#entry.inputCount + slot] = array;
     }
+    return tensors;
   }
 
-  #read(header: Float64Array, arrays: RawResults, out: any): any {
+  #read(header: Float64Array, arrays: RawResults, out: unknown[] | undefined): any {
     const result: any = {};
-    for (const { name, slot, at } of this.#outputs) {
+    for (let i = 0; i < this.#outputs.length; i++) {
+      const { name, slot, at } = this.#outputs[i];
       const data = arrays[slot];
       if (data === null) continue;
-      result[name] = out?.[name] ?? { data, shape: readShape(header, at), dtype: 'f32' };
+      result[name] = out?.[i] ?? { data, shape: readShape(header, at), dtype: 'f32' };
     }
     const saved = arrays[this.#entry.outputCount];
     if (saved) result.saved = SavedForward.of(saved as any);

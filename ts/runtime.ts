@@ -1,4 +1,5 @@
 import { binding, description } from './binding';
+import { show, typeError } from './errors';
 
 /** The package's version. */
 export const version: string = require('../package.json').version;
@@ -17,6 +18,8 @@ export function getNumThreads(): number {
  * @throws TypeError or RangeError for anything else
  */
 export function setNumThreads(n: number): void {
+  if (typeof n !== 'number')
+    throw typeError('setNumThreads', `n: expected an integer from 1 to 1024, got ${show(n)}`);
   binding.setNumThreads(n);
 }
 

@@ -1,6 +1,7 @@
 /// <reference lib="esnext.disposable" preserve="true" />
 import { binding, type Handle } from './binding';
 import { rangeError, show, typeError, unknownKey } from './errors';
+import { TENSOR, writeTensor } from './header';
 import type { ResultTensor, Tensor } from './types';
 
 /** @internal */
@@ -12,9 +13,9 @@ export interface StateShape {
   batch: number;
   /** HV: value heads. */
   valueHeads: number;
-  /** K: width of a key. */
+  /** K: width of a key, 1 to 512. */
   keyDim: number;
-  /** V: width of a value. */
+  /** V: width of a value, 1 to 512. */
   valueDim: number;
 }
 
@@ -64,11 +65,17 @@ export class RecurrentState implements Disposable {
 
   /**
    * A copy as a tensor `[B,HV,K,V]`.
-   * @throws Error when it is disposed, in use by a call, or left half advanced by one
+   * @throws Error when it is disposed, in use by a call, or left half advanced by one; RangeError when there is no
+   * memory for it
    */
   toTensor(): ResultTensor {
     const shape = [...this.#shape];
-    const data = new Float32Array(this.#disposed ? 0 : shape.reduce((a, b) => a * b));
+    let data: Float32Array;
+    try {
+      data = new Float32Array(this.#disposed ? 0 : shape.reduce((a, b) => a * b));
+    } catch {
+      throw rangeError('RecurrentState.toTensor', `out of memory for shape [${shape}]`);
+    }
     binding.stateRead(this.#handle, data);
     return { data, shape, dtype: 'f32' };
   }
@@ -80,17 +87,17 @@ export class RecurrentState implements Disposable {
    */
   copyFrom(tensor: Tensor): void {
     const name = 'RecurrentState.copyFrom';
-    if (typeof tensor !== 'object' || tensor === null || !Array.isArray(tensor.shape))
-      throw typeError(name, `tensor: expected a tensor {data, shape}, got ${show(tensor)}`);
-    if (tensor.dtype !== undefined && tensor.dtype !== 'f32')
-      throw typeError(name, `tensor: expected dtype f32, got ${show(tensor.dtype)}`);
-    const same = tensor.shape.length === 4 && this.#shape.every((d, i) => tensor.shape[i] === d);
-    if (!same)
+    const header = new Float64Array(TENSOR); // [rank, dtype, dimensions...]
+    const data = writeTensor(name, 'tensor', tensor, header, 0);
+    const [rank, dtype, ...dims] = header;
+    if (dtype !== 0)
+      throw typeError(name, `tensor: expected data in a Float32Array, got ${show(data)}`);
+    if (rank !== 4 || this.#shape.some((d, i) => dims[i] !== d))
       throw rangeError(
         name,
-        `tensor: expected shape [B,HV,K,V] = [${this.#shape}], got [${tensor.shape}]`,
+        `tensor: expected shape [B,HV,K,V] = [${this.#shape}], got [${dims.slice(0, rank)}]`,
       );
-    binding.stateWrite(this.#handle, tensor.data);
+    binding.stateWrite(this.#handle, data as Float32Array);
   }
 
   /** A second state with the same contents. */
@@ -121,7 +128,7 @@ export class RecurrentState implements Disposable {
 
 /**
  * A new {@link RecurrentState} of zeros.
- * @param shape batch, valueHeads, keyDim, valueDim: positive integers
+ * @param shape batch, valueHeads, keyDim, valueDim: positive integers, the last two at most 512
  * @throws TypeError or RangeError for anything else, RangeError when there is no memory for it
  */
 export function createState(shape: StateShape): RecurrentState {

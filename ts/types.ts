@@ -56,7 +56,8 @@ export interface CallOptions<Outputs extends string = never> {
   /**
    * Tensors to write results into instead of new ones: right shape, float32, memory shared with no input and no other
    * output. A synchronous call writes them in place, an asynchronous one on completion (it rejects where an array has
-   * been detached meanwhile).
+   * been detached or resized meanwhile). Asynchronous calls that write the same memory must not overlap: await one before
+   * the next.
    */
   out?: { readonly [name in Outputs]?: Tensor };
 }

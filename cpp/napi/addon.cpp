@@ -135,8 +135,10 @@ Environment::Environment(Napi::Env env) : async(std::make_shared<AsyncContext>()
 napi_value Environment::newFloats(Napi::Env env, int64_t length) const {
   napi_value count, array;
   check(env, napi_create_double(env, static_cast<double>(length), &count));
-  check(env, napi_new_instance(env, float32Array_.Value(), 1, &count, &array));
-  return array;
+  if (napi_new_instance(env, float32Array_.Value(), 1, &count, &array) == napi_ok) return array;
+  napi_value exception;
+  napi_get_and_clear_last_exception(env, &exception);
+  return nullptr;
 }
 
 }  // namespace rankone

@@ -112,7 +112,7 @@ Tensor Arguments::readTensor(const char* kind, const char* name, int slot, napi_
     fail(ErrorKind::Type, "%s%s: expected a typed array for dtype %s", kind, name, dtypeName(t.dtype));
   if (static_cast<double>(view.length) != size)
     fail(ErrorKind::Range, "%s%s: expected data of length %.0f for shape %s, got %zu%s", kind, name, size,
-         t.shapeText().c_str(), view.length, view.length == 0 ? " (a detached array has length 0)" : "");
+         t.shapeText().c_str(), view.length, view.length == 0 ? " (a detached or shrunk array has length 0)" : "");
   t.data = view.data;
   return t;
 }

@@ -95,8 +95,9 @@ void writeBack(Napi::Env env, const Job& job, napi_value kept) {
     napi_value array;
     check(env, napi_get_element(env, kept, w.index, &array));
     if (!viewOf(env, array, views[i]) || views[i].length * sizeof(float) != w.bytes)
-      fail(ErrorKind::Range, "%s%s: expected the array to stay as it was until the call ended, but it was detached",
-           w.kind, w.name);
+      fail(ErrorKind::Range,
+           "%s%s: expected the array to stay as it was until the call ended, but it was detached or resized", w.kind,
+           w.name);
   }
   for (size_t i = 0; i < views.size(); ++i)
     if (job.writeBacks[i].bytes) std::memcpy(views[i].data, job.writeBacks[i].from, job.writeBacks[i].bytes);

@@ -18,7 +18,8 @@ void allocateOutputs(Napi::Env env, const Arguments& arguments, Call& call, napi
     } else {
       array = Environment::of(env).newFloats(env, t.size());
       ArrayView view;
-      if (!viewOf(env, array, view) || static_cast<int64_t>(view.length) != t.size()) throw std::bad_alloc();
+      if (!array || !viewOf(env, array, view) || static_cast<int64_t>(view.length) != t.size())
+        fail(ErrorKind::Range, "%s: out of memory for shape %s", call.spec->outputs[i].name, t.shapeText().c_str());
       t.data = view.data;
     }
     check(env, napi_set_element(env, results, static_cast<uint32_t>(i), array));

@@ -29,7 +29,8 @@ struct Environment {
 
   static Environment& of(Napi::Env env) { return *env.GetInstanceData<Environment>(); }
 
-  // A new Float32Array, by the constructor as it was at load: out of memory is then an exception, not the end.
+  // A new Float32Array, by the constructor as it was at load: out of memory is then an exception, not the end. Null
+  // when there is no memory or no array of that length.
   napi_value newFloats(Napi::Env env, int64_t length) const;
 
   std::shared_ptr<AsyncContext> async;

@@ -65,18 +65,20 @@ Handle<StateBuffer>& stateHandle(Napi::Env env, napi_value value) {
   return unwrap<StateBuffer>(env, value, kStateTag, "state", "a RecurrentState made by createState()");
 }
 
-int64_t dimension(const Napi::CallbackInfo& info, size_t i, const char* name) {
+constexpr double kMaxRows = 2147483647, kMaxWidth = 512;  // no call takes a wider key or value
+
+int64_t dimension(const Napi::CallbackInfo& info, size_t i, const char* name, double most) {
   if (!info[i].IsNumber()) fail(ErrorKind::Type, "%s: expected a number", name);
   const double x = info[i].As<Napi::Number>().DoubleValue();
-  if (!(x >= 1 && x <= 2147483647.0) || x != std::floor(x))
-    fail(ErrorKind::Range, "%s: expected a positive integer, got %g", name, x);
+  if (!(x >= 1 && x <= most) || x != std::floor(x))
+    fail(ErrorKind::Range, "%s: expected an integer from 1 to %.0f, got %.15g", name, most, x);
   return static_cast<int64_t>(x);
 }
 
 Napi::Value createState(const Napi::CallbackInfo& info) {
   return guarded(info.Env(), "createState", [&] {
-    const int64_t n = dimension(info, 0, "batch"), hv = dimension(info, 1, "valueHeads"),
-                  k = dimension(info, 2, "keyDim"), v = dimension(info, 3, "valueDim");
+    const int64_t n = dimension(info, 0, "batch", kMaxRows), hv = dimension(info, 1, "valueHeads", kMaxRows),
+                  k = dimension(info, 2, "keyDim", kMaxWidth), v = dimension(info, 3, "valueDim", kMaxWidth);
     if (static_cast<double>(n) * hv * k * v > 9e15) throw std::bad_alloc();
     auto state = std::make_shared<StateBuffer>(n, hv, k, v);
     return Napi::Value(info.Env(), wrapState(info.Env(), std::move(state)));
@@ -93,7 +95,7 @@ float* floatsOf(Napi::Env env, napi_value value, int64_t count) {
     fail(ErrorKind::Type, "tensor: expected a Float32Array");
   if (static_cast<int64_t>(length) != count)
     fail(ErrorKind::Range, "tensor: expected %lld numbers, got %zu%s", static_cast<long long>(count), length,
-         length ? "" : " (a detached array has none)");
+         length ? "" : " (a detached or shrunk array has none)");
   return static_cast<float*>(data);
 }
 

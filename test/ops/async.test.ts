@@ -32,12 +32,20 @@ test('many calls overlap', async () => {
 });
 
 test('the event loop goes on while a kernel runs', async () => {
-  const a = ramp(1024, 1024);
-  let ticks = 0;
-  const timer = setInterval(() => ticks++, 1);
-  for (let i = 0; i < 4; i++) await matmul({ a, b: a });
-  clearInterval(timer);
-  assert.ok(ticks >= 3, `${ticks} ticks`);
+  // Long enough for many ticks, however fast the machine is.
+  for (let T = 4096; ; T *= 4) {
+    const { q, k, v, g } = problem(1, T, 4, 64, 64);
+    let ticks = 0;
+    const pending = rankone.simpleGla({ q, k, v, g }, { mode: 'recurrent' });
+    const started = performance.now();
+    const timer = setInterval(() => ticks++, 5);
+    await pending;
+    clearInterval(timer);
+    const elapsed = performance.now() - started;
+    if (elapsed < 150 && T < 2 ** 18) continue;
+    assert.ok(ticks >= 5, `${ticks} ticks in ${elapsed} ms`);
+    return;
+  }
 });
 
 test('out that is detached meanwhile', async () => {
@@ -46,6 +54,16 @@ test('out that is detached meanwhile', async () => {
   const pending = gatedDeltaNet(inputs, { out: { o } });
   structuredClone(o.data, { transfer: [o.data.buffer as ArrayBuffer] });
   await rejectsWith(() => pending, RangeError, /^\[gatedDeltaNet\] out\.o: .*detached/);
+});
+
+test('out that grows meanwhile', async () => {
+  const resizable = (ArrayBuffer.prototype as any).resize !== undefined;
+  if (!resizable) return;
+  const buffer = new (ArrayBuffer as any)(400 * 2 * 2 * 8 * 4, { maxByteLength: 2 ** 20 });
+  const o = { data: new Float32Array(buffer), shape: [2, 400, 2, 8] };
+  const pending = gatedDeltaNet(problem(2, 400, 2, 16, 8), { out: { o } });
+  buffer.resize(2 ** 20);
+  await rejectsWith(() => pending, RangeError, /^\[gatedDeltaNet\] out\.o: .*resized/);
 });
 
 test('arguments updated in place are written on completion, all or none', async () => {
@@ -117,6 +135,44 @@ test('a signal that is never aborted keeps no listener', async () => {
     () => gatedDeltaNet(inputs, { signal: {} as any }),
     TypeError,
     /signal: expected an AbortSignal/,
+  );
+});
+
+test('many calls on one signal', async () => {
+  const warnings: Error[] = [];
+  const note = (warning: Error) => warnings.push(warning);
+  process.on('warning', note);
+  const a = ramp(512, 512);
+  const reason = new Error('all of them');
+  for (const abort of [false, true]) {
+    const aborter = new AbortController();
+    const { signal } = aborter;
+    const pending = Array.from({ length: 30 }, () =>
+      matmul({ a, b: a }, { signal }).catch((error) => error),
+    );
+    assert.is(getEventListeners(signal, 'abort').length, 1);
+    if (abort) aborter.abort(reason);
+    const ends = await Promise.all(pending);
+    // Those that had ended by then are results.
+    if (abort) assert.ok(ends.includes(reason));
+    assert.ok(ends.every((end) => end.y || (abort && end === reason)));
+    assert.is(getEventListeners(signal, 'abort').length, 0);
+  }
+  await turn(5);
+  process.off('warning', note);
+  assert.equal(warnings, []);
+});
+
+test('signals that are not of the platform', async () => {
+  const signal = { aborted: true, addEventListener() {}, removeEventListener() {} };
+  const error = await gatedDeltaNet(problem(), { signal }).catch((e) => e);
+  assert.is(error.name, 'AbortError');
+  assert.instance(error, Error);
+  const half = { aborted: false, addEventListener() {} } as any;
+  await rejectsWith(
+    () => gatedDeltaNet(problem(), { signal: half }),
+    TypeError,
+    /^\[gatedDeltaNet\] signal: expected an AbortSignal, got an object/,
   );
 });
 

@@ -1,3 +1,5 @@
+import { spawnSync } from 'node:child_process';
+import path from 'node:path';
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
 import * as rankone from '../../ts/index';
@@ -74,6 +76,13 @@ const bad: [string, Any, Any, Any, RegExp][] = [
     /q: /,
   ],
   [
+    'an overflowing shape of nothing',
+    { q: { data: new Float32Array(0), shape: [2 ** 40, 0, 2 ** 40, 8] } },
+    {},
+    RangeError,
+    /: expected /,
+  ],
+  [
     'doubles',
     { q: { ...inputs.q, data: new Float64Array(80) } },
     {},
@@ -129,8 +138,21 @@ const bad: [string, Any, Any, Any, RegExp][] = [
     RangeError,
     /g: expected shape \[B,T,HV\]/,
   ],
-  ['a scale of NaN', {}, { scale: Number.NaN }, RangeError, /scale: expected a finite number/],
-  ['a scale of Infinity', {}, { scale: Infinity }, RangeError, /scale: expected a finite number/],
+  [
+    'a scale of NaN',
+    {},
+    { scale: Number.NaN },
+    RangeError,
+    /scale: expected a number that float32 can hold/,
+  ],
+  [
+    'a scale of Infinity',
+    {},
+    { scale: Infinity },
+    RangeError,
+    /scale: expected a number that float32 can hold/,
+  ],
+  ['a scale beyond float32', {}, { scale: 1e39 }, RangeError, /scale: expected .*got 1e\+39/],
   ['a scale of text', {}, { scale: '1' }, TypeError, /scale: expected a number, got '1'/],
   [
     'an unknown mode',
@@ -149,7 +171,13 @@ const bad: [string, Any, Any, Any, RegExp][] = [
     TypeError,
     /outputFinalState: expected true or false, got 1/,
   ],
-  ['an absent device', {}, { device: 'cuda' }, RangeError, /device: cuda unavailable/],
+  [
+    'an absent device',
+    {},
+    { device: 'cuda' },
+    RangeError,
+    /device: expected 'cpu', got 'cuda' .*unavailable/,
+  ],
   ['options of text', {}, 'fast', TypeError, /options: expected an object, got 'fast'/],
   ['options of null', {}, null, TypeError, /options: expected an object, got null/],
   ['an unknown output', {}, { out: { y: inputs.q } }, TypeError, /y: .*o, finalState/],
@@ -285,6 +313,87 @@ test('a saved of another problem, and a disposed one', () => {
   );
 });
 
+test('a saved of a forward with an initial state', () => {
+  const initialState = ramp(1, 2, 8, 4);
+  const dO = ramp(1, 5, 2, 4);
+  const pattern = /^\[gatedDeltaNetBackward\] saved: /;
+  const { saved } = gatedDeltaNetSync({ ...inputs, initialState }, { saveForBackward: true });
+  const backward = rankone.gatedDeltaNetBackwardSync;
+  throwsWith(() => backward({ ...inputs, dO, saved }), RangeError, pattern);
+  backward({ ...inputs, initialState, dO, saved });
+  const { saved: without } = gatedDeltaNetSync(inputs, { saveForBackward: true });
+  throwsWith(() => backward({ ...inputs, initialState, dO, saved: without }), RangeError, pattern);
+});
+
+/** Runs an async function body in a process of its own, so that a crash is no more than a failed test. */
+function inChild(body: string): Any {
+  const index = JSON.stringify(path.join(__dirname, '../../ts/index.ts'));
+  const code = `const rankone = require(${index});
+    const empty = (...shape) => ({ data: new Float32Array(0), shape });
+    const zeros = (...shape) => ({ data: new Float32Array(shape.reduce((a, b) => a * b, 1)), shape });
+    const outcome = (f) => {
+      const started = performance.now();
+      let result;
+      try { result = f(); } catch (e) { result = { error: e.name, message: e.message }; }
+      return { ...result, ms: performance.now() - started };
+    };
+    (async () => { ${body} })().then((r) => console.log(JSON.stringify(r)));`;
+  const args = ['--import', 'tsx', '-e', code];
+  const { status, signal, stdout, stderr } = spawnSync(process.execPath, args, {
+    encoding: 'utf8',
+    timeout: 60_000,
+  });
+  assert.is(status, 0, `ended with ${signal ?? status}: ${stderr}`);
+  return JSON.parse(stdout);
+}
+
+test('nothing to compute', () => {
+  const results = inChild(`const all = [];
+    for (const mode of ['auto', 'recurrent', 'chunk'])
+      for (const update of ['additive', 'delta'])
+        for (const rank of [0, 1, 3, 4])
+          for (const [B, T] of [[0, 0], [0, 3], [2, 0]]) {
+            const inputs = { q: zeros(B, T, 2, 8), k: zeros(B, T, 2, 8), v: zeros(B, T, 2, 4) };
+            if (rank) inputs.g = zeros(...{ 1: [2], 3: [B, T, 2], 4: [B, T, 2, 8] }[rank]);
+            if (update === 'delta') inputs.beta = zeros(B, T, 2);
+            const run = () => rankone.recurrenceSync(inputs, { mode, outputFinalState: true });
+            all.push({ B, T, ...outcome(run) });
+          }
+    return all;`);
+  for (const { B, T, o, finalState, message } of results) {
+    assert.is(message, undefined);
+    assert.equal(o, { data: {}, shape: [B, T, 2, 4], dtype: 'f32' });
+    assert.equal(finalState.shape, [B, 2, 8, 4]);
+    const values = Object.values(finalState.data);
+    assert.is(values.length, B * 64);
+    assert.ok(values.every((x) => x === 0));
+  }
+});
+
+test('sizes that an empty tensor leaves free', () => {
+  const [huge, long, heads] = inChild(`
+    const huge = outcome(() => rankone.recurrenceSync(
+      { q: empty(68503, 0, 1, 511), k: empty(68503, 0, 1, 511), v: empty(68503, 0, 1843893551143, 511) },
+      { outputFinalState: true }));
+    const x = empty(2 ** 40, 0, 1, 1);
+    const long = outcome(() => void rankone.recurrenceSync({ q: x, k: x, v: x }));
+    let last = performance.now(), gap = 0;
+    const tick = () => { gap = Math.max(gap, performance.now() - last); last = performance.now(); };
+    const timer = setInterval(tick, 1);
+    const e = empty(0, 0, 1, 1);
+    let message;
+    await rankone.retention({ q: e, k: e, v: empty(0, 0, 2 ** 25, 1) }).catch((x) => (message = x.name));
+    tick();
+    clearInterval(timer);
+    return [huge, long, { message, gap }];`);
+  assert.is(huge.error, 'RangeError', JSON.stringify(huge));
+  assert.match(huge.message, /^\[recurrence\] /);
+  assert.ok([undefined, 'RangeError'].includes(long.error));
+  assert.ok(long.ms < 1000, `${long.ms} ms`);
+  assert.ok([undefined, 'RangeError'].includes(heads.message));
+  assert.ok(heads.gap < 100, `blocked for ${heads.gap} ms`);
+});
+
 test('indices out of range', () => {
   const weight = ramp(4, 3);
   for (const id of [-1, 4, 2 ** 30])
@@ -295,9 +404,18 @@ test('indices out of range', () => {
     );
 });
 
-test('out of memory is an error', () => {
+test('out of memory is an error', async () => {
   const dims = { batch: 2 ** 20, valueHeads: 2 ** 10, keyDim: 2 ** 9, valueDim: 2 ** 9 };
   throwsWith(() => rankone.createState(dims), RangeError, /^\[createState\] out of memory/);
+  // Shorter inputs than this result can be had.
+  const [M, N] = [2 ** 22, 2 ** 22];
+  const product = {
+    a: { data: new Float32Array(M), shape: [M, 1] },
+    b: { data: new Float32Array(N), shape: [1, N] },
+  };
+  const pattern = /^\[matmul\] y: out of memory for shape \[4194304,4194304\]/;
+  throwsWith(() => rankone.matmulSync(product), RangeError, pattern);
+  await rejectsWith(() => rankone.matmul(product), RangeError, pattern);
 });
 
 test('tensor() and setNumThreads()', () => {
@@ -312,7 +430,8 @@ test('tensor() and setNumThreads()', () => {
   );
   for (const n of [0, -1, 1.5, 1025, Number.NaN])
     throwsWith(() => rankone.setNumThreads(n), RangeError, /^\[setNumThreads\] n: /);
-  throwsWith(() => rankone.setNumThreads('2' as Any), TypeError, /^\[setNumThreads\] n: /);
+  throwsWith(() => rankone.setNumThreads('2' as Any), TypeError, /n: .*got '2'$/);
+  throwsWith(() => rankone.setNumThreads(2n as Any), TypeError, /n: .*got 2n$/);
 });
 
 test('the addon refuses a call that the package did not make', () => {

@@ -92,8 +92,27 @@ test('a state of another shape', () => {
     /^\[RecurrentState.copyFrom\] tensor: expected shape/,
   );
   throwsWith(() => state.copyFrom(null as any), TypeError, /tensor: expected a tensor/);
+  const wrong = (data: any, pattern: RegExp) =>
+    throwsWith(() => state.copyFrom({ data, shape: [2, 2, 7, 4] }), TypeError, pattern);
+  wrong(new Float64Array(112), /tensor: expected data in a Float32Array, got a Float64Array/);
+  wrong(new Int32Array(112), /tensor: expected data in a Float32Array, got an? Int32Array/);
+  wrong([1, 2], /tensor: expected data in a Float32Array, got an array/);
+  throwsWith(() => state.copyFrom({ data: ramp(112).data } as any), TypeError, /got undefined/);
   const short = { data: new Float32Array(3), shape: [2, 2, 7, 4] };
   throwsWith(() => state.copyFrom(short), RangeError, /expected 112 numbers, got 3/);
+});
+
+test('dimensions that no call takes', () => {
+  const refuse = (change: object, kind: typeof RangeError, pattern: RegExp) =>
+    throwsWith(() => createState({ ...shape, ...change }), kind, pattern);
+  refuse({ keyDim: 513 }, RangeError, /^\[createState\] keyDim: expected .*1 to 512, got 513$/);
+  refuse({ valueDim: 513 }, RangeError, /^\[createState\] valueDim: expected .*1 to 512, got 513$/);
+  for (const field of Object.keys(shape)) {
+    for (const value of [0, -1, 1.5, Number.NaN])
+      refuse({ [field]: value }, RangeError, new RegExp(`${field}: .*got ${value}$`, 'i'));
+    refuse({ [field]: '4' }, TypeError, new RegExp(`${field}: .*got '4'$`));
+  }
+  createState({ ...shape, keyDim: 512, valueDim: 512 }).dispose();
 });
 
 test('a busy state', async () => {

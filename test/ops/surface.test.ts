@@ -98,6 +98,79 @@ test('frozen inputs and options of undefined are fine', () => {
   sameBits(rankone.gatedDeltaNetSync(inputs, undefined).o, plain);
 });
 
+test('accessors of a class are read, each once', async () => {
+  const inputs = problem();
+  const { o: expected, finalState } = rankone.gatedDeltaNetSync(inputs, {
+    scale: 3,
+    outputFinalState: true,
+  });
+  const reads: string[] = [];
+  const read = <T>(name: string, value: T): T => {
+    reads.push(name);
+    return value;
+  };
+  class Inputs {
+    k = inputs.k;
+    v = inputs.v;
+    g = inputs.g;
+    beta = inputs.beta;
+    get q() {
+      return read('q', inputs.q);
+    }
+  }
+  const mine = ramp(...expected.shape);
+  class Out {
+    get o() {
+      return read('o', mine);
+    }
+  }
+  class Base {
+    get scale() {
+      return read('scale', 3);
+    }
+  }
+  class Options extends Base {
+    outputFinalState = true;
+    get out() {
+      return read('out', new Out());
+    }
+  }
+  for (const run of [rankone.gatedDeltaNetSync, rankone.gatedDeltaNet]) {
+    mine.data.fill(0);
+    reads.length = 0;
+    const result = await run(new Inputs(), new Options());
+    assert.equal(reads.sort(), ['o', 'out', 'q', 'scale']);
+    assert.is(result.o as unknown, mine);
+    sameBits(mine, expected);
+    sameBits(result.finalState!, finalState!);
+  }
+  class Typo {
+    scael = 1;
+  }
+  assert.throws(() => rankone.gatedDeltaNetSync(inputs, new Typo() as any), /scael: .*scale/);
+});
+
+test('an object that names nothing but what it inherits', () => {
+  const inputs = problem();
+  const child = Object.create(inputs);
+  sameBits(rankone.gatedDeltaNetSync(child).o, rankone.gatedDeltaNetSync(inputs).o);
+  const bare = Object.assign(Object.create(null), inputs);
+  sameBits(rankone.gatedDeltaNetSync(bare).o, rankone.gatedDeltaNetSync(inputs).o);
+});
+
+test('only what out was checked with is returned', () => {
+  const inputs = problem();
+  const o = ramp(1, 5, 2, 4);
+  let reads = 0;
+  const out = {
+    get o() {
+      return reads++ ? ramp(1, 5, 2, 4) : o;
+    },
+  };
+  assert.is(rankone.gatedDeltaNetSync(inputs, { out }).o as unknown, o);
+  assert.is(reads, 1);
+});
+
 test('a call from inside a getter of another call does no harm', () => {
   const inputs = problem();
   const expected = rankone.gatedDeltaNetSync(inputs).o;

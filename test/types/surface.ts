@@ -76,6 +76,13 @@ async function backward(): Promise<void> {
   const grid = rankone.recurrenceBackwardSync({ q: t, k: t, v: t, g: t, dO: t });
   same<ResultTensor | undefined>(grid.dg);
 
+  rankone.hgrn2BackwardSync({ q: t, v: t, g: t, dO: t }, { gradDtype: 'f32' });
+  rankone.mamba2BackwardSync({ x: t, dt: t, A: t, B: t, C: t, dY: t }, { gradDtype: 'input' });
+
+  // @ts-expect-error not a dtype of gradients
+  rankone.mamba2BackwardSync({ x: t, dt: t, A: t, B: t, C: t, dY: t }, { gradDtype: 'f16' });
+  // @ts-expect-error only a backward has gradients
+  rankone.hgrn2({ q: t, v: t, g: t }, { gradDtype: 'f32' });
   // @ts-expect-error no gate, no gradient of one
   plain.dg;
   // @ts-expect-error dO is required

@@ -39,7 +39,8 @@ export type AdamWResult = Record<string, never>;
  *     m <- beta1 m + (1 - beta1) grad;   v <- beta2 v + (1 - beta2) grad^2
  *     param <- param - lr (m / (1 - beta1^step)) / (sqrt(v / (1 - beta2^step)) + eps)
  *
- * The asynchronous form works on copies and writes param, m and v on completion.
+ * The asynchronous form works on copies and writes param, m and v on completion. Asynchronous updates of the same memory
+ * must not overlap, since the second would start from what the first has not written yet: await one before the next.
  *
  * @throws (rejects) TypeError for a wrong type, dtype, missing argument or unknown key; RangeError for a wrong shape or value, or memory that two of them share
  * @see Loshchilov and Hutter, Decoupled Weight Decay Regularization, 2017 (arXiv:1711.05101)

@@ -10,9 +10,9 @@ import type {
 
 /** Inputs of {@link crossEntropy}. */
 export interface CrossEntropyInputs {
-  /** `[N,V]` */
+  /** `[...,V]` */
   logits: Tensor;
-  /** `[N]`: classes, 0 to V-1, or ignoreIndex */
+  /** `[...]`: classes, 0 to V-1, or ignoreIndex */
   targets: IndexTensor;
 }
 
@@ -26,7 +26,7 @@ export interface CrossEntropyOptions extends CallOptions<'loss' | 'losses'> {
 export interface CrossEntropyResult {
   /** `[]`: the mean over the rows that count; 0 when none does */
   loss: ResultTensor;
-  /** `[N]`, 0 for rows that do not count */
+  /** `[...]`, 0 for rows that do not count */
   losses: ResultTensor;
 }
 
@@ -44,13 +44,13 @@ export interface CrossEntropyBackwardOptions extends CallOptions<'dLogits'> {
 
 /** What {@link crossEntropyBackward} returns. */
 export interface CrossEntropyBackwardResult {
-  /** `[N,V]` */
+  /** `[...,V]` */
   dLogits: ResultTensor;
 }
 
 /**
  * Softmax cross-entropy of integer targets, in nats, float32, without materializing the softmax:
- * `losses[r] = logsumexp(logits[r,:]) - logits[r, targets[r]]`, `loss` their mean.
+ * `losses[r] = logsumexp(logits[r,:]) - logits[r, targets[r]]` for every row r, `loss` their mean.
  *
  * @throws (rejects) TypeError for a wrong type, dtype, missing argument or unknown key; RangeError for a wrong shape or value or a target out of range
  */

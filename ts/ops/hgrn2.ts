@@ -31,10 +31,7 @@ export interface Hgrn2BackwardInputs extends OutputGradients {
 }
 
 /** Options of {@link hgrn2Backward}. */
-export type Hgrn2BackwardOptions = Omit<
-  BackwardOptions<'dq' | 'dv' | 'dg' | 'dInitialState'>,
-  'gradDtype'
->;
+export type Hgrn2BackwardOptions = BackwardOptions<'dq' | 'dv' | 'dg' | 'dInitialState'>;
 
 /** What {@link hgrn2Backward} returns. */
 export interface Hgrn2BackwardResult {

@@ -65,7 +65,10 @@ export interface Mamba2BackwardInputs extends Omit<Mamba2Inputs, 'state'> {
 /** Options of {@link mamba2Backward}. */
 export interface Mamba2BackwardOptions
   extends Mamba2CommonOptions,
-    CallOptions<'dx' | 'ddt' | 'dA' | 'dB' | 'dC' | 'dD' | 'dDtBias' | 'dInitialState'> {}
+    CallOptions<'dx' | 'ddt' | 'dA' | 'dB' | 'dC' | 'dD' | 'dDtBias' | 'dInitialState'> {
+  /** dtype of the gradients; default `'f32'`. With float32 inputs the two are the same. */
+  gradDtype?: 'f32' | 'input';
+}
 
 /** What {@link mamba2Backward} returns: one gradient per input, of its shape. */
 export interface Mamba2BackwardResult {

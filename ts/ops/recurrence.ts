@@ -44,7 +44,7 @@ export type StartingState =
       state?: RecurrentState;
     };
 
-/** What a backward needs beside the forward's inputs. */
+/** What a backward takes beside q, k, v and those of g and beta that the forward had. */
 export interface OutputGradients {
   /** `[B,HV,K,V]`, as the forward had it. */
   initialState?: Tensor;
@@ -196,8 +196,10 @@ export const recurrenceSync: SyncOperation<RecurrenceInputs, RecurrenceOptions, 
 
 /**
  * Gradients of {@link recurrence} with respect to every input, given the gradients of o and finalState. Takes the
- * forward's inputs and options. Memory grows with the number of chunks, not of tokens. Sums over value heads of a group,
- * and over batch and tokens for a head gate, are added in an order fixed by shape: the bits do not depend on threads.
+ * forward's tensors, and its options but for `outputFinalState` and `saveForBackward`, which are unknown keys here, and
+ * so is `state`: a call that advanced a state has no backward. Memory grows with the number of chunks, not of tokens.
+ * Sums over value heads of a group, and over batch and tokens for a head gate, are added in an order fixed by shape: the
+ * bits do not depend on threads.
  *
  * @throws (rejects) as {@link recurrence}; RangeError for a `saved` of another problem, Error for a disposed one
  */
