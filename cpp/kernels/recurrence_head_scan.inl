@@ -31,12 +31,13 @@ class HeadScan {
  public:
   static size_t scratchFloats(const RecurrenceForward& a, int64_t blocks) {
     const size_t ld = roundUp(a.K, kLanes), P = a.packTokens * a.n;
-    return alignFloats(blocks * a.K * kBlock) + alignFloats(blocks * 2 * kBlock) +
+    return alignFloats(blocks * a.K * kBlock) + alignFloats(blocks * 2 * kBlock) + alignFloats(blocks * kLanes) +
            ld * ((Gate::kPerChannel ? 2 : 1) * (P + 2) + a.packTokens + (Gate::kPerChannel ? P : 1) + 4) +
            2 * alignFloats(P * kBlock) + 6 * alignFloats(P) + alignFloats(ld + kBlock) + 32 * 16;
   }
 
-  HeadScan(const RecurrenceForward& a, int64_t b, int64_t hv, int64_t block0, int64_t block1)
+  HeadScan(const RecurrenceForward& a, int64_t b, int64_t hv, int64_t block0, int64_t block1,
+           float foldLimit = kFoldLimit)
       : a_(a),
         b_(b),
         hv_(hv),
@@ -44,7 +45,9 @@ class HeadScan {
         blocks_(block1 - block0),
         ld_(roundUp(a.K, kLanes)),
         P_(a.packTokens * a.n),
+        foldLimit_(foldLimit),
         scratch_(scratchFloats(a, blocks_)) {
+    overflow_ = reinterpret_cast<Vec*>(scratch_.take(blocks_ * kLanes));
     state_ = scratch_.take(blocks_ * a.K * kBlock);
     pendingU_ = scratch_.take(blocks_ * 2 * kBlock);
     kRead_ = scratch_.take((P_ + 2) * ld_) + 2 * ld_;
@@ -69,19 +72,23 @@ class HeadScan {
 
   void run() {
     scan();
-    // A folded value is up to e^kFoldLimit larger than what it stands for. Where that leaves float32, the scan is done
-    // again with hardly any folding.
-    if (!std::is_same_v<Gate, NoGate> && std::isnan(sum(overflow_)) && finiteInputs()) {
-      foldLimit_ = kSmallFoldLimit;
-      scan();
+    for (int64_t j = 0; j < blocks_; ++j) {
+      if (overflowed(j))
+        HeadScan(a_, b_, hv_, block0_ + j, block0_ + j + 1, kSmallFoldLimit).run();
+      else if (a_.finalState)
+        storeBlock(block(j), a_.K, a_.V, block0_ + j, a_.finalState + a_.stateOffset(b_, hv_));
     }
-    if (!a_.finalState) return;
-    for (int64_t j = 0; j < blocks_; ++j)
-      storeBlock(block(j), a_.K, a_.V, block0_ + j, a_.finalState + a_.stateOffset(b_, hv_));
   }
 
  private:
   float* block(int64_t j) { return state_ + j * a_.K * kBlock; }
+
+  // A folded value is up to e^kFoldLimit larger than what it stands for. Where that leaves float32, the scan is done
+  // again with hardly any folding, block by block: the bits of a block do not depend on which others its task had.
+  bool overflowed(int64_t j) const {
+    return foldLimit_ > kSmallFoldLimit && !std::is_same_v<Gate, NoGate> && std::isnan(sum(overflow_[j])) &&
+           finiteInputs();
+  }
 
   static bool finite(const float* x, int64_t n) {
     float all = 0;
@@ -126,7 +133,7 @@ class HeadScan {
   }
 
   void start() {
-    overflow_ = zero();
+    for (int64_t j = 0; j < blocks_; ++j) overflow_[j] = zero();
     for (int64_t j = 0; j < blocks_; ++j) {
       if (a_.initialState)
         loadBlock(a_.initialState + a_.stateOffset(b_, hv_), a_.K, a_.V, block0_ + j, block(j));
@@ -153,7 +160,7 @@ class HeadScan {
                                             : splat(static_cast<float>(std::exp(logDecay_))));
     for (int64_t j = 0; j < blocks_; ++j)
       settleBlock(block(j), a_.K, kWrite_ - 2 * ld_, kWrite_ - ld_, Update::kDelta ? pending(j) : nullptr, rescale_,
-                  overflow_);
+                  overflow_[j]);
     clearPending();
   }
 
@@ -400,7 +407,7 @@ class HeadScan {
         const Vec u1 = fma(splat(-b1), p1, x1 * splat(b1 * i1));
         u[e] = u0;
         u[kVecs + e] = u1;
-        overflow_ = fma(zero(), u0 + u1, overflow_);
+        overflow_[j] = fma(zero(), u0 + u1, overflow_[j]);
         if (pair.read0) store(o0 + e * kLanes, fma(splat(pair.dots[0]), u0, r[e]) * splat(d0));
         if (pair.read1)
           store(o1 + e * kLanes, fma(splat(pair.dots[2]), u1, fma(splat(pair.dots[1]), u0, r[kVecs + e])) * splat(d1));
@@ -416,7 +423,7 @@ class HeadScan {
       for (int e = 0; e < kVecs; ++e) {
         v[e] = load(v0 + e * kLanes) * splat(i0);
         v[kVecs + e] = load(v1 + e * kLanes) * splat(i1);
-        overflow_ = fma(zero(), v[e] + v[kVecs + e], overflow_);
+        overflow_[j] = fma(zero(), v[e] + v[kVecs + e], overflow_[j]);
       }
       rows.k0 = pair.w0;
       rows.k1 = pair.w1;
@@ -425,7 +432,7 @@ class HeadScan {
       inStretches(a_.K, [&](int64_t i0, int64_t i1) { pass(block(j), i0, i1, rows, v, r); });
 #pragma GCC unroll 4
       for (int e = 0; e < kVecs; ++e) {
-        if (a_.o) overflow_ = fma(zero(), r[e] + r[kVecs + e], overflow_);
+        if (a_.o) overflow_[j] = fma(zero(), r[e] + r[kVecs + e], overflow_[j]);
         if (pair.read0) store(o0 + e * kLanes, r[e] * splat(d0));
         if (pair.read1) store(o1 + e * kLanes, r[kVecs + e] * splat(d1));
       }
@@ -486,6 +493,7 @@ class HeadScan {
 
   const RecurrenceForward& a_;
   const int64_t b_, hv_, block0_, blocks_, ld_, P_;
+  const float foldLimit_;
   Scratch scratch_;
   float *state_, *pendingU_;             // [blocks][K][kBlock], [blocks][2][kBlock]
   float *kRead_, *kWrite_, *qRead_;      // [P][ld], two rows of pending keys before kWrite
@@ -496,8 +504,7 @@ class HeadScan {
   float *decay_, *inverse_, *decayLow_;  // [P] e^c, e^-c; first the log itself and its low part
   float *rescaleLog_, *rescaleLow_;      // [pairs]
   float *beta_, *zeroRow_;
-  float foldLimit_ = kFoldLimit;
-  Vec overflow_;         // NaN in a lane once something in it was not finite
+  Vec* overflow_;        // [blocks] NaN in a lane once something in it was not finite
   double logDecay_ = 0;  // cumulative log decay of a gate per head or token
   std::unique_ptr<Pair[]> pairs_;
   int pairCount_ = 0;
