@@ -87,7 +87,7 @@ class HeadScan {
   // again with hardly any folding, block by block: the bits of a block do not depend on which others its task had.
   bool overflowed(int64_t j) const {
     return foldLimit_ > kSmallFoldLimit && !std::is_same_v<Gate, NoGate> && std::isnan(sum(overflow_[j])) &&
-           finiteInputs();
+           finiteInputs(j);
   }
 
   static bool finite(const float* x, int64_t n) {
@@ -96,11 +96,15 @@ class HeadScan {
     return all == 0;
   }
 
-  // Keys, values, strengths, gates (-Inf is a reset) and state of this head.
-  bool finiteInputs() const {
-    bool yes = !a_.initialState || finite(a_.initialState + a_.stateOffset(b_, hv_), a_.K * a_.V);
+  // What the block depends on: its columns of values and state (other tasks may be writing the others already), keys,
+  // queries, strengths and gates of the head (-Inf is a reset).
+  bool finiteInputs(int64_t j) const {
+    const int64_t column = (block0_ + j) * kBlock, width = a_.V - column < kBlock ? a_.V - column : kBlock;
+    bool yes = true;
+    for (int64_t i = 0; i < a_.K && a_.initialState && yes; ++i)
+      yes = finite(a_.initialState + a_.stateOffset(b_, hv_) + i * a_.V + column, width);
     for (int64_t s = 0; s < a_.T * a_.n && yes; ++s) {
-      yes = finite(a_.kRow(b_, s, hv_), a_.K) && finite(a_.vRow(b_, s, hv_), a_.V);
+      yes = finite(a_.kRow(b_, s, hv_), a_.K) && finite(a_.vRow(b_, s, hv_) + column, width);
       if (Update::kDelta) yes = yes && finite(&a_.beta[(b_ * a_.T * a_.n + s) * a_.HV + hv_], 1);
     }
     for (int64_t t = 0; t < a_.T && yes; ++t) {

@@ -12,19 +12,13 @@ enum { kOutDQ, kOutDV, kOutDG, kOutDInitialState };
 constexpr InputSpec kInputs[] = {{"q"}, {"v"}, {"g"}, {"initialState", false}, {"dO"}, {"dFinalState", false}};
 constexpr OptionSpec kOptions[] = {
     {"scale", OptionKind::Number},
-    {"mode", OptionKind::Choice, "auto|recurrent|chunk"},
-    {"chunkSize", OptionKind::Integer},
-    {"compute", OptionKind::Choice, "f32|bf16"},
-    {"device", OptionKind::Choice, "cpu|cuda"},
+    RANKONE_RUN_OPTIONS,
     {"outputFinalState", OptionKind::Flag},
     {"saveForBackward", OptionKind::Flag},
 };
 constexpr OptionSpec kBackwardOptions[] = {
     {"scale", OptionKind::Number},
-    {"mode", OptionKind::Choice, "auto|recurrent|chunk"},
-    {"chunkSize", OptionKind::Integer},
-    {"compute", OptionKind::Choice, "f32|bf16"},
-    {"device", OptionKind::Choice, "cpu|cuda"},
+    RANKONE_RUN_OPTIONS,
     {"gradDtype", OptionKind::Choice, "f32|input"},
 };
 constexpr size_t kForwardInputs = 4;

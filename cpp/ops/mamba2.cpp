@@ -29,10 +29,7 @@ constexpr OptionSpec kOptions[] = {
     {"dtSoftplus", OptionKind::Flag},
     {"dtLimit", OptionKind::Pair},
     {"", OptionKind::PairHigh},
-    {"mode", OptionKind::Choice, "auto|recurrent|chunk"},
-    {"chunkSize", OptionKind::Integer},
-    {"compute", OptionKind::Choice, "f32|bf16"},
-    {"device", OptionKind::Choice, "cpu|cuda"},
+    RANKONE_RUN_OPTIONS,
     {"outputFinalState", OptionKind::Flag},
     {"saveForBackward", OptionKind::Flag},
 };
@@ -40,10 +37,7 @@ constexpr OptionSpec kBackwardOptions[] = {
     {"dtSoftplus", OptionKind::Flag},
     {"dtLimit", OptionKind::Pair},
     {"", OptionKind::PairHigh},
-    {"mode", OptionKind::Choice, "auto|recurrent|chunk"},
-    {"chunkSize", OptionKind::Integer},
-    {"compute", OptionKind::Choice, "f32|bf16"},
-    {"device", OptionKind::Choice, "cpu|cuda"},
+    RANKONE_RUN_OPTIONS,
     {"gradDtype", OptionKind::Choice, "f32|input"},
 };
 constexpr size_t kForwardInputs = 8;

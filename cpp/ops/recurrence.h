@@ -10,6 +10,13 @@
 
 namespace rankone {
 
+// How a recurrence is run: rows that the specs of all its forms share, kMode to kDevice below.
+#define RANKONE_RUN_OPTIONS                                                                 \
+  {"mode", OptionKind::Choice, "auto|recurrent|chunk"}, {"chunkSize", OptionKind::Integer}, \
+      {"compute", OptionKind::Choice, "f32|bf16"}, {                                        \
+    "device", OptionKind::Choice, "cpu|cuda"                                                \
+  }
+
 namespace recurrence_inputs {
 enum { kQ, kK, kV, kG, kBeta, kInitialState, kDO, kDFinalState };
 }

@@ -30,9 +30,6 @@ Problem bind(const Call& call) {
   return p;
 }
 
-const float* optional(const Tensor& t) { return t.present() ? t.f32() : nullptr; }
-float* produced(const Tensor& t) { return t.present() ? t.f32() : nullptr; }
-
 // Without tokens and without a state there is nothing to do for a batch row, however many the shape names.
 int64_t batchToRun(const Problem& p, const float* state) {
   return p.D == 0 || (p.T == 0 && (p.W == 1 || !state)) ? 0 : p.B;
@@ -50,10 +47,10 @@ void run(const Call& call) {
   ShortConvArgs a;
   a.x = call.input(kX).f32();
   a.weight = call.input(kWeight).f32();
-  a.bias = optional(call.input(kBias));
-  a.initialState = optional(call.input(kInitialState));
+  a.bias = call.input(kBias).f32();
+  a.initialState = call.input(kInitialState).f32();
   a.y = call.outputs[kY].f32();
-  a.finalState = produced(call.outputs[kFinalState]);
+  a.finalState = call.outputs[kFinalState].f32();
   a.B = batchToRun(p, a.finalState);
   a.T = p.T;
   a.D = p.D;
@@ -79,14 +76,14 @@ void runBackward(const Call& call) {
   ShortConvBackwardArgs a;
   a.x = call.input(kX).f32();
   a.weight = call.input(kWeight).f32();
-  a.bias = optional(call.input(kBias));
-  a.initialState = optional(call.input(kInitialState));
+  a.bias = call.input(kBias).f32();
+  a.initialState = call.input(kInitialState).f32();
   a.dY = call.input(kDY).f32();
-  a.dFinalState = optional(call.input(kDFinalState));
+  a.dFinalState = call.input(kDFinalState).f32();
   a.dX = call.outputs[kDX].f32();
   a.dWeight = call.outputs[kDWeight].f32();
-  a.dBias = produced(call.outputs[kDBias]);
-  a.dInitialState = produced(call.outputs[kDInitialState]);
+  a.dBias = call.outputs[kDBias].f32();
+  a.dInitialState = call.outputs[kDInitialState].f32();
   a.B = batchToRun(p, a.dInitialState);
   a.T = p.T;
   a.D = p.D;

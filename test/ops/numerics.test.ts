@@ -3,6 +3,7 @@ import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import type { RecurrenceOptions } from '../../ts/index';
 import {
+  createState,
   getNumThreads,
   recurrenceBackwardSync,
   recurrenceSync,
@@ -363,6 +364,21 @@ large('the bits of other columns do not depend on how the columns were split', (
   assert.ok(results[0].every(Number.isFinite));
   assert.equal(results[1], results[0]);
   assert.equal(results[2], results[0]);
+});
+
+large('a state in place is read before it is written, also where columns are scanned again', () => {
+  const spec: ProblemSpec = { B: 1, T: 40, H: 1, K: 16, V: 100, gate: 'token', update: 'delta' };
+  const { dO: _, dFinalState: __, ...inputs } = makeProblem({ ...spec, withInitialState: true });
+  inputs.g!.data.fill(-2);
+  inputs.v.data.forEach((x, i) => {
+    inputs.v.data[i] = 1e31 * x;
+  });
+  const { initialState, ...rest } = inputs;
+  const expected = recurrenceSync(inputs, { outputFinalState: true });
+  const state = createState({ batch: 1, valueHeads: 1, keyDim: spec.K, valueDim: spec.V });
+  state.copyFrom(initialState!);
+  assert.equal(recurrenceSync({ ...rest, state }).o.data, expected.o.data);
+  assert.equal(state.toTensor().data, expected.finalState!.data);
 });
 
 large.run();
