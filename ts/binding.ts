@@ -3,13 +3,22 @@ import path from 'node:path';
 /** A public function as the engine describes it. @internal */
 export interface EntryDescription {
   name: string;
-  inputs: { name: string; slot: number; required: boolean; dtype: string; update: boolean }[];
+  /** `group`: `''` stands among the options, a name inside the option of that name. */
+  inputs: {
+    name: string;
+    slot: number;
+    required: boolean;
+    dtypes: string[];
+    update: boolean;
+    group?: string;
+  }[];
   inputCount: number;
   options: {
     name: string;
     slot: number;
     kind: 'flag' | 'integer' | 'number' | 'choice' | 'pair';
     choices?: string;
+    group?: string;
   }[];
   optionCount: number;
   outputs: { name: string; slot: number }[];
@@ -37,7 +46,7 @@ export interface Description {
 export type Handle = object & { readonly handle: unique symbol };
 
 /** What a call returns, in the spec's order: typed arrays (or null), then a `saved` handle. @internal */
-export type RawResults = (Float32Array | Handle | null | undefined)[];
+export type RawResults = (Float32Array | Uint16Array | Handle | null | undefined)[];
 
 /** The addon's exports. @internal */
 export interface Binding {
@@ -47,9 +56,15 @@ export interface Binding {
   cancel(job: number): void;
   getNumThreads(): number;
   setNumThreads(n: number): void;
-  createState(batch: number, valueHeads: number, keyDim: number, valueDim: number): Handle;
-  stateRead(state: Handle, into: Float32Array): void;
-  stateWrite(state: Handle, from: Float32Array): void;
+  createState(
+    batch: number,
+    valueHeads: number,
+    keyDim: number,
+    valueDim: number,
+    keyHeads: number | undefined,
+  ): Handle;
+  stateRead(state: Handle, into: Float32Array, z: Float32Array | undefined): void;
+  stateWrite(state: Handle, from: Float32Array, z: Float32Array | undefined): void;
   stateClone(state: Handle): Handle;
   stateDispose(state: Handle): void;
   savedDispose(saved: Handle): void;

@@ -21,6 +21,14 @@ constexpr size_t dtypeSize(DType t) {
 }
 const char* dtypeName(DType t);
 
+// A set of dtypes, one bit each.
+using DTypes = uint8_t;
+constexpr DTypes dtypeBit(DType t) { return static_cast<DTypes>(1u << static_cast<unsigned>(t)); }
+constexpr DTypes kF32 = dtypeBit(DType::F32), kI32 = dtypeBit(DType::I32);
+constexpr DTypes kFloats = kF32 | dtypeBit(DType::BF16) | dtypeBit(DType::F16);
+constexpr DTypes kIndices = kI32 | dtypeBit(DType::I64);
+std::string dtypeNames(DTypes set);  // "f32, bf16 or f16"
+
 constexpr int kMaxRank = 6;
 
 struct Tensor {
