@@ -47,6 +47,8 @@ export interface Binding {
   cancel(job: number): void;
   getNumThreads(): number;
   setNumThreads(n: number): void;
+  /** Multiply-add rate of the processor in GF/s, measured for about that long; blocks. */
+  measurePeak(seconds: number): number;
   createState(batch: number, valueHeads: number, keyDim: number, valueDim: number): Handle;
   stateRead(state: Handle, into: Float32Array): void;
   stateWrite(state: Handle, from: Float32Array): void;
