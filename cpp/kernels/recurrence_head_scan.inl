@@ -97,8 +97,39 @@ class HeadScan {
 
   // A folded value is up to e^kFoldLimit larger than what it stands for. Where that leaves float32, the scan is done
   // again with hardly any folding, block by block: the bits of a block do not depend on which others its task had.
-  bool overflowed(int64_t j) const {
-    return foldLimit_ > kSmallFoldLimit && !std::is_same_v<Gate, NoGate> && std::isnan(sum(overflow_[j]));
+  bool overflowed(int64_t j) {
+    return foldLimit_ > kSmallFoldLimit && !std::is_same_v<Gate, NoGate> && std::isnan(sum(overflow_[j])) &&
+           finiteInputs(j);
+  }
+
+  static bool finite(const float* x, int64_t n) {
+    float all = 0;
+    for (int64_t i = 0; i < n; ++i) all += 0 * x[i];
+    return all == 0;
+  }
+
+  // What the block depends on: its columns of values and state (other tasks may be writing the others already), keys,
+  // queries, strengths and gates of the head (-Inf is a reset). Where one is not finite nothing has overflowed, and a
+  // second scan would only change the bits of what does not depend on it.
+  bool finiteInputs(int64_t j) {
+    const int64_t column = (block0_ + j) * kBlock, width = a_.V - column < kBlock ? a_.V - column : kBlock;
+    for (int64_t i = 0; i < a_.K && a_.initialState; ++i)
+      if (!finite(a_.initialState + a_.stateOffset(sequence_, hv_) + i * a_.V + column, width)) return false;
+    for (int64_t t = 0; t < T_; ++t) {
+      if (t % a_.packTokens == 0) rows_.prepare(t, T_ - t < a_.packTokens ? T_ - t : a_.packTokens);
+      bool yes = finite(rows_.q(t), a_.K);
+      for (int64_t s = t * a_.n; s < (t + 1) * a_.n; ++s) {
+        yes = yes && finite(rows_.k(s), a_.K) && finite(rows_.v(s) + column, width);
+        if (Update::kDelta) yes = yes && std::isfinite(rows_.beta(s));
+      }
+      if constexpr (Gate::kPerChannel) {
+        for (int64_t i = 0; i < a_.K; ++i) yes = yes && rows_.g(t)[i] <= std::numeric_limits<float>::max();
+      } else {
+        yes = yes && Gate::logDecay(rows_, t) <= std::numeric_limits<float>::max();
+      }
+      if (!yes) return false;
+    }
+    return true;
   }
 
   void scan() {
