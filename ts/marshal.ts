@@ -271,6 +271,11 @@ export class Operation {
         `${group.name}: expected an object {${[...group.names.keys()].join(', ')}}, got ${show(object)}`,
       );
     const values = this.#values('an option', object, group.names);
+    if (values.every((value) => value === undefined))
+      throw typeError(
+        this.#name,
+        `${group.name}.${group.members[0].name}: expected a tensor {data, shape}, got undefined`,
+      );
     group.members.forEach((member, i) => {
       if (values[i] === undefined) return;
       if ('kind' in member) {
