@@ -8,8 +8,8 @@ function load(): typeof Core {
     const { code, message } = cause as NodeJS.ErrnoException;
     if (code !== 'MODULE_NOT_FOUND' || !/'@tensorflow\/tfjs-core'/.test(message)) throw cause;
     const error = new Error(
-      'rankone/tfjs needs @tensorflow/tfjs-core 4 and a backend, and the first is not installed:\n' +
-        '  npm install @tensorflow/tfjs-core @tensorflow/tfjs-backend-cpu',
+      'rankone/tfjs needs @tensorflow/tfjs-core 4 beside rankone, and it is not installed:\n' +
+        '  npm install @tensorflow/tfjs @tensorflow/tfjs-core',
       { cause },
     );
     (error as NodeJS.ErrnoException).code = 'ERR_RANKONE_TFJS';
