@@ -69,12 +69,13 @@ class Arguments {
   /** An option may be an object of tensors and numbers, such as a gate's. */
   #withPlainTensors(name: string, value: any): unknown {
     if (typeof value !== 'object' || value === null) return value;
-    if (Object.getPrototypeOf(value) !== Object.prototype) return value;
+    const prototype = Object.getPrototypeOf(value);
+    if (prototype !== Object.prototype && prototype !== null) return value;
     const result: Record<string, unknown> = {};
     for (const key of Object.keys(value)) {
       const inner = value[key];
-      result[key] =
-        inner instanceof tf.Tensor ? this.#add(`${name}.${key}`, inner, 'float32') : inner;
+      const isNumber = typeof inner !== 'object' || inner === null;
+      result[key] = isNumber ? inner : this.#add(`${name}.${key}`, inner, 'float32');
     }
     return result;
   }
