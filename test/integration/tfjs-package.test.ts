@@ -3,6 +3,7 @@ import { spawnSync } from 'node:child_process';
 import fs from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
+import { pathToFileURL } from 'node:url';
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
 
@@ -116,6 +117,24 @@ for (const [module, moduleResolution, files] of [
     output(path.join(root, 'node_modules/typescript/bin/tsc'), '-p', home);
   });
 }
+
+test('the example of docs/tfjs.md learns', () => {
+  const document = fs.readFileSync(path.join(root, 'docs/tfjs.md'), 'utf8');
+  const [, code] = /```js\n([\s\S]+?)```/.exec(document)!;
+  const union = "import * as tf from '@tensorflow/tfjs';";
+  assert.ok(code.startsWith(union));
+  // What the union package consists of.
+  const parts = ['tfjs-core', 'tfjs-backend-cpu', 'tfjs-core/dist/register_all_gradients.js'];
+  const [core, ...others] = parts.map((name) => `'@tensorflow/${name}';`);
+  const imports = [`import * as tf from ${core}`, ...others.map((name) => `import ${name}`)];
+  // The gradients are ES modules that do not say so: as CommonJS the loader takes them.
+  write('example.ts', code.replace(union, imports.join('\n')));
+  const loader = pathToFileURL(require.resolve('tsx')).href;
+  const losses = [...output('--import', loader, 'example.ts').matchAll(/^step \d+: ([\d.]+)$/gm)];
+  assert.is(losses.length, 2);
+  const [first, last] = losses.map((match) => Number(match[1]));
+  assert.ok(last < 0.5 * first, `${first} to ${last}`);
+});
 
 test('every export has a TSDoc comment', () => {
   const folder = path.join(root, 'ts/integrations/tfjs');
