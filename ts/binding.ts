@@ -1,15 +1,25 @@
 import path from 'node:path';
+import { libc } from './libc';
 
 /** A public function as the engine describes it. @internal */
 export interface EntryDescription {
   name: string;
-  inputs: { name: string; slot: number; required: boolean; dtype: string; update: boolean }[];
+  /** `group`: `''` stands among the options, a name inside the option of that name. */
+  inputs: {
+    name: string;
+    slot: number;
+    required: boolean;
+    dtypes: string[];
+    update: boolean;
+    group?: string;
+  }[];
   inputCount: number;
   options: {
     name: string;
     slot: number;
     kind: 'flag' | 'integer' | 'number' | 'choice' | 'pair';
     choices?: string;
+    group?: string;
   }[];
   optionCount: number;
   outputs: { name: string; slot: number }[];
@@ -37,7 +47,7 @@ export interface Description {
 export type Handle = object & { readonly handle: unique symbol };
 
 /** What a call returns, in the spec's order: typed arrays (or null), then a `saved` handle. @internal */
-export type RawResults = (Float32Array | Handle | null | undefined)[];
+export type RawResults = (Float32Array | Uint16Array | Handle | null | undefined)[];
 
 /** The addon's exports. @internal */
 export interface Binding {
@@ -47,33 +57,41 @@ export interface Binding {
   cancel(job: number): void;
   getNumThreads(): number;
   setNumThreads(n: number): void;
-  createState(batch: number, valueHeads: number, keyDim: number, valueDim: number): Handle;
-  stateRead(state: Handle, into: Float32Array): void;
-  stateWrite(state: Handle, from: Float32Array): void;
+  /** Multiply-add rate of the processor in GF/s, measured for about that long; blocks. */
+  measurePeak(seconds: number): number;
+  createState(
+    batch: number,
+    valueHeads: number,
+    keyDim: number,
+    valueDim: number,
+    keyHeads: number | undefined,
+  ): Handle;
+  stateRead(state: Handle, into: Float32Array, z: Float32Array | undefined): void;
+  stateWrite(state: Handle, from: Float32Array, z: Float32Array | undefined): void;
   stateClone(state: Handle): Handle;
   stateDispose(state: Handle): void;
   savedDispose(saved: Handle): void;
   externalMemory(): number;
 }
 
-function libc(): string {
-  if (process.platform !== 'linux') return '';
-  const header = (process.report?.getReport() as any)?.header;
-  return header?.glibcVersionRuntime ? ` (glibc ${header.glibcVersionRuntime})` : ' (musl)';
+const root = path.join(__dirname, '..');
+
+/** Where the addon was loaded from. @internal */
+export function bindingPath(): string {
+  const wish = process.env.RANKONE_BINDING;
+  return wish ? path.resolve(wish) : require('node-gyp-build').resolve(root);
 }
 
 function load(): Binding {
-  const root = path.join(__dirname, '..');
   const wish = process.env.RANKONE_BINDING;
   try {
-    if (wish) return require(path.resolve(wish));
-    return require('node-gyp-build')(root);
+    return require(bindingPath());
   } catch (cause) {
     const looked = wish
       ? `RANKONE_BINDING=${wish}`
       : `${path.join(root, 'prebuilds')} and ${path.join(root, 'build', 'Release')}`;
     const error = new Error(
-      `rankone has no native binary for ${process.platform}-${process.arch}${libc()}, Node ${process.version}.\n` +
+      `rankone has no native binary for ${process.platform}-${process.arch}${libc() && ` (${libc()})`}, Node ${process.version}.\n` +
         `Looked for: ${looked}\n` +
         'To build it, have python3, make and a C++20 compiler (gcc or clang), then run\n' +
         '  npm rebuild rankone        (in a checkout of rankone itself: npm run build:native)\n' +

@@ -1,10 +1,11 @@
 // Tensors <-> their places in a call's header: [rank, dtype, dimensions...].
 import { description } from './binding';
 import { rangeError, show, typeError } from './errors';
+import type { DType } from './types';
 
 /** Numbers per tensor in a header. @internal */
 export const TENSOR = 2 + description.maxRank;
-const DTYPES = ['f32', 'bf16', 'f16', 'i32', 'i64'];
+const DTYPES: DType[] = ['f32', 'bf16', 'f16', 'i32', 'i64'];
 const ARRAYS: Record<string, string[]> = {
   Float32Array: ['f32'],
   Uint16Array: ['bf16', 'f16'],
@@ -12,37 +13,39 @@ const ARRAYS: Record<string, string[]> = {
   Int32Array: ['i32'],
   BigInt64Array: ['i64'],
 };
-const arrayTag = Object.getOwnPropertyDescriptor(
-  Object.getPrototypeOf(Uint8Array.prototype),
-  Symbol.toStringTag,
-)!.get!;
+const typedArray = Object.getPrototypeOf(Uint8Array.prototype);
+const arrayTag = Object.getOwnPropertyDescriptor(typedArray, Symbol.toStringTag)!.get!;
+const lengthOf = Object.getOwnPropertyDescriptor(typedArray, 'length')!.get!;
+
+function arrayOf(dtype: unknown): string {
+  return (
+    Object.keys(ARRAYS).find((kind) => ARRAYS[kind].includes(dtype as string)) ?? 'Float32Array'
+  );
+}
 
 function dtypeOf(operation: string, name: string, data: unknown, dtype: unknown): number {
   if (data instanceof Float32Array && (dtype === undefined || dtype === 'f32')) return 0;
-  if (dtype !== undefined && !DTYPES.includes(dtype as string))
+  if (dtype !== undefined && !DTYPES.includes(dtype as DType))
     throw typeError(operation, `${name}: expected dtype ${DTYPES.join(', ')}, got ${show(dtype)}`);
   // The tag is read by the getter itself, so arrays of another realm count and look-alikes do not.
   const kind = arrayTag.call(data) as string | undefined;
   const legal = kind === undefined ? undefined : ARRAYS[kind];
   if (!legal)
-    throw typeError(
-      operation,
-      `${name}: expected data in a ${dtype === 'i32' ? 'Int32Array' : 'Float32Array'}, got ${show(data)}`,
-    );
+    throw typeError(operation, `${name}: expected data in a ${arrayOf(dtype)}, got ${show(data)}`);
   if (dtype === undefined) {
     if (legal.length > 1)
       throw typeError(
         operation,
         `${name}: expected dtype 'bf16' or 'f16' beside a ${kind}, got none`,
       );
-    return DTYPES.indexOf(legal[0]);
+    return DTYPES.indexOf(legal[0] as DType);
   }
   if (!legal.includes(dtype as string))
     throw typeError(
       operation,
       `${name}: expected dtype ${legal.join(' or ')} beside a ${kind}, got ${show(dtype)}`,
     );
-  return DTYPES.indexOf(dtype as string);
+  return DTYPES.indexOf(dtype as DType);
 }
 
 /** Writes a tensor's numbers into the header and returns its array. @internal */
@@ -79,6 +82,32 @@ export function writeTensor(
   }
   header[at] = rank;
   return data;
+}
+
+/** Writes a bare index array as a tensor of rank 1 and returns it. @internal */
+export function writeIndices(
+  operation: string,
+  name: string,
+  array: unknown,
+  dtypes: readonly string[],
+  header: Float64Array,
+  at: number,
+): unknown {
+  const kind = ArrayBuffer.isView(array) ? (arrayTag.call(array) as string | undefined) : undefined;
+  const legal = kind === undefined ? undefined : ARRAYS[kind];
+  if (!legal || !dtypes.includes(legal[0])) {
+    const wanted = dtypes.map((d) => (d === 'i64' ? 'a BigInt64Array' : 'an Int32Array'));
+    throw typeError(operation, `${name}: expected ${wanted.join(' or ')}, got ${show(array)}`);
+  }
+  header[at] = 1;
+  header[at + 1] = DTYPES.indexOf(legal[0] as DType);
+  header[at + 2] = lengthOf.call(array) as number;
+  return array;
+}
+
+/** @internal */
+export function readDType(header: Float64Array, at: number): DType {
+  return DTYPES[header[at + 1]];
 }
 
 /** @internal */

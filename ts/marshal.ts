@@ -2,7 +2,7 @@
 // description of its functions; no operation is known by name. The engine checks all of it again.
 import { binding, description, type EntryDescription, type RawResults } from './binding';
 import { rangeError, show, typeError, unknownKey } from './errors';
-import { readShape, TENSOR, writeTensor } from './header';
+import { readDType, readShape, TENSOR, writeIndices, writeTensor } from './header';
 import { SavedForward } from './saved';
 import { abortReason, checkSignal, unwatch, watch } from './signal';
 import { RecurrentState } from './state';
@@ -12,6 +12,7 @@ interface TensorSlot {
   name: string;
   slot: number;
   at: number;
+  dtypes: string[];
 }
 
 interface OptionSlot {
@@ -21,11 +22,22 @@ interface OptionSlot {
   choices: string[];
 }
 
+/** What stands under one option: numbers of its own, a bare index array, or an object of tensors and numbers. */
+type OptionPlace = OptionSlot | TensorSlot | GroupSlot;
+
+interface GroupSlot {
+  name: string;
+  names: Map<string, number>;
+  members: (OptionSlot | TensorSlot)[];
+}
+
 /** A call as the caller gave it: arrays and handles for the addon, and what is needed again when it ends. */
 interface Request {
   data: unknown[];
   out: unknown[] | undefined;
   signal: AbortSignalLike | undefined;
+  /** An input came as a Float16Array: results of that type shall be ones too. */
+  float16: boolean;
 }
 
 // One header serves all calls of this thread. A getter of the caller's that makes a call of its own while the header is
@@ -38,6 +50,12 @@ function takeHeader(): Float64Array {
   return header;
 }
 
+const F16 = 2; // in a header
+
+function asFloat16({ buffer, byteOffset, length }: Uint16Array): unknown {
+  return new (globalThis as any).Float16Array(buffer, byteOffset, length);
+}
+
 function numbered(names: string[]): Map<string, number> {
   return new Map(names.map((name, index) => [name, index]));
 }
@@ -48,7 +66,7 @@ export class Operation {
   readonly #name: string;
   readonly #entry: EntryDescription;
   readonly #inputs: TensorSlot[];
-  readonly #options: OptionSlot[];
+  readonly #options: OptionPlace[];
   readonly #outputs: TensorSlot[];
   readonly #optionsEnd: number;
   // Names that a caller may give -> where #values puts what came: tensors, then state and saved; options, then out and
@@ -64,15 +82,31 @@ export class Operation {
     if (this.#index < 0) throw new Error(`rankone: the native binary has no operation ${name}`);
     const entry = description.entries[this.#index];
     this.#entry = entry;
-    this.#inputs = entry.inputs.map((i) => ({ name: i.name, slot: i.slot, at: i.slot * TENSOR }));
-    this.#options = entry.options.map(({ name, slot, kind, choices }) => {
-      const at = description.optionsAt + 2 * slot;
-      return { name, kind, at, choices: choices?.split('|') ?? [] };
-    });
+    const placed = (group: string | undefined): TensorSlot[] =>
+      entry.inputs
+        .filter((i) => i.group === group)
+        .map(({ name, slot, dtypes }) => ({ name, slot, at: slot * TENSOR, dtypes }));
+    const numbers = (group: string | undefined): OptionSlot[] =>
+      entry.options
+        .filter((o) => o.group === group)
+        .map(({ name, slot, kind, choices }) => {
+          const at = description.optionsAt + 2 * slot;
+          return { name, kind, at, choices: choices?.split('|') ?? [] };
+        });
+    this.#inputs = placed(undefined);
+    const groups = new Set(entry.inputs.map((i) => i.group).filter((group) => group));
+    this.#options = [
+      ...numbers(undefined),
+      ...placed(''),
+      ...[...groups].map((name): GroupSlot => {
+        const members = [...placed(name), ...numbers(name)];
+        return { name: name!, members, names: numbered(members.map((m) => m.name)) };
+      }),
+    ];
     // Options that this function does not take have slots too, and they must read as absent.
     this.#optionsEnd = description.optionsAt + 2 * entry.optionCount;
     this.#outputs = entry.outputs.map(({ name, slot }) => {
-      return { name, slot, at: description.outputsAt + slot * TENSOR };
+      return { name, slot, at: description.outputsAt + slot * TENSOR, dtypes: [] };
     });
     const inputs = this.#inputs.map((i) => i.name);
     if (entry.takesState) inputs.push('state');
@@ -88,8 +122,8 @@ export class Operation {
   sync(inputs: any, options: any): any {
     const header = takeHeader();
     try {
-      const { data, out } = this.#write(header, inputs, options, false);
-      return this.#read(header, binding.call(this.#index, header, data), out);
+      const request = this.#write(header, inputs, options, false);
+      return this.#read(header, binding.call(this.#index, header, request.data), request);
     } finally {
       spare = header;
     }
@@ -108,12 +142,12 @@ export class Operation {
     } finally {
       spare = header;
     }
-    const { out, signal } = request;
-    if (signal === undefined) return this.#read(shapes, await pending, out);
+    const { signal } = request;
+    if (signal === undefined) return this.#read(shapes, await pending, request);
     const job = shapes[description.jobAt];
     watch(signal, job);
     try {
-      return this.#read(shapes, await pending, out);
+      return this.#read(shapes, await pending, request);
     } catch (error) {
       throw signal.aborted && (error as Error).name === 'AbortError' ? abortReason(signal) : error;
     } finally {
@@ -129,7 +163,7 @@ export class Operation {
     for (let i = 0; i < outputCount; i++) header[description.outputsAt + i * TENSOR] = -1;
     header[description.stateAt] = 0;
     header[description.savedAt] = 0;
-    const request: Request = { data, out: undefined, signal: undefined };
+    const request: Request = { data, out: undefined, signal: undefined, float16: false };
     if (typeof inputs !== 'object' || inputs === null)
       throw typeError(this.#name, `inputs: expected an object of tensors, got ${show(inputs)}`);
     const values = this.#values('an input', inputs, this.#inputNames);
@@ -137,7 +171,9 @@ export class Operation {
     for (let i = 0; i < next; i++) {
       if (values[i] === undefined) continue;
       const { name, slot, at } = this.#inputs[i];
-      data[slot] = writeTensor(this.#name, name, values[i], header, at);
+      const array = writeTensor(this.#name, name, values[i], header, at);
+      data[slot] = array;
+      if (header[at + 1] === F16 && !(array instanceof Uint16Array)) request.float16 = true;
     }
     if (takesState) this.#writeState(header, data, values[next++]);
     if (this.#entry.takesSaved) this.#writeSaved(header, data, values[next]);
@@ -201,16 +237,49 @@ export class Operation {
       const value = values[i];
       if (value === undefined) continue;
       const option = this.#options[i];
-      if (option.kind === 'pair') {
-        this.#writePair(header, option, value);
-      } else {
-        header[option.at + 1] = this.#optionValue(option, value);
-        header[option.at] = 1;
-      }
+      if ('members' in option) this.#writeGroup(header, request.data, option, value);
+      else if ('kind' in option) this.#writeNumber(header, option, value);
+      else
+        request.data[option.slot] = writeIndices(
+          this.#name,
+          option.name,
+          value,
+          option.dtypes,
+          header,
+          option.at,
+        );
     }
     if (this.#outputs.length > 0)
       request.out = this.#writeOut(header, request.data, values[next++]);
     if (asynchronous) request.signal = checkSignal(this.#name, values[next]);
+  }
+
+  #writeNumber(header: Float64Array, option: OptionSlot, value: unknown): void {
+    if (option.kind === 'pair') {
+      this.#writePair(header, option, value);
+      return;
+    }
+    header[option.at + 1] = this.#optionValue(option, value);
+    header[option.at] = 1;
+  }
+
+  /** An option that is an object of tensors and numbers. */
+  #writeGroup(header: Float64Array, data: unknown[], group: GroupSlot, object: unknown): void {
+    if (typeof object !== 'object' || object === null)
+      throw typeError(
+        this.#name,
+        `${group.name}: expected an object {${[...group.names.keys()].join(', ')}}, got ${show(object)}`,
+      );
+    const values = this.#values('an option', object, group.names);
+    group.members.forEach((member, i) => {
+      if (values[i] === undefined) return;
+      if ('kind' in member) {
+        this.#writeNumber(header, member, values[i]);
+      } else {
+        const name = `${group.name}.${member.name}`;
+        data[member.slot] = writeTensor(this.#name, name, values[i], header, member.at);
+      }
+    });
   }
 
   #optionValue({ name, kind, choices }: OptionSlot, value: unknown): number {
@@ -257,13 +326,17 @@ export class Operation {
     return tensors;
   }
 
-  #read(header: Float64Array, arrays: RawResults, out: unknown[] | undefined): any {
+  #read(header: Float64Array, arrays: RawResults, { out, float16 }: Request): any {
     const result: any = {};
     for (let i = 0; i < this.#outputs.length; i++) {
       const { name, slot, at } = this.#outputs[i];
       const data = arrays[slot];
       if (data === null) continue;
-      result[name] = out?.[i] ?? { data, shape: readShape(header, at), dtype: 'f32' };
+      result[name] = out?.[i] ?? {
+        data: float16 && header[at + 1] === F16 ? asFloat16(data as Uint16Array) : data,
+        shape: readShape(header, at),
+        dtype: readDType(header, at),
+      };
     }
     const saved = arrays[this.#entry.outputCount];
     if (saved) result.saved = SavedForward.of(saved as any);

@@ -9,7 +9,7 @@ export const disposeSymbol: symbol = Symbol.dispose ?? Symbol.for('Symbol.dispos
 
 /** Dimensions of a {@link RecurrentState}. */
 export interface StateShape {
-  /** B: rows of the batch, each with a state of its own. */
+  /** N: sequences, each with a state of its own; with `stateIndices` the slots of a pool. */
   batch: number;
   /** HV: value heads. */
   valueHeads: number;
@@ -17,12 +17,38 @@ export interface StateShape {
   keyDim: number;
   /** V: width of a value, 1 to 512. */
   valueDim: number;
+  /** H: key heads, a divisor of valueHeads; given for calls with `normalize`, whose running sum z the state then holds. */
+  keyHeads?: number;
 }
 
-const FIELDS = ['batch', 'valueHeads', 'keyDim', 'valueDim'];
+const FIELDS = ['batch', 'valueHeads', 'keyDim', 'valueDim', 'keyHeads'];
+
+type Dimensions = readonly [number, number, number, number];
+
+const COPY = 'RecurrentState.copyFrom';
+
+/** The array of a float32 tensor of exactly this shape. */
+function floats(
+  name: string,
+  tensor: Tensor,
+  pattern: string,
+  shape: readonly number[],
+): Float32Array {
+  const header = new Float64Array(TENSOR); // [rank, dtype, dimensions...]
+  const data = writeTensor(COPY, name, tensor, header, 0);
+  const [rank, dtype, ...dims] = header;
+  if (dtype !== 0)
+    throw typeError(COPY, `${name}: expected data in a Float32Array, got ${show(data)}`);
+  if (rank !== shape.length || shape.some((d, i) => dims[i] !== d))
+    throw rangeError(
+      COPY,
+      `${name}: expected shape ${pattern} = [${shape}], got [${dims.slice(0, rank)}]`,
+    );
+  return data as Float32Array;
+}
 
 /**
- * The recurrent state of a decode, float32 `[B,HV,K,V]`, owned by the engine. Passed as `state` to a forward of any
+ * The recurrent state of a decode, float32 `[N,HV,K,V]`, owned by the engine. Passed as `state` to a forward of any
  * cell of the grid it is read and advanced in place, for one token or for many. It serves one call at a time: a second
  * call, or dispose(), while an asynchronous call uses it is an error. After a call that was aborted or failed half way
  * it is unusable until {@link RecurrentState.copyFrom}.
@@ -33,17 +59,19 @@ const FIELDS = ['batch', 'valueHeads', 'keyDim', 'valueDim'];
  */
 export class RecurrentState implements Disposable {
   readonly #handle: Handle;
-  readonly #shape: readonly [number, number, number, number];
+  readonly #shape: Dimensions;
+  readonly #keyHeads: number;
   #disposed = false;
 
-  private constructor(handle: Handle, shape: readonly [number, number, number, number]) {
+  private constructor(handle: Handle, shape: Dimensions, keyHeads: number) {
     this.#handle = handle;
     this.#shape = Object.freeze(shape);
+    this.#keyHeads = keyHeads;
   }
 
   /** @internal */
-  static of(handle: Handle, shape: readonly [number, number, number, number]): RecurrentState {
-    return new RecurrentState(handle, shape);
+  static of(handle: Handle, shape: Dimensions, keyHeads: number): RecurrentState {
+    return new RecurrentState(handle, shape, keyHeads);
   }
 
   /** @internal */
@@ -53,9 +81,15 @@ export class RecurrentState implements Disposable {
       : undefined;
   }
 
-  /** `[B,HV,K,V]` */
-  get shape(): readonly [number, number, number, number] {
+  /** `[N,HV,K,V]` */
+  get shape(): Dimensions {
     return this.#shape;
+  }
+
+  /** Shape of the running sum of keys, `[N,H,K]`; absent where the state was made without `keyHeads`. */
+  get zShape(): readonly [number, number, number] | undefined {
+    const [batch, , keyDim] = this.#shape;
+    return this.#keyHeads > 0 ? [batch, this.#keyHeads, keyDim] : undefined;
   }
 
   /** Whether {@link RecurrentState.dispose} has been called. */
@@ -64,45 +98,54 @@ export class RecurrentState implements Disposable {
   }
 
   /**
-   * A copy as a tensor `[B,HV,K,V]`.
+   * A copy as a tensor `[N,HV,K,V]`.
    * @throws Error when it is disposed, in use by a call, or left half advanced by one; RangeError when there is no
    * memory for it
    */
   toTensor(): ResultTensor {
-    const shape = [...this.#shape];
-    let data: Float32Array;
-    try {
-      data = new Float32Array(this.#disposed ? 0 : shape.reduce((a, b) => a * b));
-    } catch {
-      throw rangeError('RecurrentState.toTensor', `out of memory for shape [${shape}]`);
-    }
-    binding.stateRead(this.#handle, data);
-    return { data, shape, dtype: 'f32' };
+    return this.#read().state;
+  }
+
+  /**
+   * A copy of the running sum of keys, `[N,H,K]`, that `normalize` divides by; undefined where the state holds none.
+   * @throws as {@link RecurrentState.toTensor}
+   */
+  zToTensor(): ResultTensor | undefined {
+    return this.#read().z;
+  }
+
+  #read(): { state: ResultTensor; z: ResultTensor | undefined } {
+    const make = (shape: readonly number[]): ResultTensor => {
+      try {
+        const size = this.#disposed ? 0 : shape.reduce((a, b) => a * b);
+        return { data: new Float32Array(size), shape: [...shape], dtype: 'f32' };
+      } catch {
+        throw rangeError('RecurrentState.toTensor', `out of memory for shape [${shape}]`);
+      }
+    };
+    const state = make(this.#shape);
+    const z = this.zShape && make(this.zShape);
+    binding.stateRead(this.#handle, state.data, z?.data);
+    return { state, z };
   }
 
   /**
    * Overwrites the whole state, and makes it usable again after an aborted call.
    * @param tensor float32, of this state's shape
+   * @param z float32 `[N,H,K]`, only where the state was made with `keyHeads`; absent means zeros
    * @throws TypeError or RangeError for another dtype or shape, Error when it is disposed or in use by a call
    */
-  copyFrom(tensor: Tensor): void {
-    const name = 'RecurrentState.copyFrom';
-    const header = new Float64Array(TENSOR); // [rank, dtype, dimensions...]
-    const data = writeTensor(name, 'tensor', tensor, header, 0);
-    const [rank, dtype, ...dims] = header;
-    if (dtype !== 0)
-      throw typeError(name, `tensor: expected data in a Float32Array, got ${show(data)}`);
-    if (rank !== 4 || this.#shape.some((d, i) => dims[i] !== d))
-      throw rangeError(
-        name,
-        `tensor: expected shape [B,HV,K,V] = [${this.#shape}], got [${dims.slice(0, rank)}]`,
-      );
-    binding.stateWrite(this.#handle, data as Float32Array);
+  copyFrom(tensor: Tensor, z?: Tensor): void {
+    const state = floats('tensor', tensor, '[N,HV,K,V]', this.#shape);
+    if (z !== undefined && !this.zShape)
+      throw typeError(COPY, 'z: expected none, this state was made without keyHeads');
+    const sums = z === undefined ? undefined : floats('z', z, '[N,H,K]', this.zShape!);
+    binding.stateWrite(this.#handle, state, sums);
   }
 
   /** A second state with the same contents. */
   clone(): RecurrentState {
-    return new RecurrentState(binding.stateClone(this.#handle), this.#shape);
+    return new RecurrentState(binding.stateClone(this.#handle), this.#shape, this.#keyHeads);
   }
 
   /**
@@ -128,7 +171,8 @@ export class RecurrentState implements Disposable {
 
 /**
  * A new {@link RecurrentState} of zeros.
- * @param shape batch, valueHeads, keyDim, valueDim: positive integers, the last two at most 512
+ * @param shape batch, valueHeads, keyDim, valueDim and, for `normalize`, keyHeads: positive integers, keyDim and valueDim
+ * at most 512
  * @throws TypeError or RangeError for anything else, RangeError when there is no memory for it
  */
 export function createState(shape: StateShape): RecurrentState {
@@ -137,10 +181,10 @@ export function createState(shape: StateShape): RecurrentState {
     throw typeError(name, `shape: expected {${FIELDS.join(', ')}}, got ${show(shape)}`);
   for (const key in shape)
     if (!FIELDS.includes(key)) throw unknownKey(name, 'an input', key, FIELDS);
-  const { batch, valueHeads, keyDim, valueDim } = shape;
-  for (const [field, value] of Object.entries({ batch, valueHeads, keyDim, valueDim }))
-    if (typeof value !== 'number')
+  const { batch, valueHeads, keyDim, valueDim, keyHeads } = shape;
+  for (const [field, value] of Object.entries({ batch, valueHeads, keyDim, valueDim, keyHeads }))
+    if (typeof value !== 'number' && !(field === 'keyHeads' && value === undefined))
       throw typeError(name, `${field}: expected a positive integer, got ${show(value)}`);
-  const handle = binding.createState(batch, valueHeads, keyDim, valueDim);
-  return RecurrentState.of(handle, [batch, valueHeads, keyDim, valueDim]);
+  const handle = binding.createState(batch, valueHeads, keyDim, valueDim, keyHeads);
+  return RecurrentState.of(handle, [batch, valueHeads, keyDim, valueDim], keyHeads ?? 0);
 }

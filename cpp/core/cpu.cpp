@@ -16,6 +16,7 @@ const char* isaName(Isa isa) {
     case Isa::Baseline: return "baseline";
     case Isa::Avx2: return "avx2";
     case Isa::Avx512: return "avx512";
+    case Isa::Avx512Bf16: return "avx512bf16";
   }
   return "?";
 }
@@ -24,7 +25,7 @@ const char* isaName(Isa isa) {
 namespace {
 
 struct Features {
-  bool avx2 = false, avx512 = false;
+  bool avx2 = false, avx512 = false, avx512bf16 = false;
 };
 
 // Own cpuid and xgetbv: __builtin_cpu_supports needs a runtime that some toolchains lack.
@@ -32,7 +33,7 @@ Features detect() {
   Features f;
   unsigned a, b, c, d;
   if (!__get_cpuid(1, &a, &b, &c, &d) || !(c & (1u << 27))) return f;  // OSXSAVE
-  const bool fma = c & (1u << 12);
+  const bool fma = (c & (1u << 12)) && (c & (1u << 29));               // FMA, F16C
   unsigned lo, hi;
   __asm__ volatile("xgetbv" : "=a"(lo), "=d"(hi) : "c"(0));
   const bool ymm = (lo & 0x06) == 0x06, zmm = (lo & 0xe6) == 0xe6;
@@ -40,6 +41,7 @@ Features detect() {
   f.avx2 = ymm && fma && (b & (1u << 5));
   f.avx512 =
       f.avx2 && zmm && (b & (1u << 16)) && (b & (1u << 17)) && (b & (1u << 30)) && (b & (1u << 31));  // F DQ BW VL
+  f.avx512bf16 = f.avx512 && __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a & (1u << 5));
   return f;
 }
 
@@ -50,7 +52,7 @@ bool isaAvailable(Isa isa) {
   if (isa == Isa::Baseline) return true;
 #if defined(__x86_64__)
   static const Features features = detect();
-  return isa == Isa::Avx2 ? features.avx2 : features.avx512;
+  return isa == Isa::Avx2 ? features.avx2 : isa == Isa::Avx512 ? features.avx512 : features.avx512bf16;
 #else
   return false;
 #endif
@@ -60,16 +62,16 @@ Isa activeIsa() {
   static const Isa chosen = [] {
     const char* wish = std::getenv("RANKONE_ISA");
     if (!wish || !*wish) {
-      for (Isa isa : {Isa::Avx512, Isa::Avx2})
+      for (Isa isa : {Isa::Avx512Bf16, Isa::Avx512, Isa::Avx2})
         if (isaAvailable(isa)) return isa;
       return Isa::Baseline;
     }
-    for (Isa isa : {Isa::Baseline, Isa::Avx2, Isa::Avx512}) {
+    for (Isa isa : {Isa::Baseline, Isa::Avx2, Isa::Avx512, Isa::Avx512Bf16}) {
       if (std::strcmp(wish, isaName(isa)) != 0) continue;
       if (!isaAvailable(isa)) fail(ErrorKind::Range, "RANKONE_ISA=%s: this machine does not have it", wish);
       return isa;
     }
-    fail(ErrorKind::Range, "RANKONE_ISA=%s: expected baseline, avx2 or avx512", wish);
+    fail(ErrorKind::Range, "RANKONE_ISA=%s: expected baseline, avx2, avx512 or avx512bf16", wish);
   }();
   return chosen;
 }

@@ -3,15 +3,19 @@
 
 namespace rankone {
 
-enum class Isa { Baseline, Avx2, Avx512 };
+// In rising order. Avx512Bf16 runs the kernels of Avx512 and has the bf16 dot product besides.
+enum class Isa { Baseline, Avx2, Avx512, Avx512Bf16 };
 
-constexpr int kIsaCount = 3;
+constexpr int kIsaCount = 4;
 
-const char* isaName(Isa isa);  // "baseline", "avx2", "avx512"
+const char* isaName(Isa isa);  // "baseline", "avx2", "avx512", "avx512bf16"
 bool isaAvailable(Isa isa);    // compiled in and supported by processor and operating system
 
 // The level in use: the widest available one, or the one that RANKONE_ISA names. Decided once, at the first call.
 // An unknown or unavailable name in RANKONE_ISA throws Error.
 Isa activeIsa();
+
+// Whether `compute: 'bf16'` has its dot product.
+inline bool hasBf16Dot() { return activeIsa() == Isa::Avx512Bf16; }
 
 }  // namespace rankone

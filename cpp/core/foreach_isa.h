@@ -3,17 +3,21 @@
 //   #define RANKONE_KERNEL "kernels/matmul.inl"
 //   #include "core/foreach_isa.h"
 //
-// Each copy lands in its own namespace rankone::{baseline,avx2,avx512}. Every header that the kernel needs must have
-// been included before, outside of these target regions: inline functions of the standard library compiled inside one
-// would carry its instructions into code that runs everywhere. RANKONE_PICK(f) then names the copy in use.
+// Each copy lands in its own namespace rankone::{baseline,avx2,avx512}; a kernel that defines RANKONE_KERNEL_BF16 gets
+// one more, avx512bf16, compiled with RANKONE_BF16_DOT and picked by RANKONE_PICK_BF16 where the processor has it.
+// Every header that the kernel needs must have been included before, outside of these target regions: inline functions
+// of the standard library compiled inside one would carry its instructions into code that runs everywhere.
+// RANKONE_PICK(f) then names the copy in use.
 #include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <initializer_list>
 #include <limits>
+#include <type_traits>
 
 #include "core/cpu.h"
 #include "core/parallel.h"
+#include "core/tensor.h"
 #include "core/workspace.h"
 
 #if defined(__x86_64__)
@@ -44,7 +48,7 @@
 
 #define RANKONE_ISA_NS avx2
 #define RANKONE_LEVEL 1
-RANKONE_TARGET("avx2,fma")
+RANKONE_TARGET("avx2,fma,f16c")
 #include "core/simd.inl"
 #include RANKONE_KERNEL
 RANKONE_TARGET_END
@@ -53,15 +57,29 @@ RANKONE_TARGET_END
 
 #define RANKONE_ISA_NS avx512
 #define RANKONE_LEVEL 2
-RANKONE_TARGET("avx512f,avx512dq,avx512bw,avx512vl,avx2,fma")
+RANKONE_TARGET("avx512f,avx512dq,avx512bw,avx512vl,avx2,fma,f16c")
 #include "core/simd.inl"
 #include RANKONE_KERNEL
 RANKONE_TARGET_END
 #undef RANKONE_ISA_NS
 #undef RANKONE_LEVEL
 
+#if defined(RANKONE_KERNEL_BF16)
+#define RANKONE_ISA_NS avx512bf16
+#define RANKONE_LEVEL 2
+#define RANKONE_BF16_DOT 1
+RANKONE_TARGET("avx512bf16,avx512f,avx512dq,avx512bw,avx512vl,avx2,fma,f16c")
+#include "core/simd.inl"
+#include RANKONE_KERNEL_BF16
+RANKONE_TARGET_END
+#undef RANKONE_ISA_NS
+#undef RANKONE_LEVEL
+#undef RANKONE_BF16_DOT
+#undef RANKONE_KERNEL_BF16
+#endif
+
 #define RANKONE_PICK(f)                                                    \
-  (::rankone::activeIsa() == ::rankone::Isa::Avx512 ? ::rankone::avx512::f \
+  (::rankone::activeIsa() >= ::rankone::Isa::Avx512 ? ::rankone::avx512::f \
    : ::rankone::activeIsa() == ::rankone::Isa::Avx2 ? ::rankone::avx2::f   \
                                                     : ::rankone::baseline::f)
 #else

@@ -203,3 +203,5 @@ RANKONE_INLINE void transpose(Vec (&rows)[kLanes]) {
 
 }  // namespace RANKONE_ISA_NS
 }  // namespace rankone
+
+#include "core/half.inl"

@@ -13,6 +13,17 @@ const char* dtypeName(DType t) {
   return "?";
 }
 
+std::string dtypeNames(DTypes set) {
+  std::string text;
+  for (DType t : {DType::F32, DType::BF16, DType::F16, DType::I32, DType::I64}) {
+    if (!(set & dtypeBit(t))) continue;
+    set &= static_cast<DTypes>(~dtypeBit(t));
+    if (!text.empty()) text += set ? ", " : " or ";
+    text += dtypeName(t);
+  }
+  return text;
+}
+
 void Tensor::setShape(std::initializer_list<int64_t> dims, DType t) {
   rank = 0;
   for (int64_t d : dims) shape[rank++] = d;

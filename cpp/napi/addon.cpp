@@ -1,10 +1,11 @@
-// The addon's exports: describe, call, callAsync, cancel, the handles, threads.
+// The addon's exports: describe, call, callAsync, cancel, the handles, threads, the FMA peak.
 #include <napi.h>
 
 #include <cmath>
 
 #include "core/cpu.h"
 #include "core/parallel.h"
+#include "kernels/fma_peak.h"
 #include "napi/arguments.h"
 #include "napi/call.h"
 #include "napi/environment.h"
@@ -30,7 +31,11 @@ Napi::Object describeEntry(Napi::Env env, const Entry& entry) {
     o.Set("name", in.name);
     o.Set("slot", static_cast<double>(i));
     o.Set("required", requiresInput(entry.preset, in));
-    o.Set("dtype", dtypeName(in.dtype));
+    Napi::Array dtypes = Napi::Array::New(env);
+    for (DType t : {DType::F32, DType::BF16, DType::F16, DType::I32, DType::I64})
+      if (in.dtypes & dtypeBit(t)) dtypes.Set(dtypes.Length(), dtypeName(t));
+    o.Set("dtypes", dtypes);
+    if (in.group) o.Set("group", in.group);
     o.Set("update", in.access == Access::Update);
     inputs.Set(inputs.Length(), o);
   }
@@ -43,6 +48,7 @@ Napi::Object describeEntry(Napi::Env env, const Entry& entry) {
     o.Set("slot", static_cast<double>(i));
     o.Set("kind", kinds[static_cast<int>(option.kind)]);
     if (option.choices) o.Set("choices", option.choices);
+    if (option.group) o.Set("group", option.group);
     options.Set(options.Length(), o);
   }
   for (size_t i = 0; i < spec.outputs.size(); ++i) {
@@ -102,6 +108,14 @@ Napi::Value setThreads(const Napi::CallbackInfo& info) {
   });
 }
 
+Napi::Value measurePeak(const Napi::CallbackInfo& info) {
+  return guarded(info.Env(), "measurePeak", [&] {
+    const double seconds = info[0].IsNumber() ? info[0].As<Napi::Number>().DoubleValue() : std::nan("");
+    if (!(seconds > 0 && seconds <= 60)) fail(ErrorKind::Range, "seconds: expected a number above 0, at most 60");
+    return Napi::Value(Napi::Number::New(info.Env(), fmaPeak(seconds)));
+  });
+}
+
 // The pool's threads run this library's code for as long as the process lives, but Node unloads an addon with the last
 // worker that used it.
 void pinLibrary() {
@@ -122,6 +136,7 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   exports.Set("cancel", Napi::Function::New<cancel>(env));
   exports.Set("getNumThreads", Napi::Function::New<getThreads>(env));
   exports.Set("setNumThreads", Napi::Function::New<setThreads>(env));
+  exports.Set("measurePeak", Napi::Function::New<measurePeak>(env));
   exportHandles(env, exports);
   return exports;
 }
@@ -130,12 +145,14 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
 
 Environment::Environment(Napi::Env env) : async(std::make_shared<AsyncContext>()) {
   float32Array_ = Napi::Persistent(env.Global().Get("Float32Array").As<Napi::Function>());
+  uint16Array_ = Napi::Persistent(env.Global().Get("Uint16Array").As<Napi::Function>());
 }
 
-napi_value Environment::newFloats(Napi::Env env, int64_t length) const {
+napi_value Environment::newArray(Napi::Env env, DType dtype, int64_t length) const {
   napi_value count, array;
   check(env, napi_create_double(env, static_cast<double>(length), &count));
-  if (napi_new_instance(env, float32Array_.Value(), 1, &count, &array) == napi_ok) return array;
+  const Napi::FunctionReference& constructor = dtype == DType::F32 ? float32Array_ : uint16Array_;
+  if (napi_new_instance(env, constructor.Value(), 1, &count, &array) == napi_ok) return array;
   napi_value exception;
   napi_get_and_clear_last_exception(env, &exception);
   return nullptr;

@@ -132,8 +132,9 @@ void Arguments::read(Call& call, StateHold& state, std::vector<AlignedBuffer>& c
     }
     if (!takesInput(preset, in)) fail(ErrorKind::Type, "%s: expected none, got a tensor", in.name);
     Tensor& t = call.inputs[i] = readTensor("", in.name, slot, input(i));
-    if (t.dtype != in.dtype)
-      fail(ErrorKind::Type, "%s: expected dtype %s, got %s", in.name, dtypeName(in.dtype), dtypeName(t.dtype));
+    if (!(in.dtypes & dtypeBit(t.dtype)))
+      fail(ErrorKind::Type, "%s: expected dtype %s, got %s", in.name, dtypeNames(in.dtypes).c_str(),
+           dtypeName(t.dtype));
     if (t.dtype == DType::I32 || t.dtype == DType::I64) {
       copies.emplace_back(t.bytes());
       if (t.data) std::memcpy(copies.back().data(), t.data, t.bytes());

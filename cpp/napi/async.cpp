@@ -27,7 +27,7 @@ struct Job {
     const char* kind;
     const char* name;
     const void* from;
-    size_t bytes;
+    size_t bytes, elementSize;
   };
   std::vector<WriteBack> writeBacks;
   napi_deferred deferred = nullptr;
@@ -48,7 +48,7 @@ void copyInputs(Napi::Env env, const Arguments& arguments, Job& job, napi_value 
     const InputSpec& in = call.spec->inputs[i];
     if (in.access != Access::Update) continue;
     check(env, napi_set_element(env, kept, keptCount, arguments.input(static_cast<int>(i))));
-    job.writeBacks.push_back({keptCount++, "", in.name, t.data, t.bytes()});
+    job.writeBacks.push_back({keptCount++, "", in.name, t.data, t.bytes(), dtypeSize(t.dtype)});
   }
 }
 
@@ -60,7 +60,7 @@ void copyOut(Napi::Env env, const Arguments& arguments, Job& job, napi_value kep
     job.copies.emplace_back(t.bytes());
     t.data = job.copies.back().data();
     check(env, napi_set_element(env, kept, keptCount, arguments.output(static_cast<int>(i))));
-    job.writeBacks.push_back({keptCount++, "out.", call.spec->outputs[i].name, t.data, t.bytes()});
+    job.writeBacks.push_back({keptCount++, "out.", call.spec->outputs[i].name, t.data, t.bytes(), dtypeSize(t.dtype)});
   }
 }
 
@@ -94,7 +94,7 @@ void writeBack(Napi::Env env, const Job& job, napi_value kept) {
     const Job::WriteBack& w = job.writeBacks[i];
     napi_value array;
     check(env, napi_get_element(env, kept, w.index, &array));
-    if (!viewOf(env, array, views[i]) || views[i].length * sizeof(float) != w.bytes)
+    if (!viewOf(env, array, views[i]) || views[i].length * w.elementSize != w.bytes)
       fail(ErrorKind::Range,
            "%s%s: expected the array to stay as it was until the call ended, but it was detached or resized", w.kind,
            w.name);

@@ -1,5 +1,7 @@
 #include "napi/call.h"
 
+#include <cstring>
+
 #include "core/workspace.h"
 #include "napi/environment.h"
 #include "napi/errors.h"
@@ -16,14 +18,14 @@ void allocateOutputs(Napi::Env env, const Arguments& arguments, Call& call, napi
     } else if (arguments.outGiven(static_cast<int>(i))) {
       array = arguments.output(static_cast<int>(i));
     } else {
-      array = Environment::of(env).newFloats(env, t.size());
+      array = Environment::of(env).newArray(env, t.dtype, t.size());
       ArrayView view;
       if (!array || !viewOf(env, array, view) || static_cast<int64_t>(view.length) != t.size())
         fail(ErrorKind::Range, "%s: out of memory for shape %s", call.spec->outputs[i].name, t.shapeText().c_str());
       t.data = view.data;
     }
     check(env, napi_set_element(env, results, static_cast<uint32_t>(i), array));
-    if (t.present() && poisonRequested()) poison(t.f32(), static_cast<size_t>(t.size()));
+    if (t.present() && t.data && poisonRequested()) std::memset(t.data, 0xff, t.bytes());  // NaN in every float type
   }
 }
 

@@ -1,4 +1,4 @@
-// What one JavaScript environment (the main thread, a worker) has of its own: the Float32Array constructor and the
+// What one JavaScript environment (the main thread, a worker) has of its own: the constructors of results and the
 // asynchronous calls that are under way.
 #pragma once
 #include <napi.h>
@@ -7,6 +7,8 @@
 #include <memory>
 #include <mutex>
 #include <unordered_map>
+
+#include "core/tensor.h"
 
 namespace rankone {
 
@@ -29,14 +31,14 @@ struct Environment {
 
   static Environment& of(Napi::Env env) { return *env.GetInstanceData<Environment>(); }
 
-  // A new Float32Array, by the constructor as it was at load: out of memory is then an exception, not the end. Null
-  // when there is no memory or no array of that length.
-  napi_value newFloats(Napi::Env env, int64_t length) const;
+  // A new Float32Array, or a Uint16Array for the half-width types, by the constructor as it was at load: out of memory
+  // is then an exception, not the end. Null when there is no memory or no array of that length.
+  napi_value newArray(Napi::Env env, DType dtype, int64_t length) const;
 
   std::shared_ptr<AsyncContext> async;
 
  private:
-  Napi::FunctionReference float32Array_;
+  Napi::FunctionReference float32Array_, uint16Array_;
 };
 
 }  // namespace rankone

@@ -78,23 +78,27 @@ int64_t dimension(const Napi::CallbackInfo& info, size_t i, const char* name, do
 Napi::Value createState(const Napi::CallbackInfo& info) {
   return guarded(info.Env(), "createState", [&] {
     const int64_t n = dimension(info, 0, "batch", kMaxRows), hv = dimension(info, 1, "valueHeads", kMaxRows),
-                  k = dimension(info, 2, "keyDim", kMaxWidth), v = dimension(info, 3, "valueDim", kMaxWidth);
-    if (static_cast<double>(n) * hv * k * v > 9e15) throw std::bad_alloc();
-    auto state = std::make_shared<StateBuffer>(n, hv, k, v);
+                  k = dimension(info, 2, "keyDim", kMaxWidth), v = dimension(info, 3, "valueDim", kMaxWidth),
+                  h = info[4].IsUndefined() ? 0 : dimension(info, 4, "keyHeads", kMaxRows);
+    if (h && hv % h != 0)
+      fail(ErrorKind::Range, "keyHeads: expected a divisor of valueHeads = %lld, got %lld", static_cast<long long>(hv),
+           static_cast<long long>(h));
+    if (static_cast<double>(n) * hv * k * (v + 1) > 9e15) throw std::bad_alloc();
+    auto state = std::make_shared<StateBuffer>(n, hv, k, v, h);
     return Napi::Value(info.Env(), wrapState(info.Env(), std::move(state)));
   });
 }
 
 // The caller's Float32Array of exactly the state's size.
-float* floatsOf(Napi::Env env, napi_value value, int64_t count) {
+float* floatsOf(Napi::Env env, napi_value value, const char* name, int64_t count) {
   napi_typedarray_type type;
   size_t length = 0;
   void* data = nullptr;
   if (napi_get_typedarray_info(env, value, &type, &length, &data, nullptr, nullptr) != napi_ok ||
       type != napi_float32_array)
-    fail(ErrorKind::Type, "tensor: expected a Float32Array");
+    fail(ErrorKind::Type, "%s: expected a Float32Array", name);
   if (static_cast<int64_t>(length) != count)
-    fail(ErrorKind::Range, "tensor: expected %lld numbers, got %zu%s", static_cast<long long>(count), length,
+    fail(ErrorKind::Range, "%s: expected %lld numbers, got %zu%s", name, static_cast<long long>(count), length,
          length ? "" : " (a detached or shrunk array has none)");
   return static_cast<float*>(data);
 }
@@ -103,7 +107,10 @@ Napi::Value stateRead(const Napi::CallbackInfo& info) {
   return guarded(info.Env(), "RecurrentState.toTensor", [&] {
     StateHold hold(stateHandle(info.Env(), info[0]).object);
     const StateBuffer& state = *hold.get();
-    std::memcpy(floatsOf(info.Env(), info[1], state.size()), state.data(), state.size() * sizeof(float));
+    float* to = floatsOf(info.Env(), info[1], "tensor", state.size());
+    float* z = state.keyHeads ? floatsOf(info.Env(), info[2], "z", state.zSize()) : nullptr;
+    std::memcpy(to, state.data(), state.size() * sizeof(float));
+    if (z) std::memcpy(z, state.z(), state.zSize() * sizeof(float));
     return info.Env().Undefined();
   });
 }
@@ -112,7 +119,15 @@ Napi::Value stateWrite(const Napi::CallbackInfo& info) {
   return guarded(info.Env(), "RecurrentState.copyFrom", [&] {
     StateHold hold(stateHandle(info.Env(), info[0]).object, true);
     StateBuffer& state = *hold.get();
-    std::memcpy(state.data(), floatsOf(info.Env(), info[1], state.size()), state.size() * sizeof(float));
+    const float* from = floatsOf(info.Env(), info[1], "tensor", state.size());
+    const bool hasZ = !info[2].IsUndefined();
+    if (hasZ && !state.keyHeads) fail(ErrorKind::Type, "z: this state has none (createState takes keyHeads)");
+    const float* z = hasZ ? floatsOf(info.Env(), info[2], "z", state.zSize()) : nullptr;
+    std::memcpy(state.data(), from, state.size() * sizeof(float));
+    if (z)
+      std::memcpy(state.z(), z, state.zSize() * sizeof(float));
+    else if (state.keyHeads)
+      std::memset(state.z(), 0, state.zSize() * sizeof(float));
     state.poisoned = false;
     return info.Env().Undefined();
   });
@@ -122,8 +137,8 @@ Napi::Value stateClone(const Napi::CallbackInfo& info) {
   return guarded(info.Env(), "RecurrentState.clone", [&] {
     StateHold hold(stateHandle(info.Env(), info[0]).object);
     const StateBuffer& from = *hold.get();
-    auto copy = std::make_shared<StateBuffer>(from.batch, from.valueHeads, from.keyDim, from.valueDim);
-    std::memcpy(copy->data(), from.data(), from.size() * sizeof(float));
+    auto copy = std::make_shared<StateBuffer>(from.batch, from.valueHeads, from.keyDim, from.valueDim, from.keyHeads);
+    std::memcpy(copy->data(), from.data(), from.bytes());
     return Napi::Value(info.Env(), wrapState(info.Env(), std::move(copy)));
   });
 }
@@ -154,7 +169,7 @@ Napi::Value externalMemory(const Napi::CallbackInfo& info) {
 }  // namespace
 
 napi_value wrapState(Napi::Env env, std::shared_ptr<StateBuffer> state) {
-  const size_t bytes = static_cast<size_t>(state->size()) * sizeof(float);
+  const size_t bytes = state->bytes();
   return wrap(env, std::move(state), bytes, kStateTag);
 }
 

@@ -47,10 +47,10 @@ void run(const Call& call) {
   adamW(a);
 }
 
-constexpr InputSpec kInputs[] = {{"param", true, DType::F32, Access::Update},
+constexpr InputSpec kInputs[] = {{"param", true, kF32, Access::Update},
                                  {"grad"},
-                                 {"m", true, DType::F32, Access::Update},
-                                 {"v", true, DType::F32, Access::Update}};
+                                 {"m", true, kF32, Access::Update},
+                                 {"v", true, kF32, Access::Update}};
 constexpr OptionSpec kOptions[] = {{"lr", OptionKind::Number},          {"beta1", OptionKind::Number},
                                    {"beta2", OptionKind::Number},       {"eps", OptionKind::Number},
                                    {"weightDecay", OptionKind::Number}, {"step", OptionKind::Integer}};

@@ -58,8 +58,8 @@ void runBackward(const Call& call) {
                         logits.shape[logits.rank - 1], call.integer(kIgnoreIndex, kDefaultIgnore), call.cancel});
 }
 
-constexpr InputSpec kInputs[] = {{"logits"}, {"targets", true, DType::I32}};
-constexpr InputSpec kBackwardInputs[] = {{"logits"}, {"targets", true, DType::I32}, {"dLoss", false}};
+constexpr InputSpec kInputs[] = {{"logits"}, {"targets", true, kI32}};
+constexpr InputSpec kBackwardInputs[] = {{"logits"}, {"targets", true, kI32}, {"dLoss", false}};
 constexpr OptionSpec kOptions[] = {{"ignoreIndex", OptionKind::Integer}};
 constexpr OutputSpec kOutputs[] = {{"loss"}, {"losses"}};
 constexpr OutputSpec kGradients[] = {{"dLogits"}};

@@ -63,8 +63,8 @@ void runBackward(const Call& call) {
       {ids.as<int32_t>(), call.input(kDY).f32(), dW.f32(), ids.size(), dW.shape[0], dW.shape[1], call.cancel});
 }
 
-constexpr InputSpec kInputs[] = {{"ids", true, DType::I32}, {"weight"}};
-constexpr InputSpec kBackwardInputs[] = {{"ids", true, DType::I32}, {"dY"}};
+constexpr InputSpec kInputs[] = {{"ids", true, kI32}, {"weight"}};
+constexpr InputSpec kBackwardInputs[] = {{"ids", true, kI32}, {"dY"}};
 constexpr OptionSpec kBackwardOptions[] = {{"numEmbeddings", OptionKind::Integer}};
 constexpr OutputSpec kOutputs[] = {{"y"}};
 constexpr OutputSpec kGradients[] = {{"dWeight"}};

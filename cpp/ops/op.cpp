@@ -10,6 +10,7 @@ Call innerCall(const OpSpec& spec, const Call& outer) {
   call.state = outer.state;
   call.saved = outer.saved;
   call.cancel = outer.cancel;
+  call.inner = true;
   for (size_t i = 0; i < spec.options.size(); ++i)
     for (size_t j = 0; j < outer.spec->options.size(); ++j)
       if (std::string_view(spec.options[i].name) == outer.spec->options[j].name) call.options[i] = outer.options[j];
@@ -30,6 +31,14 @@ void expectShape(const Call& call, int input, std::initializer_list<int64_t> dim
   if (!t.sameShape(expected))
     fail(ErrorKind::Range, "%s: expected shape %s = %s, got %s", call.spec->inputs[input].name, pattern,
          expected.shapeText().c_str(), t.shapeText().c_str());
+}
+
+void expectDType(const Call& call, int input, int like, bool orF32) {
+  const Tensor &t = call.inputs[input], &other = call.inputs[like];
+  if (call.inner || !t.present() || t.dtype == other.dtype || (orF32 && t.dtype == DType::F32)) return;
+  fail(ErrorKind::Type, "%s: expected dtype %s (that of %s)%s, got %s", call.spec->inputs[input].name,
+       dtypeName(other.dtype), call.spec->inputs[like].name, orF32 && other.dtype != DType::F32 ? " or f32" : "",
+       dtypeName(t.dtype));
 }
 
 void expectFinite(const Call& call, int option) {

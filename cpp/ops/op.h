@@ -23,8 +23,10 @@ enum class Access : uint8_t { Read, Update };  // Update: read and written in pl
 struct InputSpec {
   const char* name;
   bool required = true;
-  DType dtype = DType::F32;
+  DTypes dtypes = kF32;
   Access access = Access::Read;
+  // Where JavaScript has it: null among the inputs, "" among the options (a bare index array), else inside that option.
+  const char* group = nullptr;
 };
 
 // Pair: two numbers [low, high]; the second one is the value of the next option, which has no name and kind PairHigh.
@@ -34,6 +36,7 @@ struct OptionSpec {
   const char* name;
   OptionKind kind;
   const char* choices = nullptr;  // Choice: names separated by '|'; the value is the index
+  const char* group = nullptr;    // the option that it stands inside of
 };
 
 struct OutputSpec {
@@ -59,6 +62,7 @@ struct Call {
   StateBuffer* state = nullptr;
   std::shared_ptr<SavedForward> saved;  // given to a backward, or made by a forward
   const CancelFlag* cancel = nullptr;
+  bool inner = false;  // made by another op, which may mix dtypes
 
   const Tensor& input(int i) const { return inputs[i]; }
   bool flag(int i, bool otherwise = false) const { return options[i].given ? options[i].value != 0 : otherwise; }
@@ -87,6 +91,8 @@ Call innerCall(const OpSpec& spec, const Call& outer);
 // Checks for plan(). Each throws Error with the argument's name, what was expected and what came.
 void expectRank(const Call& call, int input, int rank, const char* pattern);
 void expectShape(const Call& call, int input, std::initializer_list<int64_t> dims, const char* pattern);
+// The dtype of input `like`; with orF32, float32 will do as well.
+void expectDType(const Call& call, int input, int like, bool orF32 = false);
 void expectFinite(const Call& call, int option);
 void expectInteger(const Call& call, int option, int64_t low, int64_t high);
 

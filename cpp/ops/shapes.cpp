@@ -19,8 +19,9 @@ void expectInputs(const Call& call) {
     const Tensor& t = call.inputs[i];
     if (!t.present()) {
       if (spec.required) fail(ErrorKind::Type, "%s: expected a tensor, got none", spec.name);
-    } else if (t.dtype != spec.dtype) {
-      fail(ErrorKind::Type, "%s: expected dtype %s, got %s", spec.name, dtypeName(spec.dtype), dtypeName(t.dtype));
+    } else if (!(spec.dtypes & dtypeBit(t.dtype))) {
+      fail(ErrorKind::Type, "%s: expected dtype %s, got %s", spec.name, dtypeNames(spec.dtypes).c_str(),
+           dtypeName(t.dtype));
     } else if (tooLarge(t)) {
       fail(ErrorKind::Range, "%s: expected sizes that can be counted, got %s", spec.name, t.shapeText().c_str());
     }
@@ -55,21 +56,24 @@ void expectNotNegative(const Call& call, int option) {
     fail(ErrorKind::Range, "%s: expected a finite number >= 0, got %g", call.spec->options[option].name, v.value);
 }
 
-void setOutput(Call& call, int output, const int64_t* shape, int rank) {
+void setOutput(Call& call, int output, const int64_t* shape, int rank, DType dtype) {
   Tensor& t = call.outputs[output];
   t = Tensor{};
   t.rank = rank;
+  t.dtype = dtype;
   for (int i = 0; i < rank; ++i) t.shape[i] = shape[i];
   if (tooLarge(t))
     fail(ErrorKind::Range, "%s: the result's shape %s is too large", call.spec->outputs[output].name,
          t.shapeText().c_str());
 }
 
-void setOutput(Call& call, int output, std::initializer_list<int64_t> shape) {
-  setOutput(call, output, shape.begin(), static_cast<int>(shape.size()));
+void setOutput(Call& call, int output, std::initializer_list<int64_t> shape, DType dtype) {
+  setOutput(call, output, shape.begin(), static_cast<int>(shape.size()), dtype);
 }
 
-void setOutputLike(Call& call, int output, const Tensor& like) { setOutput(call, output, like.shape, like.rank); }
+void setOutputLike(Call& call, int output, const Tensor& like, DType dtype) {
+  setOutput(call, output, like.shape, like.rank, dtype);
+}
 
 int64_t outerSize(const Tensor& t, int inner) {
   int64_t n = 1;

@@ -4,7 +4,7 @@
 
 namespace rankone {
 
-// Every required input is there, and every input has its spec's dtype and sizes whose product can be counted.
+// Every required input is there, and every input has one of its spec's dtypes and sizes whose product can be counted.
 void expectInputs(const Call& call);
 
 // `input`, if given, has the shape of `like`.
@@ -20,9 +20,9 @@ void expectNotNegative(const Call& call, int option);
 void expectCountable(const char* name, std::initializer_list<int64_t> sizes);
 
 // Shape of an output, as far as it can be counted: inputs of size zero allow any other size.
-void setOutput(Call& call, int output, const int64_t* shape, int rank);
-void setOutput(Call& call, int output, std::initializer_list<int64_t> shape);
-void setOutputLike(Call& call, int output, const Tensor& like);
+void setOutput(Call& call, int output, const int64_t* shape, int rank, DType dtype = DType::F32);
+void setOutput(Call& call, int output, std::initializer_list<int64_t> shape, DType dtype = DType::F32);
+void setOutputLike(Call& call, int output, const Tensor& like, DType dtype = DType::F32);
 
 // All dimensions but the last `inner`, as one.
 int64_t outerSize(const Tensor& t, int inner);

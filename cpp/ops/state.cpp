@@ -6,8 +6,8 @@
 
 namespace rankone {
 
-StateBuffer::StateBuffer(int64_t n, int64_t hv, int64_t k, int64_t v)
-    : batch(n), valueHeads(hv), keyDim(k), valueDim(v), buffer_(static_cast<size_t>(n * hv * k * v) * sizeof(float)) {
+StateBuffer::StateBuffer(int64_t n, int64_t hv, int64_t k, int64_t v, int64_t h)
+    : batch(n), valueHeads(hv), keyDim(k), valueDim(v), keyHeads(h), buffer_(bytes()) {
   std::memset(buffer_.data(), 0, buffer_.bytes());
 }
 
