@@ -1,62 +1,99 @@
-/** 16-bit floats as bit patterns: values rounded to nearest, ties to even, and back. */
+/**
+ * bf16 and f16 as bit patterns in a Uint16Array: rounding from float64 to nearest, ties to even, and
+ * back, which is exact. Beyond the largest finite value is Infinity; a NaN becomes the quiet one.
+ */
+
+import type { Tensor32, TensorLike } from './tensor.ts';
 
 export type HalfDtype = 'bf16' | 'f16';
+export type FloatDtype = 'f32' | HalfDtype;
 
-const float = new Float32Array(1);
-const bits = new Uint32Array(float.buffer);
+export const halfDtypes: readonly HalfDtype[] = ['bf16', 'f16'];
 
-/** Bit patterns of float32 values. */
-export function encodeHalf(values: ArrayLike<number>, dtype: HalfDtype): Uint16Array {
-  return Uint16Array.from(values, dtype === 'bf16' ? toBf16 : toF16);
+export interface HalfTensor {
+  data: Uint16Array;
+  shape: number[];
+  dtype: HalfDtype;
 }
 
-/** Values of bit patterns. */
-export function decodeHalf(patterns: ArrayLike<number>, dtype: HalfDtype): Float32Array {
-  return Float32Array.from(patterns, dtype === 'bf16' ? fromBf16 : fromF16);
+interface Format {
+  mantissaBits: number;
+  /** Of the smallest normal number. */
+  minExponent: number;
+  infinity: number;
+  nan: number;
 }
 
-/** Values that the dtype has exactly. */
-export function roundToHalf(values: ArrayLike<number>, dtype: HalfDtype): Float32Array {
-  return decodeHalf(encodeHalf(values, dtype), dtype);
+const formats: Record<HalfDtype, Format> = {
+  bf16: { mantissaBits: 7, minExponent: -126, infinity: 0x7f80, nan: 0x7fc0 },
+  f16: { mantissaBits: 10, minExponent: -14, infinity: 0x7c00, nan: 0x7e00 },
+};
+
+const SIGN = 0x8000;
+
+export function toBits(dtype: HalfDtype, x: number): number {
+  const { mantissaBits, minExponent, infinity, nan } = formats[dtype];
+  if (Number.isNaN(x)) return nan;
+  const sign = x < 0 || Object.is(x, -0) ? SIGN : 0;
+  const exponent = Math.max(exponentOf(x), minExponent);
+  const units = roundToEven(Math.abs(x) / 2 ** (exponent - mantissaBits));
+  // The leading one of a normal number carries into the exponent field; a subnormal has none.
+  const bits = units + (exponent - minExponent) * 2 ** mantissaBits;
+  return sign | Math.min(bits, infinity);
 }
 
-function toBf16(x: number): number {
-  float[0] = x;
-  const u = bits[0];
-  // A quiet bit keeps a NaN from becoming an infinity.
-  if (Number.isNaN(x)) return (u >>> 16) | 0x40;
-  return (u + 0x7fff + ((u >>> 16) & 1)) >>> 16;
+export function fromBits(dtype: HalfDtype, bits: number): number {
+  const { mantissaBits, minExponent, infinity } = formats[dtype];
+  const sign = bits & SIGN ? -1 : 1;
+  const magnitude = bits & ~SIGN;
+  if (magnitude > infinity) return NaN;
+  if (magnitude === infinity) return sign * Infinity;
+  const exponent = Math.max((magnitude >> mantissaBits) - 1, 0);
+  const units = magnitude - exponent * 2 ** mantissaBits;
+  return sign * units * 2 ** (exponent + minExponent - mantissaBits);
 }
 
-function fromBf16(pattern: number): number {
-  bits[0] = pattern << 16;
-  return float[0];
+/** The nearest number that the dtype holds. */
+export function round(dtype: FloatDtype, x: number): number {
+  return dtype === 'f32' ? Math.fround(x) : fromBits(dtype, toBits(dtype, x));
 }
 
-function toF16(x: number): number {
-  float[0] = x;
-  const sign = (bits[0] >>> 16) & 0x8000;
-  if (Number.isNaN(x)) return sign | 0x7e00;
-  const size = Math.abs(float[0]);
-  if (size >= 65520) return sign | 0x7c00; // half way between the largest and what would follow it
-  const exponent = Math.max(((bits[0] >>> 23) & 0xff) - 127, -14);
-  const steps = roundToEven(size * 2 ** (10 - exponent));
-  // In [1024, 2048] for a normal number: the implicit bit and a carry of the rounding both count into the exponent.
-  return sign | (((exponent + 14) << 10) + steps);
+/** A tensor of the dtype, rounded to it. */
+export function encode(dtype: FloatDtype, { data, shape }: TensorLike): Tensor32 | HalfTensor {
+  if (dtype === 'f32') return { data: Float32Array.from(data), shape: [...shape] };
+  return { data: Uint16Array.from(data, (x) => toBits(dtype, x)), shape: [...shape], dtype };
 }
 
-function fromF16(pattern: number): number {
-  const sign = pattern & 0x8000 ? -1 : 1;
-  const exponent = (pattern >>> 10) & 0x1f;
-  const fraction = pattern & 0x3ff;
-  if (exponent === 31) return fraction ? Number.NaN : sign * Number.POSITIVE_INFINITY;
-  if (exponent === 0) return sign * fraction * 2 ** -24;
-  return sign * (1024 + fraction) * 2 ** (exponent - 25);
+/** The values of a tensor of any dtype as float32, which holds them all. */
+export function decode(tensor: {
+  data: ArrayLike<number>;
+  shape: readonly number[];
+  dtype?: string;
+}): Tensor32 {
+  const { data, shape, dtype } = tensor;
+  const half = data instanceof Uint16Array && (dtype === 'bf16' || dtype === 'f16');
+  const values = half
+    ? Float32Array.from(data, (bits) => fromBits(dtype, bits))
+    : Float32Array.from(data);
+  return { data: values, shape: [...shape] };
+}
+
+/** A tensor whose elements are all NaN, so that one never written shows. */
+export function unwritten(dtype: FloatDtype, shape: readonly number[]): Tensor32 | HalfTensor {
+  const size = shape.reduce((product, extent) => product * extent, 1);
+  return encode(dtype, { data: new Float32Array(size).fill(NaN), shape });
+}
+
+const view = new DataView(new ArrayBuffer(8));
+
+/** floor(log2 |x|); of zeros and of float64's subnormals less than any format here asks for. */
+function exponentOf(x: number): number {
+  view.setFloat64(0, x);
+  return ((view.getUint16(0) >> 4) & 0x7ff) - 1023;
 }
 
 function roundToEven(x: number): number {
-  const below = Math.floor(x);
-  const rest = x - below;
-  if (rest !== 0.5) return rest < 0.5 ? below : below + 1;
-  return below % 2 === 0 ? below : below + 1;
+  const floor = Math.floor(x);
+  const rest = x - floor;
+  return rest > 0.5 || (rest === 0.5 && floor % 2 === 1) ? floor + 1 : floor;
 }

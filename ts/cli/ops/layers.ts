@@ -4,7 +4,6 @@ import { contract } from '#oracle/support/compare';
 import type { Random } from '#oracle/support/random';
 import type { Tensor32 } from '#oracle/support/tensor';
 import { sizeOf } from '#oracle/support/tensor';
-import { contractDtype } from '../dtype';
 import type { Indices, Operation, Pass, References, Shape, Tensors } from '../operation';
 
 interface Definition {
@@ -52,7 +51,7 @@ function operation(definition: Definition): Operation {
       const own = limits[result] ?? limits.other;
       // Only y has the inputs' type; what is exact in float32 is a copy, and exact in any.
       const rounded = dtype !== 'f32' && result === 'y' && own > 0;
-      const limit = rounded ? contract[contractDtype(dtype)].o[0][1] : own;
+      const limit = rounded ? contract[dtype].o[0][1] : own;
       return { limit, layout: { kept: [] } };
     },
   };

@@ -8,7 +8,6 @@ import { rowFor } from '#oracle/support/compare';
 import type { Random } from '#oracle/support/random';
 import type { Tensor32 } from '#oracle/support/tensor';
 import { sizeOf } from '#oracle/support/tensor';
-import { contractDtype } from '../dtype';
 import type { Operation, Pass, References, Shape, Tensors } from '../operation';
 import { passes } from '../operation';
 
@@ -64,7 +63,7 @@ function operation(definition: Definition): Operation {
     },
     forward: (inputs) => ({ ...reference.forward(inputs, options) }),
     backward: (inputs) => ({ ...reference.backward(inputs, options) }),
-    row: (tensor, { T }, dtype) => rowFor(tensor as TensorName, T, contractDtype(dtype)),
+    row: (tensor, { T }, dtype) => rowFor(tensor as TensorName, T, dtype),
     flops: (pass, shape) => flopsOf(cell, pass, shape) * tokenHeads(pass, shape),
     tokenHeads,
   };
@@ -175,8 +174,7 @@ const mamba2: Operation = {
   draw: drawMamba2,
   forward: (inputs) => ({ ...reference.mamba2(inputs as any, mamba2Options) }),
   backward: (inputs): References => ({ ...reference.mamba2Backward(inputs as any, mamba2Options) }),
-  row: (name, { T }, dtype) =>
-    rowFor(mamba2Rows[name] ?? (name as TensorName), T, contractDtype(dtype)),
+  row: (name, { T }, dtype) => rowFor(mamba2Rows[name] ?? (name as TensorName), T, dtype),
 };
 
 /** K is the state's width, V the head's. */
