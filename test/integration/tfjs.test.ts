@@ -4,7 +4,6 @@ import '@tensorflow/tfjs-backend-cpu';
 import '@tensorflow/tfjs-core/dist/register_all_gradients';
 import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
-import { description } from '../../ts/binding';
 import { createState, gatedDeltaNetSync, SavedForward } from '../../ts/index';
 import { differentiable } from '../../ts/integrations/tfjs/differentiable';
 import * as ops from '../../ts/integrations/tfjs/index';
@@ -143,6 +142,67 @@ function fused(op: Case['op'], gate: 'token' | 'channel', lowerBound?: number): 
       initialState: d.dInitialState,
       'gate.aLog': d.dALog,
       'gate.dtBias': d.dDtBias,
+    },
+  };
+}
+
+/** Linear attention divided by its running sum of keys, which is carried from sequence to sequence. */
+function normalized(): Case {
+  const given = cell('linearAttention', { gate: 'none', update: 'additive' });
+  const positive = ({ data, shape }: TensorLike): Tensor32 => {
+    return { data: Float32Array.from(data, Math.abs), shape: [...shape] };
+  };
+  const draw = normals(15);
+  const inputs = {
+    ...given.inputs,
+    q: positive(given.inputs.q),
+    k: positive(given.inputs.k),
+    initialZ: positive(draw(2, 2, 9)),
+  };
+  const cotangents = { ...given.cotangents, finalZ: draw(2, 2, 9) };
+  const problem = inputs as unknown as grid.RecurrenceInputs;
+  const { o: dO, finalState: dFinalState, finalZ: dFinalZ } = cotangents as any;
+  const d = grid.backward({ ...problem, dO, dFinalState, dFinalZ }, { normalize: true });
+  return {
+    op: 'linearAttention',
+    inputs,
+    options: { normalize: true, outputFinalState: true },
+    cotangents,
+    outputs: { ...grid.forward(problem, { normalize: true }) },
+    gradients: {
+      q: d.dq,
+      k: d.dk,
+      v: d.dv,
+      initialState: d.dInitialState,
+      initialZ: d.dInitialZ,
+    },
+  };
+}
+
+/** Three sequences in one row, the second of them empty. */
+function packed(): Case {
+  const shape = { B: 1, T: 21, H: 2, K: 9, V: 11, N: 3, withInitialState: true };
+  const { dO, dFinalState, ...inputs } = makeProblem({
+    ...shape,
+    gate: 'token',
+    update: 'delta',
+    withFinalStateGradient: true,
+  });
+  const cuSeqlens = Int32Array.of(0, 8, 8, 21);
+  const d = grid.backward({ ...inputs, dO, dFinalState }, { cuSeqlens });
+  return {
+    op: 'gatedDeltaNet',
+    inputs: { ...inputs },
+    options: { cuSeqlens, outputFinalState: true },
+    cotangents: { o: dO, finalState: dFinalState! },
+    outputs: { ...grid.forward(inputs, { cuSeqlens }) },
+    gradients: {
+      q: d.dq,
+      k: d.dk,
+      v: d.dv,
+      g: d.dg,
+      beta: d.dbeta,
+      initialState: d.dInitialState,
     },
   };
 }
@@ -329,11 +389,12 @@ const CASES: Case[] = [
   cell('gatedDeltaProduct', { gate: 'token', update: 'delta', n: 2 }, { numHouseholder: 2 }),
   hgrn2(),
   mamba2(),
+  fused('gatedDeltaNet', 'token'),
+  fused('kda', 'channel', -3),
+  normalized(),
+  packed(),
   ...layerCases(),
 ];
-// An engine without fused activations has no such option.
-if (description.entries.some(({ options }) => options.some(({ name }) => name === 'qkL2norm')))
-  CASES.push(fused('gatedDeltaNet', 'token'), fused('kda', 'channel', -3));
 
 const oracle = suite('tfjs: against the references');
 
