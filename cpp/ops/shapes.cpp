@@ -75,6 +75,10 @@ void setOutputLike(Call& call, int output, const Tensor& like, DType dtype) {
   setOutput(call, output, like.shape, like.rank, dtype);
 }
 
+DType gradientDType(const Call& call, int option, const Tensor& of) {
+  return call.integer(option, 0) == 1 ? of.dtype : DType::F32;
+}
+
 int64_t outerSize(const Tensor& t, int inner) {
   int64_t n = 1;
   for (int i = 0; i < t.rank - inner; ++i) n *= t.shape[i];
