@@ -50,4 +50,6 @@ if (!dependenciesStand()) npm('ci');
 const addon = 'build/Release/rankone.node';
 if (!process.env.RANKONE_BINDING && !stands(addon, 'cpp', 'sources.json', 'binding.gyp'))
   npm('run', 'build:native');
-if (!stands('dist/index.d.mts', 'ts', 'tsconfig.build.json')) npm('run', 'build');
+const sources = ['ts', 'test/reference', 'test/support'];
+const projects = ['tsconfig.json', 'tsconfig.build.json', 'tsconfig.oracle.json'];
+if (!stands('dist/index.d.mts', ...sources, ...projects)) npm('run', 'build');

@@ -1,4 +1,5 @@
 import path from 'node:path';
+import { libc } from './libc';
 
 /** A public function as the engine describes it. @internal */
 export interface EntryDescription {
@@ -56,6 +57,8 @@ export interface Binding {
   cancel(job: number): void;
   getNumThreads(): number;
   setNumThreads(n: number): void;
+  /** Multiply-add rate of the processor in GF/s, measured for about that long; blocks. */
+  measurePeak(seconds: number): number;
   createState(
     batch: number,
     valueHeads: number,
@@ -71,24 +74,24 @@ export interface Binding {
   externalMemory(): number;
 }
 
-function libc(): string {
-  if (process.platform !== 'linux') return '';
-  const header = (process.report?.getReport() as any)?.header;
-  return header?.glibcVersionRuntime ? ` (glibc ${header.glibcVersionRuntime})` : ' (musl)';
+const root = path.join(__dirname, '..');
+
+/** Where the addon was loaded from. @internal */
+export function bindingPath(): string {
+  const wish = process.env.RANKONE_BINDING;
+  return wish ? path.resolve(wish) : require('node-gyp-build').resolve(root);
 }
 
 function load(): Binding {
-  const root = path.join(__dirname, '..');
   const wish = process.env.RANKONE_BINDING;
   try {
-    if (wish) return require(path.resolve(wish));
-    return require('node-gyp-build')(root);
+    return require(bindingPath());
   } catch (cause) {
     const looked = wish
       ? `RANKONE_BINDING=${wish}`
       : `${path.join(root, 'prebuilds')} and ${path.join(root, 'build', 'Release')}`;
     const error = new Error(
-      `rankone has no native binary for ${process.platform}-${process.arch}${libc()}, Node ${process.version}.\n` +
+      `rankone has no native binary for ${process.platform}-${process.arch}${libc() && ` (${libc()})`}, Node ${process.version}.\n` +
         `Looked for: ${looked}\n` +
         'To build it, have python3, make and a C++20 compiler (gcc or clang), then run\n' +
         '  npm rebuild rankone        (in a checkout of rankone itself: npm run build:native)\n' +

@@ -35,6 +35,12 @@ function distance(a: string, b: string): number {
   return row[b.length];
 }
 
+/** The legal name that is close enough to have been meant. @internal */
+export function nearest(key: string, legal: readonly string[]): string | undefined {
+  const [near] = [...legal].sort((a, b) => distance(key, a) - distance(key, b));
+  return distance(key, near) <= Math.max(2, key.length / 3) ? near : undefined;
+}
+
 /** The error for a key that an operation does not know: a typo must not be a silent no-op. @internal */
 export function unknownKey(
   operation: string,
@@ -45,8 +51,8 @@ export function unknownKey(
   const shown = key.length > 40 ? `${key.slice(0, 40)}...` : key;
   if (legal.length === 0)
     return typeError(operation, `${shown}: expected no such key, got ${what} of that name`);
-  const near = [...legal].sort((a, b) => distance(key, a) - distance(key, b));
-  const hint = distance(key, near[0]) <= Math.max(2, key.length / 3) ? `; nearest: ${near[0]}` : '';
+  const near = nearest(key, legal);
+  const hint = near ? `; nearest: ${near}` : '';
   return typeError(
     operation,
     `${shown}: expected one of ${legal.join(', ')}, got an unknown key for ${what}${hint}`,

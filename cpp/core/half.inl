@@ -114,6 +114,23 @@ RANKONE_INLINE void narrowElements(const float* from, int64_t n, typename D::Ele
   if (i < n) D::storePart(to + i, loadPart(from + i, static_cast<int>(n - i)), static_cast<int>(n - i));
 }
 
+// One element of any float type.
+inline float element(const FloatView& x, int64_t i) {
+  return withDType(x.dtype, [&](auto d) -> float {
+    using D = decltype(d);
+    const auto* p = static_cast<const typename D::Element*>(x.data) + i;
+    if constexpr (std::is_same_v<D, F32>)
+      return *p;
+    else
+      return D::loadPart(p, 1)[0];
+  });
+}
+
+// Elements first, first + stride, ... of a tensor.
+inline void gather(const FloatView& x, int64_t first, int64_t stride, int64_t count, float* to) {
+  for (int64_t i = 0; i < count; ++i) to[i] = element(x, first + i * stride);
+}
+
 // n elements of a tensor, from element `at` on, to float32 and back.
 inline void widen(const void* tensor, DType dtype, int64_t at, int64_t n, float* to) {
   withDType(dtype, [&](auto d) {

@@ -55,4 +55,36 @@ struct Tensor {
   std::string shapeText() const;  // "[2,512,16]"
 };
 
+// Float32 data in another tensor's shape.
+inline Tensor floatsLike(const Tensor& shape, float* data) {
+  Tensor t = shape;
+  t.data = data;
+  t.dtype = DType::F32;
+  return t;
+}
+
+// What a kernel needs to know of a tensor of floats, or of one of indices.
+struct FloatView {
+  const void* data = nullptr;
+  DType dtype = DType::F32;
+  FloatView() = default;
+  FloatView(const float* p) : data(p) {}
+  explicit FloatView(const Tensor& t) : data(t.data), dtype(t.dtype) {}
+  explicit operator bool() const { return data != nullptr; }
+  const char* at(int64_t i) const {
+    return static_cast<const char*>(data) + i * static_cast<int64_t>(dtypeSize(dtype));
+  }
+};
+
+struct IndexView {
+  const void* data = nullptr;
+  DType dtype = DType::I32;
+  IndexView() = default;
+  explicit IndexView(const Tensor& t) : data(t.data), dtype(t.dtype) {}
+  explicit operator bool() const { return data != nullptr; }
+  int64_t operator[](int64_t i) const {
+    return dtype == DType::I64 ? static_cast<const int64_t*>(data)[i] : static_cast<const int32_t*>(data)[i];
+  }
+};
+
 }  // namespace rankone

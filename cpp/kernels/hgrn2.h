@@ -3,12 +3,13 @@
 #include <cstdint>
 
 #include "core/parallel.h"
+#include "core/tensor.h"
 
 namespace rankone {
 
 // k = -expm1(g), n values.
-void hgrn2Keys(int64_t n, const float* g, float* k, const CancelFlag* cancel);
+void hgrn2Keys(int64_t n, const FloatView& g, float* k, const CancelFlag* cancel);
 // dg += dk * dk/dg = -dk e^g
-void hgrn2AddGateGradient(int64_t n, const float* g, const float* dk, float* dg, const CancelFlag* cancel);
+void hgrn2AddGateGradient(int64_t n, const FloatView& g, const float* dk, float* dg, const CancelFlag* cancel);
 
 }  // namespace rankone

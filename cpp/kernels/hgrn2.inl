@@ -13,16 +13,23 @@ void overValues(int64_t n, const CancelFlag* cancel, F&& f) {
   });
 }
 
-void hgrn2Keys(int64_t n, const float* g, float* k, const CancelFlag* cancel) {
+RANKONE_INLINE Vec gatesAt(const FloatView& g, int64_t i, int lanes) {
+  return withDType(g.dtype, [&](auto d) -> Vec {
+    using D = decltype(d);
+    return D::loadPart(static_cast<const typename D::Element*>(g.data) + i, lanes);
+  });
+}
+
+void hgrn2Keys(int64_t n, const FloatView& g, float* k, const CancelFlag* cancel) {
   overValues(n, cancel, [&](int64_t i, int lanes) {
-    const Vec x = loadPart(g + i, lanes);
+    const Vec x = gatesAt(g, i, lanes);
     storePart(k + i, -select(abs(x) <= 0.5f, expm1Small(x), exp(x) - 1.0f), lanes);
   });
 }
 
-void hgrn2AddGateGradient(int64_t n, const float* g, const float* dk, float* dg, const CancelFlag* cancel) {
+void hgrn2AddGateGradient(int64_t n, const FloatView& g, const float* dk, float* dg, const CancelFlag* cancel) {
   overValues(n, cancel, [&](int64_t i, int lanes) {
-    const Vec x = exp(loadPart(g + i, lanes));
+    const Vec x = exp(gatesAt(g, i, lanes));
     storePart(dg + i, fnma(loadPart(dk + i, lanes), x, loadPart(dg + i, lanes)), lanes);
   });
 }

@@ -8,7 +8,9 @@ namespace rankone {
 void mamba2Prepare(const Mamba2Args& args, float* step, float* v, float* g) {
   RANKONE_PICK(mamba2Prepare)(args, step, v, g);
 }
-void mamba2Skip(const Mamba2Args& args, float* y) { RANKONE_PICK(mamba2Skip)(args, y); }
+void mamba2Skip(const Mamba2Args& args, const float* o, void* y, DType yDType) {
+  RANKONE_PICK(mamba2Skip)(args, o, y, yDType);
+}
 void mamba2Gradients(const Mamba2Args& args, const Mamba2Gradients& grads) {
   RANKONE_PICK(mamba2Gradients)(args, grads);
 }

@@ -4,13 +4,14 @@
 #include <cstdint>
 
 #include "core/parallel.h"
+#include "core/tensor.h"
 
 namespace rankone {
 
 struct Mamba2Args {
   int64_t rows, HV, P;  // rows = B * T
-  const float* x;       // [rows,HV,P]
-  const float* dt;      // [rows,HV], as given
+  FloatView x;          // [rows,HV,P]
+  FloatView dt;         // [rows,HV], as given
   const float* A;       // [HV]
   const float* D;       // [HV] or null
   const float* dtBias;  // [HV] or null
@@ -21,12 +22,13 @@ struct Mamba2Args {
 
 // step = clamp(softplus(dt + dtBias)) [rows,HV], v = step x [rows,HV,P], g = step A [rows,HV].
 void mamba2Prepare(const Mamba2Args& args, float* step, float* v, float* g);
-// y += D x
-void mamba2Skip(const Mamba2Args& args, float* y);
+// y = o + D x; o may be y itself.
+void mamba2Skip(const Mamba2Args& args, const float* o, void* y, DType yDType);
 
 struct Mamba2Gradients {
   const float* step;  // as prepared
-  const float *dY, *dV, *dG;
+  FloatView dY;
+  const float *dV, *dG;
   float* dx;       // [rows,HV,P]
   float* ddt;      // [rows,HV]
   float* dA;       // [HV]

@@ -23,11 +23,18 @@ RANKONE_INLINE void overLanes(int64_t P, F&& f) {
 RANKONE_INLINE Vec loadUpTo(const float* p, int n) { return n == kLanes ? load(p) : loadPart(p, n); }
 RANKONE_INLINE void storeUpTo(float* p, Vec x, int n) { n == kLanes ? store(p, x) : storePart(p, x, n); }
 
+// Vectors of P values of a row of any float type: f(offset, how many lanes, x there).
+template <class D, class F>
+RANKONE_INLINE void overValues(const FloatView& x, int64_t at, int64_t P, F&& f) {
+  const auto* p = static_cast<const typename D::Element*>(x.data) + at;
+  overLanes(P, [&](int64_t i, int n) { f(i, n, n == kLanes ? D::load(p + i) : D::loadPart(p + i, n)); });
+}
+
 // Softplus without overflow for large x.
 static double softplus(double x) { return x > 0 ? x + std::log1p(std::exp(-x)) : std::log1p(std::exp(x)); }
 
 static float stepSize(const Mamba2Args& a, int64_t row, int64_t h) {
-  double s = a.dt[row * a.HV + h];
+  double s = element(a.dt, row * a.HV + h);
   if (a.dtBias) s += a.dtBias[h];
   if (a.softplus) s = softplus(s);
   const float step = static_cast<float>(s);
@@ -35,20 +42,27 @@ static float stepSize(const Mamba2Args& a, int64_t row, int64_t h) {
 }
 
 void mamba2Prepare(const Mamba2Args& a, float* step, float* v, float* g) {
-  overRows(a, [&](int64_t row, int64_t h) {
-    const int64_t at = row * a.HV + h;
-    step[at] = stepSize(a, row, h);
-    g[at] = step[at] * a.A[h];
-    overLanes(a.P,
-              [&](int64_t i, int n) { storeUpTo(v + at * a.P + i, loadUpTo(a.x + at * a.P + i, n) * step[at], n); });
+  withDType(a.x.dtype, [&](auto d) {
+    overRows(a, [&](int64_t row, int64_t h) {
+      const int64_t at = row * a.HV + h;
+      step[at] = stepSize(a, row, h);
+      g[at] = step[at] * a.A[h];
+      overValues<decltype(d)>(a.x, at * a.P, a.P,
+                              [&](int64_t i, int n, Vec x) { storeUpTo(v + at * a.P + i, x * step[at], n); });
+    });
   });
 }
 
-void mamba2Skip(const Mamba2Args& a, float* y) {
-  overRows(a, [&](int64_t row, int64_t h) {
-    const int64_t at = (row * a.HV + h) * a.P;
-    overLanes(a.P, [&](int64_t i, int n) {
-      storeUpTo(y + at + i, fma(splat(a.D[h]), loadUpTo(a.x + at + i, n), loadUpTo(y + at + i, n)), n);
+void mamba2Skip(const Mamba2Args& a, const float* o, void* y, DType yDType) {
+  withDType(a.x.dtype, [&](auto d) {
+    overRows(a, [&](int64_t row, int64_t h) {
+      const int64_t at = (row * a.HV + h) * a.P;
+      Scratch scratch(alignFloats(a.P));
+      float* sum = scratch.take(a.P);
+      overValues<decltype(d)>(a.x, at, a.P, [&](int64_t i, int n, Vec x) {
+        storeUpTo(sum + i, fma(splat(a.D[h]), x, loadUpTo(o + at + i, n)), n);
+      });
+      narrow(sum, a.P, y, yDType, at);
     });
   });
 }
@@ -58,15 +72,19 @@ void mamba2Gradients(const Mamba2Args& a, const Mamba2Gradients& d) {
     const int64_t at = row * a.HV + h;
     const float step = d.step[at], skip = a.D ? a.D[h] : 0;
     Vec dot = zero();
-    overLanes(a.P, [&](int64_t i, int n) {
-      const int64_t e = at * a.P + i;
-      const Vec dv = loadUpTo(d.dV + e, n);
-      dot = fma(dv, loadUpTo(a.x + e, n), dot);
-      Vec dx = dv * step;
-      if (a.D) dx = fma(splat(skip), loadUpTo(d.dY + e, n), dx);
-      storeUpTo(d.dx + e, dx, n);
+    withDType(a.x.dtype, [&](auto type) {
+      using D = decltype(type);
+      const auto* dY = static_cast<const typename D::Element*>(d.dY.data);
+      overValues<D>(a.x, at * a.P, a.P, [&](int64_t i, int n, Vec x) {
+        const int64_t e = at * a.P + i;
+        const Vec dv = loadUpTo(d.dV + e, n);
+        dot = fma(dv, x, dot);
+        Vec dx = dv * step;
+        if (a.D) dx = fma(splat(skip), n == kLanes ? D::load(dY + e) : D::loadPart(dY + e, n), dx);
+        storeUpTo(d.dx + e, dx, n);
+      });
     });
-    double raw = a.dt[at];
+    double raw = element(a.dt, at);
     if (a.dtBias) raw += a.dtBias[h];
     const double open = a.softplus ? softplus(raw) : raw;
     const double slope = open < a.low || open > a.high ? 0 : a.softplus ? 1 / (1 + std::exp(-raw)) : 1;
@@ -84,8 +102,12 @@ void mamba2Gradients(const Mamba2Args& a, const Mamba2Gradients& d) {
       dBias += d.ddt[at];
       if (!d.dD) continue;
       Vec dot = zero();
-      overLanes(a.P, [&](int64_t i, int n) {
-        dot = fma(loadUpTo(d.dY + at * a.P + i, n), loadUpTo(a.x + at * a.P + i, n), dot);
+      withDType(a.x.dtype, [&](auto type) {
+        using D = decltype(type);
+        const auto* dY = static_cast<const typename D::Element*>(d.dY.data) + at * a.P;
+        overValues<D>(a.x, at * a.P, a.P, [&](int64_t i, int n, Vec x) {
+          dot = fma(n == kLanes ? D::load(dY + i) : D::loadPart(dY + i, n), x, dot);
+        });
       });
       dD += sum(dot);
     }

@@ -4,43 +4,86 @@
 #include <cstdint>
 
 #include "core/parallel.h"
+#include "core/tensor.h"
 #include "ops/presets.h"
 
 namespace rankone {
 
+enum class BetaActivation : uint8_t { None, Sigmoid, Sigmoid2 };
+
+// A raw gate's activation: -e^aLog softplus(g + dtBias), or with a lower bound L, L sigmoid(e^aLog (g + dtBias)).
+struct GateActivation {
+  const float* aLog = nullptr;    // [HV], null: g is the log decay itself
+  const float* dtBias = nullptr;  // [HV], or [HV,K] for a gate per channel, or null
+  float lowerBound = 0;
+  bool bounded = false;
+  explicit operator bool() const { return aLog != nullptr; }
+};
+
 struct RecurrenceProblem {
   int64_t B, T, H, HV, K, V;
   int64_t n;  // updates per token; 1 except for Householder products
+  int64_t N;  // sequences: B, or as many as are packed into the one row
   UpdateRule update;
   GateKind gate;
   float scale;
-  const float* q;             // [B,T,H,K]
-  const float* k;             // [B,T*n,H,K]
-  const float* v;             // [B,T*n,HV,V]
-  const float* g;             // by gate: null, [HV], [B,T,HV], [B,T,HV,K]
-  const float* beta;          // [B,T*n,HV], delta only
-  const float* initialState;  // [B,HV,K,V] or null
+  FloatView q;          // [B,T,H,K]
+  FloatView k;          // [B,T*n,H,K]
+  FloatView v;          // [B,T*n,HV,V]
+  FloatView g;          // by gate: null, [HV], [B,T,HV], [B,T,HV,K]
+  FloatView beta;       // [B,T*n,HV], delta only
+  IndexView cuSeqlens;  // [N+1] tokens, checked; null: every row of the batch is a sequence
+  bool qkL2norm;        // q and k rows are divided by their norm, sqrt(sum x^2 + 1e-6)
+  GateActivation gateActivation;
+  BetaActivation betaActivation;
+  const float* initialState;  // [N,HV,K,V] or null
+  IndexView stateRows;        // [N] rows of initialState and finalState, checked; null: 0..N-1
+  const float* outputScale;   // [B*T,H] multiplies the rows of o (additive, no gate), or null
   const CancelFlag* cancel;
 
-  // Rows of one batch row and (value) head.
-  const float* qRow(int64_t b, int64_t t, int64_t hv) const { return q + ((b * T + t) * H + hv / (HV / H)) * K; }
-  const float* kRow(int64_t b, int64_t s, int64_t hv) const { return k + ((b * T * n + s) * H + hv / (HV / H)) * K; }
-  const float* vRow(int64_t b, int64_t s, int64_t hv) const { return v + ((b * T * n + s) * HV + hv) * V; }
-  int64_t stateOffset(int64_t b, int64_t hv) const { return (b * HV + hv) * K * V; }
+  // A sequence's first token, counted through the batch, and its length.
+  int64_t start(int64_t sequence) const { return cuSeqlens ? cuSeqlens[sequence] : sequence * T; }
+  int64_t length(int64_t sequence) const { return cuSeqlens ? cuSeqlens[sequence + 1] - cuSeqlens[sequence] : T; }
+  int64_t keyHead(int64_t hv) const { return hv / (HV / H); }
+  int64_t stateRow(int64_t sequence) const { return stateRows ? stateRows[sequence] : sequence; }
+  int64_t stateOffset(int64_t sequence, int64_t hv) const { return (stateRow(sequence) * HV + hv) * K * V; }
 };
 
+// Geometry of what a forward saves: per value head the state at every chunk start, per step a residual. It depends on
+// the shape and the instruction set. Sequences follow each other, each with one chunk in reserve.
+struct SavedGeometry {
+  int64_t chunkTokens;
+  int64_t stateFloats;     // one chunk's state of one value head
+  int64_t residualFloats;  // one step's residual of one value head
+
+  int64_t chunks(int64_t tokens) const { return (tokens + chunkTokens - 1) / chunkTokens; }
+  int64_t allStates(const RecurrenceProblem& p) const { return p.HV * (p.B * p.T / chunkTokens + p.N) * stateFloats; }
+  int64_t stateAt(const RecurrenceProblem& p, int64_t sequence, int64_t hv) const {
+    return (p.HV * (p.start(sequence) / chunkTokens + sequence) + hv * chunks(p.length(sequence))) * stateFloats;
+  }
+  int64_t allResiduals(const RecurrenceProblem& p) const { return p.HV * p.B * p.T * p.n * residualFloats; }
+  int64_t residualAt(const RecurrenceProblem& p, int64_t sequence, int64_t hv) const {
+    return (p.start(sequence) * p.HV + hv * p.length(sequence)) * p.n * residualFloats;
+  }
+};
+SavedGeometry savedGeometry(int64_t n, int64_t K, int64_t V);
+
 struct RecurrenceForward : RecurrenceProblem {
-  float* o;            // [B,T,HV,V]
-  float* finalState;   // [B,HV,K,V] or null; may be initialState itself
+  void* o;  // [B,T,HV,V], null: not wanted
+  DType oDType;
+  float* finalState;   // [N,HV,K,V] or null; may be initialState itself
   int64_t packTokens;  // tokens whose keys and queries are packed at a time by the scan
-  float* savedStates;  // null, or as SavedForward lays them out
+  int64_t tokenSteps;  // sequences of at most this many updates run one update at a time, the others as a scan
+  float* savedStates;  // null, or as SavedGeometry lays them out
   float* savedResiduals;
-  int64_t savedFirstHead;  // the batch row x value head that their first entry stands for
+  bool savedOneHead;  // they hold one sequence and head only
+
+  bool tokenForm(int64_t sequence) const { return length(sequence) * n <= tokenSteps; }
 };
 
 struct RecurrenceBackward : RecurrenceProblem {
-  const float* dO;           // [B,T,HV,V]
-  const float* dFinalState;  // [B,HV,K,V] or null
+  FloatView dO;              // [B,T,HV,V]
+  const float* dFinalState;  // [N,HV,K,V] or null
   const float* savedStates;  // from a forward of the same problem, or null: recompute
   const float* savedResiduals;
   float* dq;             // [B,T,H,K]
@@ -48,21 +91,28 @@ struct RecurrenceBackward : RecurrenceProblem {
   float* dv;             // [B,T*n,HV,V]
   float* dg;             // as g, or null
   float* dbeta;          // [B,T*n,HV], or null
-  float* dInitialState;  // [B,HV,K,V], or null
+  float* dInitialState;  // [N,HV,K,V], or null
+  float* dALog;          // [HV], or null
+  float* dDtBias;        // as dtBias, or null
 };
 
 // Forward in blocks of packed tokens, two updates a pass over the state.
 void recurrenceScan(const RecurrenceForward& args);
 // Forward one update at a time, in place on a row-major state: short sequences, and the plainest order of operations.
 void recurrenceTokens(const RecurrenceForward& args);
+// Gradients with respect to q, k, g and beta as the recurrence uses them, after normalisation and activations.
 void recurrenceBackward(const RecurrenceBackward& args);
+// These gradients, in place, into those of the arguments as they were given; dALog and dDtBias besides.
+void recurrenceActivationGradients(const RecurrenceBackward& args);
 
-// Geometry of what a forward saves; it depends on the shape and the instruction set.
-struct SavedGeometry {
-  int64_t chunkTokens, chunks;
-  int64_t stateFloats;     // one chunk's state of one value head
-  int64_t residualFloats;  // one step's residual of one value head
+// The running sum of keys that `normalize` divides by: z_t = z_(t-1) + k_t, o_t = S^T q / (z_t^T q + 1e-10).
+struct Normalizer {
+  const float* initialZ = nullptr;  // [N,H,K], rows as stateRows says, or null
+  float* finalZ = nullptr;          // [N,H,K] or null; may be initialZ itself
+  float* scales = nullptr;          // [B*T,H] 1 / (z^T q + 1e-10)
 };
-SavedGeometry savedGeometry(int64_t T, int64_t n, int64_t K, int64_t V);
+void normalizerScales(const RecurrenceProblem& p, const Normalizer& z);
+// Adds what flows through the scales to dq and dk, which hold the gradients of S^T q by then.
+void normalizerGradients(const RecurrenceBackward& args, const Normalizer& z, const float* dFinalZ, float* dInitialZ);
 
 }  // namespace rankone

@@ -10,8 +10,6 @@ namespace rankone {
 
 void recurrenceBackward(const RecurrenceBackward& args) { RANKONE_PICK(recurrenceBackward)(args); }
 
-SavedGeometry savedGeometry(int64_t T, int64_t n, int64_t K, int64_t V) {
-  return RANKONE_PICK(savedGeometry)(T, n, K, V);
-}
+SavedGeometry savedGeometry(int64_t n, int64_t K, int64_t V) { return RANKONE_PICK(savedGeometry)(n, K, V); }
 
 }  // namespace rankone

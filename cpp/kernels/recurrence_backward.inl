@@ -1,33 +1,24 @@
 // Splits the backward of recurrence_head_backward.inl over value heads and adds up what they share: queries and keys of
-// a group, the gate of a head over the batch. Sums run in the order of the heads.
+// a group, the gate of a head over the sequences. Sums run in the order of the heads.
 #include "kernels/recurrence_head_backward.inl"
 
 namespace rankone {
 namespace RANKONE_ISA_NS {
 
-SavedGeometry savedGeometry(int64_t T, int64_t n, int64_t K, int64_t V) {
+SavedGeometry savedGeometry(int64_t n, int64_t K, int64_t V) {
   // K = 1 or 2: a few delta steps can erase the whole state; single tokens keep the gate's gradient exact then.
   const int64_t steps = K <= 64 && n == 1 ? 16 : kMaxChunkSteps, tokens = K <= 2 ? 1 : steps / n;
   const int64_t padded = roundUp(V, kBlock);
-  return {tokens, (T + tokens - 1) / tokens, K * padded, padded};
-}
-
-// No tokens: only the final state's gradient comes back, as the initial state's.
-static void emptyBackward(const RecurrenceBackward& a) {
-  if (a.gate == GateKind::Head && a.dg) std::memset(a.dg, 0, a.HV * sizeof(float));
-  if (!a.dInitialState) return;
-  const size_t bytes = static_cast<size_t>(a.B * a.HV * a.K * a.V) * sizeof(float);
-  a.dFinalState ? std::memcpy(a.dInitialState, a.dFinalState, bytes) : std::memset(a.dInitialState, 0, bytes);
+  return {tokens, K * padded, padded};
 }
 
 void recurrenceBackward(const RecurrenceBackward& a) {
-  if (a.B == 0 || a.T == 0) return emptyBackward(a);
-  const int64_t heads = a.B * a.HV, group = a.HV / a.H, steps = a.T * a.n;
+  const int64_t heads = a.N * a.HV, group = a.HV / a.H, tokens = a.B * a.T;
   // Value heads of a group write their own dq and dk, which are then added in the order of the heads.
   AlignedBuffer perHead;
   float *dq = a.dq, *dk = a.dk;
   if (group > 1) {
-    const size_t queries = static_cast<size_t>(heads * a.T * a.K);
+    const size_t queries = static_cast<size_t>(tokens * a.HV * a.K);
     perHead = AlignedBuffer(queries * (1 + a.n) * sizeof(float));
     dq = perHead.f32();
     dk = dq + queries;
@@ -38,17 +29,17 @@ void recurrenceBackward(const RecurrenceBackward& a) {
   for (int64_t x = 0; x < heads && dgHead; ++x) dgHead[x] = 0;
 
   parallelFor(heads, a.cancel, [&](int64_t head) {
-    const int64_t b = head / a.HV, hv = head % a.HV, stride = a.HV * a.K;
-    float *dqHead = dq + b * a.T * stride + hv * a.K, *dkHead = dk + b * steps * stride + hv * a.K;
+    const int64_t sequence = head / a.HV, hv = head % a.HV, stride = a.HV * a.K, first = a.start(sequence) * stride;
+    float *dqHead = dq + first + hv * a.K, *dkHead = dk + first * a.n + hv * a.K;
+    double* dg = dgHead ? dgHead + head : nullptr;
     withCell(a, [&](auto gate, auto update) {
-      HeadBackward<decltype(gate), decltype(update)>(a, b, hv, dqHead, dkHead, stride, dgHead ? dgHead + head : nullptr)
-          .run();
+      HeadBackward<decltype(gate), decltype(update)>(a, sequence, hv, dqHead, dkHead, stride, dg).run();
     });
   });
 
   for (int64_t hv = 0; hv < a.HV && dgHead; ++hv) {
     double sum = 0;
-    for (int64_t b = 0; b < a.B; ++b) sum += dgHead[b * a.HV + hv];
+    for (int64_t sequence = 0; sequence < a.N; ++sequence) sum += dgHead[sequence * a.HV + hv];
     a.dg[hv] = static_cast<float>(sum);
   }
   if (group == 1) return;
@@ -62,8 +53,8 @@ void recurrenceBackward(const RecurrenceBackward& a) {
         }
     });
   };
-  addGroups(dq, a.dq, a.B * a.T * a.H);
-  addGroups(dk, a.dk, a.B * steps * a.H);
+  addGroups(dq, a.dq, tokens * a.H);
+  addGroups(dk, a.dk, tokens * a.n * a.H);
 }
 
 }  // namespace RANKONE_ISA_NS

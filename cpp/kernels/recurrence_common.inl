@@ -1,4 +1,6 @@
 // What the forms of the recurrence share: the layout of the state in column blocks and the gate policies.
+#include "kernels/recurrence_rows.inl"
+
 namespace rankone {
 namespace RANKONE_ISA_NS {
 
@@ -17,23 +19,19 @@ constexpr float kResetBelow = -104.0f;
 
 struct NoGate {
   static constexpr bool kPerChannel = false;
-  static float logDecay(const RecurrenceProblem&, int64_t, int64_t, int64_t) { return 0.0f; }
+  static float logDecay(const HeadRows&, int64_t) { return 0.0f; }
 };
 struct HeadGate {
   static constexpr bool kPerChannel = false;
-  static float logDecay(const RecurrenceProblem& p, int64_t, int64_t, int64_t hv) { return p.g[hv]; }
+  static float logDecay(const HeadRows& rows, int64_t) { return rows.headGate(); }
 };
 struct TokenGate {
   static constexpr bool kPerChannel = false;
-  static float logDecay(const RecurrenceProblem& p, int64_t b, int64_t t, int64_t hv) {
-    return p.g[(b * p.T + t) * p.HV + hv];
-  }
+  static float logDecay(const HeadRows& rows, int64_t t) { return *rows.g(t); }
 };
 struct ChannelGate {
   static constexpr bool kPerChannel = true;
-  static const float* logDecays(const RecurrenceProblem& p, int64_t b, int64_t t, int64_t hv) {
-    return p.g + ((b * p.T + t) * p.HV + hv) * p.K;
-  }
+  static const float* logDecays(const HeadRows& rows, int64_t t) { return rows.g(t); }
 };
 
 struct Additive {
@@ -103,31 +101,32 @@ RANKONE_INLINE void expBoth(Vec hi, Vec lo, Vec& plus, Vec& minus) {
 
 // e^g of a token per row, exact zeros for resets; writes K values rounded up to whole vectors.
 template <class Gate>
-void decayRows(const RecurrenceProblem& p, int64_t b, int64_t t, int64_t hv, float* rows) {
+void decayRows(const HeadRows& rows, int64_t t, int64_t K, float* out) {
   if constexpr (Gate::kPerChannel) {
-    const float* g = Gate::logDecays(p, b, t, hv);
-    for (int64_t i = 0; i < p.K; i += kLanes) {
-      const Vec x = loadPart(g + i, static_cast<int>(p.K - i < kLanes ? p.K - i : kLanes));
-      store(rows + i, select(x < kResetBelow, zero(), exp(x)));
+    const float* g = Gate::logDecays(rows, t);
+    for (int64_t i = 0; i < K; i += kLanes) {
+      const Vec x = loadPart(g + i, static_cast<int>(K - i < kLanes ? K - i : kLanes));
+      store(out + i, select(x < kResetBelow, zero(), exp(x)));
     }
   } else {
-    const float g = Gate::logDecay(p, b, t, hv);
+    const float g = Gate::logDecay(rows, t);
     const float e = g < kResetBelow ? 0.0f : static_cast<float>(std::exp(static_cast<double>(g)));
-    for (int64_t i = 0; i < p.K; ++i) rows[i] = e;
+    for (int64_t i = 0; i < K; ++i) out[i] = e;
   }
 }
 
-// A bound on how much positive log gates can make a state grow over a sequence.
+// A bound on how much positive log gates can make a state grow over T tokens, `stride` of which are prepared at a time.
 template <class Gate>
-double totalGrowth(const RecurrenceProblem& p, int64_t b, int64_t hv) {
+double totalGrowth(HeadRows& rows, int64_t T, int64_t K, int64_t stride) {
   double growth = 0;
-  for (int64_t t = 0; t < p.T && !std::is_same_v<Gate, NoGate>; ++t) {
+  for (int64_t t = 0; t < T && !std::is_same_v<Gate, NoGate>; ++t) {
+    if (t % stride == 0) rows.prepare(t, T - t < stride ? T - t : stride, HeadRows::kGates);
     float most = 0;
     if constexpr (Gate::kPerChannel) {
-      const float* g = Gate::logDecays(p, b, t, hv);
-      for (int64_t i = 0; i < p.K; ++i) most = g[i] > most ? g[i] : most;
+      const float* g = Gate::logDecays(rows, t);
+      for (int64_t i = 0; i < K; ++i) most = g[i] > most ? g[i] : most;
     } else {
-      const float g = Gate::logDecay(p, b, t, hv);
+      const float g = Gate::logDecay(rows, t);
       most = g > 0 ? g : 0;
     }
     growth += most;

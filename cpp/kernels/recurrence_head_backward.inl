@@ -28,12 +28,14 @@ class HeadBackward {
 
  public:
   // dq, dk: this head's first rows, gradStride floats between tokens (or steps).
-  HeadBackward(const RecurrenceBackward& a, int64_t b, int64_t hv, float* dq, float* dk, int64_t gradStride,
+  HeadBackward(const RecurrenceBackward& a, int64_t sequence, int64_t hv, float* dq, float* dk, int64_t gradStride,
                double* dgHead)
       : a_(a),
-        b_(b),
+        sequence_(sequence),
+        T_(a.length(sequence)),
+        start_(a.start(sequence)),
         hv_(hv),
-        geometry_(savedGeometry(a.T, a.n, a.K, a.V)),
+        geometry_(savedGeometry(a.n, a.K, a.V)),
         C_(geometry_.chunkTokens * a.n),
         CT_(geometry_.chunkTokens),
         Kp_(roundUp(a.K, 16)),
@@ -45,7 +47,8 @@ class HeadBackward {
         dk_(dk),
         gradStride_(gradStride),
         dgHead_(dgHead),
-        scratch_(scratchFloats()) {
+        scratch_(scratchFloats()),
+        rows_(a, a.dO, sequence, hv, CT_, 0, a.V) {
     D_ = scratch_.take(blocks_ * a.K * kBlock);
     S_ = kGated ? scratch_.take(blocks_ * a.K * kBlock) : nullptr;
     dO_ = scratch_.take(CT_ * Vp_);
@@ -78,37 +81,38 @@ class HeadBackward {
   void run() {
     const float *states = a_.savedStates, *residuals = a_.savedResiduals;
     AlignedBuffer own;
-    const int64_t head = b_ * a_.HV + hv_, steps = a_.T * a_.n;
+    const int64_t chunks = geometry_.chunks(T_), steps = T_ * a_.n;
     if (states) {
-      states += head * geometry_.chunks * geometry_.stateFloats;
-      if (residuals) residuals += head * steps * geometry_.residualFloats;
+      states += geometry_.stateAt(a_, sequence_, hv_);
+      if (residuals) residuals += geometry_.residualAt(a_, sequence_, hv_);
     } else {
-      const size_t stateFloats = geometry_.chunks * geometry_.stateFloats;
+      const size_t stateFloats = chunks * geometry_.stateFloats;
       own = AlignedBuffer((stateFloats + (Update::kDelta ? steps * geometry_.residualFloats : 0)) * sizeof(float));
       RecurrenceForward f{};
       static_cast<RecurrenceProblem&>(f) = a_;
       f.packTokens = CT_;
       f.savedStates = own.f32();
       f.savedResiduals = Update::kDelta ? own.f32() + stateFloats : nullptr;
-      f.savedFirstHead = head;
-      HeadScan<Gate, Update>(f, b_, hv_, 0, blocks_).run();
+      f.savedOneHead = true;
+      HeadScan<Gate, Update>(f, sequence_, hv_, 0, blocks_).run();
       states = f.savedStates;
       residuals = f.savedResiduals;
     }
     for (int64_t j = 0; j < blocks_; ++j) {
       if (a_.dFinalState)
-        loadBlock(a_.dFinalState + a_.stateOffset(b_, hv_), a_.K, a_.V, j, block(D_, j));
+        loadBlock(a_.dFinalState + a_.stateOffset(sequence_, hv_), a_.K, a_.V, j, block(D_, j));
       else
         std::memset(block(D_, j), 0, a_.K * kBlock * sizeof(float));
     }
-    fold_ = totalGrowth<Gate>(a_, b_, hv_) > 10 ? kGrowingChunkFold : kChunkFold;
-    for (int64_t chunk = geometry_.chunks - 1; chunk >= 0; --chunk) {
+    fold_ = totalGrowth<Gate>(rows_, T_, a_.K, CT_) > 10 ? kGrowingChunkFold : kChunkFold;
+    for (int64_t chunk = chunks - 1; chunk >= 0; --chunk) {
       if (a_.cancel && a_.cancel->load(std::memory_order_relaxed)) return;
-      runChunk(chunk * CT_, a_.T < (chunk + 1) * CT_ ? a_.T : (chunk + 1) * CT_, states + chunk * geometry_.stateFloats,
-               residuals);
+      const int64_t t0 = chunk * CT_, t1 = T_ < t0 + CT_ ? T_ : t0 + CT_;
+      rows_.prepare(t0, t1 - t0);
+      runChunk(t0, t1, states + chunk * geometry_.stateFloats, residuals);
     }
     for (int64_t j = 0; j < blocks_ && a_.dInitialState; ++j)
-      storeBlock(block(D_, j), a_.K, a_.V, j, a_.dInitialState + a_.stateOffset(b_, hv_));
+      storeBlock(block(D_, j), a_.K, a_.V, j, a_.dInitialState + a_.stateOffset(sequence_, hv_));
   }
 
  private:
@@ -149,7 +153,7 @@ class HeadBackward {
     if constexpr (Gate::kPerChannel) {
       std::memset(sum_, 0, Kp_ * sizeof(float));
       for (int64_t t = t0 + 1; t < t1; ++t) {
-        const float* g = Gate::logDecays(a_, b_, t, hv_);
+        const float* g = Gate::logDecays(rows_, t);
         int32_t over = 0;
         for (int64_t i = 0; i < a_.K; ++i) {
           sum_[i] += g[i];
@@ -160,7 +164,7 @@ class HeadBackward {
     } else {
       double sum = 0;
       for (int64_t t = t0 + 1; t < t1; ++t) {
-        const double g = Gate::logDecay(a_, b_, t, hv_);
+        const double g = Gate::logDecay(rows_, t);
         sum += g;
         if (!(std::fabs(sum) <= fold_ && g >= kResetBelow)) return t;
       }
@@ -171,10 +175,10 @@ class HeadBackward {
   // S through tokens [t0, t1), its updates known: u = beta r.
   void advanceState(float* S, int64_t t0, int64_t t1, const float* residuals) {
     for (int64_t t = t0; t < t1; ++t) {
-      decayRows<Gate>(a_, b_, t, hv_, growEnd_);
+      decayRows<Gate>(rows_, t, a_.K, growEnd_);
       for (int64_t s = t * a_.n; s < (t + 1) * a_.n; ++s) {
         updateRow(s, residuals, dV_);
-        const float* k = a_.kRow(b_, s, hv_);
+        const float* k = rows_.k(s);
         for (int64_t j = 0; j < blocks_; ++j)
           for (int64_t i = 0; i < a_.K; ++i)
             for (int e = 0; e < kVecs; ++e) {
@@ -189,10 +193,10 @@ class HeadBackward {
   // u of step s, [Vp].
   void updateRow(int64_t s, const float* residuals, float* u) const {
     if constexpr (Update::kDelta) {
-      const Vec beta = splat(a_.beta[(b_ * a_.T * a_.n + s) * a_.HV + hv_]);
+      const Vec beta = splat(rows_.beta(s));
       for (int64_t j = 0; j < Vp_; j += kLanes) store(u + j, beta * load(residuals + s * Vp_ + j));
     } else {
-      copyPadded(a_.vRow(b_, s, hv_), a_.V, Vp_, u);
+      copyPadded(rows_.v(s), a_.V, Vp_, u);
     }
   }
 
@@ -240,14 +244,14 @@ class HeadBackward {
 
   void packDecays() {
     std::memset(gate1_, 0, Kp_ * sizeof(float));
-    decayRows<Gate>(a_, b_, t0_, hv_, gate1_);
+    decayRows<Gate>(rows_, t0_, a_.K, gate1_);
     if constexpr (Gate::kPerChannel) {
       for (int64_t i = 0; i < Kp_; i += kLanes) {
         Vec c = zero(), rest = zero(), grow = splat(1), shrink = splat(1);
         const int n = static_cast<int>(a_.K - i < kLanes ? a_.K - i : kLanes);
         for (int t = 0; t < ct_; ++t) {
           if (t && n > 0) {
-            addExactly(c, rest, loadPart(Gate::logDecays(a_, b_, t0_ + t, hv_) + i, n));
+            addExactly(c, rest, loadPart(Gate::logDecays(rows_, t0_ + t) + i, n));
             expBoth(c, rest, grow, shrink);
           }
           store(grow_ + t * Kp_ + i, grow);
@@ -259,7 +263,7 @@ class HeadBackward {
       double c = 0;
       float low[kMaxChunkSteps + 16];
       for (int t = 0; t < ct_; ++t) {
-        if (kGated && t) c += static_cast<double>(Gate::logDecay(a_, b_, t0_ + t, hv_));
+        if (kGated && t) c += static_cast<double>(Gate::logDecay(rows_, t0_ + t));
         grow_[t] = static_cast<float>(c);
         low[t] = static_cast<float>(c - grow_[t]);
       }
@@ -281,16 +285,18 @@ class HeadBackward {
       return i < whole ? load(p + i) : left && i < whole + kLanes ? loadPart(p + i, left) : zero();
     };
     for (int t = 0; t < ct_; ++t) {
-      const float* q = a_.qRow(b_, t0_ + t, hv_);
+      const float* q = rows_.q(t0_ + t);
       for (int64_t i = 0; i < Kp_; i += kLanes) store(qPlus_ + t * Kp_ + i, part(q, i) * growAt(t, i));
       float* d = dO_ + t * Vp_;
-      copyPadded(a_.dO + ((b_ * a_.T + t0_ + t) * a_.HV + hv_) * a_.V, a_.V, Vp_, d);
-      for (int64_t j = 0; j < Vp_; j += kLanes) store(d + j, load(d + j) * a_.scale);
+      copyPadded(rows_.dO(t0_ + t), a_.V, Vp_, d);
+      const float by =
+          a_.outputScale ? a_.scale * a_.outputScale[(start_ + t0_ + t) * a_.H + a_.keyHead(hv_)] : a_.scale;
+      for (int64_t j = 0; j < Vp_; j += kLanes) store(d + j, load(d + j) * by);
     }
     for (int s = 0; s < c_; ++s) {
       const int t = s / static_cast<int>(a_.n);
       const int64_t step = t0_ * a_.n + s;
-      const float* k = a_.kRow(b_, step, hv_);
+      const float* k = rows_.k(step);
       for (int64_t i = 0; i < Kp_; i += kLanes) {
         const Vec x = part(k, i);
         store(kPlus_ + s * Kp_ + i, x * growAt(t, i));
@@ -390,9 +396,8 @@ class HeadBackward {
     float beta0 = 1, beta1 = 1;
     const float *r0 = nullptr, *r1 = zeroRow_;
     if constexpr (Update::kDelta) {
-      const int64_t at = b_ * a_.T * a_.n + t0_ * n + s0;
-      beta0 = a_.beta[at * a_.HV + hv_];
-      beta1 = two ? a_.beta[(at + 1) * a_.HV + hv_] : 0;
+      beta0 = rows_.beta(t0_ * n + s0);
+      beta1 = two ? rows_.beta(t0_ * n + s1) : 0;
       r0 = residuals + (t0_ * n + s0) * Vp_ + column;
       if (two) r1 = r0 + Vp_;
     }
@@ -483,17 +488,17 @@ class HeadBackward {
     for (int t = 0; t < ct_; ++t) {
       const float* row = dg_ + t * Kp_;
       if constexpr (Gate::kPerChannel) {
-        const float* g = Gate::logDecays(a_, b_, t0_ + t, hv_);
-        float* to = a_.dg + ((b_ * a_.T + t0_ + t) * a_.HV + hv_) * a_.K;
+        const float* g = Gate::logDecays(rows_, t0_ + t);
+        float* to = a_.dg + ((start_ + t0_ + t) * a_.HV + hv_) * a_.K;
         for (int64_t i = 0; i < a_.K; ++i) to[i] = g[i] < kResetBelow ? 0.0f : row[i];
       } else {
         Vec all = zero();
         for (int64_t i = 0; i < Kp_; i += kLanes) all += load(row + i);
-        const float dg = Gate::logDecay(a_, b_, t0_ + t, hv_) < kResetBelow ? 0.0f : sum(all);
+        const float dg = Gate::logDecay(rows_, t0_ + t) < kResetBelow ? 0.0f : sum(all);
         if constexpr (std::is_same_v<Gate, HeadGate>)
           *dgHead_ += dg;
         else
-          a_.dg[(b_ * a_.T + t0_ + t) * a_.HV + hv_] = dg;
+          a_.dg[(start_ + t0_ + t) * a_.HV + hv_] = dg;
       }
     }
   }
@@ -530,7 +535,7 @@ class HeadBackward {
       float* to = dq_ + (t0_ + t) * gradStride_;
       for (int64_t i = 0; i < Kp_; i += kLanes) write(to, i, growAt(t, i) * load(X_ + t * Kp_ + i));
       for (int s = t * n; s < (t + 1) * n; ++s) {
-        const int64_t step = b_ * a_.T * a_.n + t0_ * n + s;
+        const int64_t step = (start_ + t0_) * n + s;
         float* key = dk_ + (t0_ * n + s) * gradStride_;
         for (int64_t i = 0; i < Kp_; i += kLanes) {
           Vec x = shrinkAt(t, i) * load(Y_ + s * Kp_ + i);
@@ -548,13 +553,14 @@ class HeadBackward {
   };
 
   const RecurrenceBackward& a_;
-  const int64_t b_, hv_;
+  const int64_t sequence_, T_, start_, hv_;
   const SavedGeometry geometry_;
   const int64_t C_, CT_, Kp_, Vp_, Cp_, Xp_, blocks_;  // steps and tokens of a chunk; padded sizes
   float *dq_, *dk_;
   const int64_t gradStride_;
   double* dgHead_;
   Scratch scratch_;
+  HeadRows rows_;
   float *D_, *S_;                          // [blocks][K][kBlock] gradient; first state, decayed
   float *dO_, *U_, *dP_, *dV_;             // [tokens or steps][Vp]; dO times scale
   float *qPlus_, *kPlus_, *kMinus_;        // [tokens or steps][Kp]

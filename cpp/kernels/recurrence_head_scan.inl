@@ -25,7 +25,8 @@ struct Pair {
   float dots[4];                    // what the steps owe each other: q0.k0, q1.k0, q1.k1, k1.k0
 };
 
-// One value head, column blocks [block0, block1). Shared by the forward and by the backward's recomputation.
+// One sequence and value head, column blocks [block0, block1). Shared by the forward and by the backward's
+// recomputation.
 template <class Gate, class Update>
 class HeadScan {
  public:
@@ -33,20 +34,24 @@ class HeadScan {
     const size_t ld = roundUp(a.K, kLanes), P = a.packTokens * a.n;
     return alignFloats(blocks * a.K * kBlock) + alignFloats(blocks * 2 * kBlock) + alignFloats(blocks * kLanes) +
            ld * ((Gate::kPerChannel ? 2 : 1) * (P + 2) + a.packTokens + (Gate::kPerChannel ? P : 1) + 4) +
-           2 * alignFloats(P * kBlock) + 6 * alignFloats(P) + alignFloats(ld + kBlock) + 32 * 16;
+           2 * alignFloats(P * kBlock) + 6 * alignFloats(P) + alignFloats(ld + kBlock) +
+           (stagesOutput(a) ? alignFloats(a.packTokens * blocks * kBlock) : 0) + 32 * 16;
   }
 
-  HeadScan(const RecurrenceForward& a, int64_t b, int64_t hv, int64_t block0, int64_t block1,
+  HeadScan(const RecurrenceForward& a, int64_t sequence, int64_t hv, int64_t block0, int64_t block1,
            float foldLimit = kFoldLimit)
       : a_(a),
-        b_(b),
+        sequence_(sequence),
+        T_(a.length(sequence)),
+        start_(a.start(sequence)),
         hv_(hv),
         block0_(block0),
         blocks_(block1 - block0),
         ld_(roundUp(a.K, kLanes)),
         P_(a.packTokens * a.n),
         foldLimit_(foldLimit),
-        scratch_(scratchFloats(a, blocks_)) {
+        scratch_(scratchFloats(a, blocks_)),
+        rows_(a, FloatView(), sequence, hv, a.packTokens, block0 * kBlock, block1 * kBlock) {
     overflow_ = reinterpret_cast<Vec*>(scratch_.take(blocks_ * kLanes));
     state_ = scratch_.take(blocks_ * a.K * kBlock);
     pendingU_ = scratch_.take(blocks_ * 2 * kBlock);
@@ -67,6 +72,10 @@ class HeadScan {
     rescaleLog_ = scratch_.take(P_);
     rescaleLow_ = scratch_.take(P_);
     zeroRow_ = scratch_.take(ld_ + kBlock);
+    if (stagesOutput(a))
+      oStage_ = scratch_.take(a.packTokens * blocks_ * kBlock);
+    else if (a.o)
+      o_ = static_cast<float*>(a.o) + (start_ * a.HV + hv) * a.V;
     pairs_ = std::make_unique<Pair[]>(P_);
   }
 
@@ -74,18 +83,21 @@ class HeadScan {
     scan();
     for (int64_t j = 0; j < blocks_; ++j) {
       if (overflowed(j))
-        HeadScan(a_, b_, hv_, block0_ + j, block0_ + j + 1, kSmallFoldLimit).run();
+        HeadScan(a_, sequence_, hv_, block0_ + j, block0_ + j + 1, kSmallFoldLimit).run();
       else if (a_.finalState)
-        storeBlock(block(j), a_.K, a_.V, block0_ + j, a_.finalState + a_.stateOffset(b_, hv_));
+        storeBlock(block(j), a_.K, a_.V, block0_ + j, a_.finalState + a_.stateOffset(sequence_, hv_));
     }
   }
 
  private:
+  // Outputs of a half-width type are gathered as float32 first, a pack at a time.
+  static bool stagesOutput(const RecurrenceForward& a) { return a.o && a.oDType != DType::F32; }
+
   float* block(int64_t j) { return state_ + j * a_.K * kBlock; }
 
   // A folded value is up to e^kFoldLimit larger than what it stands for. Where that leaves float32, the scan is done
   // again with hardly any folding, block by block: the bits of a block do not depend on which others its task had.
-  bool overflowed(int64_t j) const {
+  bool overflowed(int64_t j) {
     return foldLimit_ > kSmallFoldLimit && !std::is_same_v<Gate, NoGate> && std::isnan(sum(overflow_[j])) &&
            finiteInputs(j);
   }
@@ -97,31 +109,32 @@ class HeadScan {
   }
 
   // What the block depends on: its columns of values and state (other tasks may be writing the others already), keys,
-  // queries, strengths and gates of the head (-Inf is a reset).
-  bool finiteInputs(int64_t j) const {
+  // queries, strengths and gates of the head (-Inf is a reset). Where one is not finite nothing has overflowed, and a
+  // second scan would only change the bits of what does not depend on it.
+  bool finiteInputs(int64_t j) {
     const int64_t column = (block0_ + j) * kBlock, width = a_.V - column < kBlock ? a_.V - column : kBlock;
-    bool yes = true;
-    for (int64_t i = 0; i < a_.K && a_.initialState && yes; ++i)
-      yes = finite(a_.initialState + a_.stateOffset(b_, hv_) + i * a_.V + column, width);
-    for (int64_t s = 0; s < a_.T * a_.n && yes; ++s) {
-      yes = finite(a_.kRow(b_, s, hv_), a_.K) && finite(a_.vRow(b_, s, hv_) + column, width);
-      if (Update::kDelta) yes = yes && finite(&a_.beta[(b_ * a_.T * a_.n + s) * a_.HV + hv_], 1);
-    }
-    for (int64_t t = 0; t < a_.T && yes; ++t) {
-      yes = finite(a_.qRow(b_, t, hv_), a_.K);
-      if constexpr (Gate::kPerChannel) {
-        const float* g = Gate::logDecays(a_, b_, t, hv_);
-        for (int64_t i = 0; i < a_.K; ++i) yes = yes && g[i] <= std::numeric_limits<float>::max();
-      } else {
-        yes = yes && Gate::logDecay(a_, b_, t, hv_) <= std::numeric_limits<float>::max();
+    for (int64_t i = 0; i < a_.K && a_.initialState; ++i)
+      if (!finite(a_.initialState + a_.stateOffset(sequence_, hv_) + i * a_.V + column, width)) return false;
+    for (int64_t t = 0; t < T_; ++t) {
+      if (t % a_.packTokens == 0) rows_.prepare(t, T_ - t < a_.packTokens ? T_ - t : a_.packTokens);
+      bool yes = finite(rows_.q(t), a_.K);
+      for (int64_t s = t * a_.n; s < (t + 1) * a_.n; ++s) {
+        yes = yes && finite(rows_.k(s), a_.K) && finite(rows_.v(s) + column, width);
+        if (Update::kDelta) yes = yes && std::isfinite(rows_.beta(s));
       }
+      if constexpr (Gate::kPerChannel) {
+        for (int64_t i = 0; i < a_.K; ++i) yes = yes && rows_.g(t)[i] <= std::numeric_limits<float>::max();
+      } else {
+        yes = yes && Gate::logDecay(rows_, t) <= std::numeric_limits<float>::max();
+      }
+      if (!yes) return false;
     }
-    return yes;
+    return true;
   }
 
   void scan() {
     start();
-    const int64_t steps = a_.T * a_.n;
+    const int64_t steps = T_ * a_.n;
     for (int64_t s0 = 0; s0 < steps; s0 += P_) {
       if (a_.savedStates) {
         settle();
@@ -140,7 +153,7 @@ class HeadScan {
     for (int64_t j = 0; j < blocks_; ++j) overflow_[j] = zero();
     for (int64_t j = 0; j < blocks_; ++j) {
       if (a_.initialState)
-        loadBlock(a_.initialState + a_.stateOffset(b_, hv_), a_.K, a_.V, block0_ + j, block(j));
+        loadBlock(a_.initialState + a_.stateOffset(sequence_, hv_), a_.K, a_.V, block0_ + j, block(j));
       else
         std::memset(block(j), 0, a_.K * kBlock * sizeof(float));
     }
@@ -171,8 +184,9 @@ class HeadScan {
   Vec* pending(int64_t j) { return reinterpret_cast<Vec*>(pendingU_ + j * 2 * kBlock); }
 
   void saveStates(int64_t chunk) {
-    const int64_t all = (a_.V + kBlock - 1) / kBlock, chunks = (a_.T * a_.n + P_ - 1) / P_;
-    float* to = a_.savedStates + ((b_ * a_.HV + hv_ - a_.savedFirstHead) * chunks + chunk) * all * a_.K * kBlock;
+    const SavedGeometry geometry = savedGeometry(a_.n, a_.K, a_.V);
+    const int64_t first = a_.savedOneHead ? 0 : geometry.stateAt(a_, sequence_, hv_);
+    float* to = a_.savedStates + first + chunk * geometry.stateFloats;
     std::memcpy(to + block0_ * a_.K * kBlock, state_, blocks_ * a_.K * kBlock * sizeof(float));
   }
 
@@ -180,8 +194,9 @@ class HeadScan {
 
   void pack(int64_t s0, int count) {
     pairCount_ = 0;
+    rows_.prepare(tokenOf(s0), tokenOf(count));
     if constexpr (Update::kDelta)
-      for (int s = 0; s < count; ++s) beta_[s] = a_.beta[(b_ * a_.T * a_.n + s0 + s) * a_.HV + hv_];
+      for (int s = 0; s < count; ++s) beta_[s] = rows_.beta(s0 + s);
     if constexpr (Gate::kPerChannel)
       for (int s = 0; s < count;) s += packChannelPair(s0, s, count);
     else {
@@ -208,18 +223,22 @@ class HeadScan {
     pair.w1 = two ? pair.w0 + ld_ : zeroRow_;
     pair.q0 = pair.read0 ? qRead_ + (t0 - first) * ld_ : zeroRow_;
     pair.q1 = pair.read1 ? qRead_ + (t1 - first) * ld_ : zeroRow_;
-    pair.v0 = a_.vRow(b_, step, hv_);
-    pair.v1 = two ? pair.v0 + a_.HV * a_.V : nullptr;
-    pair.o0 = pair.read0 ? a_.o + ((b_ * a_.T + t0) * a_.HV + hv_) * a_.V : oTail_;
-    pair.o1 = pair.read1 ? a_.o + ((b_ * a_.T + t1) * a_.HV + hv_) * a_.V : oTail_;
+    pair.v0 = rows_.v(step);
+    pair.v1 = two ? rows_.v(step + 1) : nullptr;
+    pair.o0 = pair.read0 ? outputRow(t0, first) : oTail_;
+    pair.o1 = pair.read1 ? outputRow(t1, first) : oTail_;
     return pair;
+  }
+
+  float* outputRow(int64_t t, int64_t first) const {
+    return oStage_ ? oStage_ + (t - first) * blocks_ * kBlock : o_ + t * a_.HV * a_.V;
   }
 
   // A gate per head or token. Two steps share a pass unless the second one's gate is a reset or too strong to fold.
   void planScalarPairs(int64_t s0, int count) {
     constexpr bool gated = !std::is_same_v<Gate, NoGate>;
     const auto gate = [&](int s) -> double {
-      return gated && firstOfToken(s0 + s) ? Gate::logDecay(a_, b_, tokenOf(s0 + s), hv_) : 0.0f;
+      return gated && firstOfToken(s0 + s) ? Gate::logDecay(rows_, tokenOf(s0 + s)) : 0.0f;
     };
     for (int s = 0; s < count;) {
       const double g0 = gate(s), g1 = s + 1 < count ? gate(s + 1) : 0;
@@ -239,6 +258,8 @@ class HeadScan {
       addPair(s0, s, two, rescale);
       s += two ? 2 : 1;
     }
+    for (int s = 0; s < count && a_.outputScale; ++s)
+      decay_[s] = a_.outputScale[(start_ + tokenOf(s0 + s)) * a_.H + a_.keyHead(hv_)];
     if (!gated) return;
     for (int s = 0; s < count; s += kLanes) {
       Vec grow, shrink;
@@ -265,9 +286,9 @@ class HeadScan {
   void packScalarRows(int64_t s0, Pair& pair) {
     const int64_t step = s0 + pair.first;
     const bool two = kAll || pair.two, read0 = kAll || pair.read0, read1 = kAll || pair.read1;
-    const float *ka = a_.kRow(b_, step, hv_), *kb = two ? a_.kRow(b_, step + 1, hv_) : zeroRow_;
-    const float* qa = read0 ? a_.qRow(b_, tokenOf(step), hv_) : zeroRow_;
-    const float* qb = read1 ? a_.qRow(b_, tokenOf(step + 1), hv_) : zeroRow_;
+    const float *ka = rows_.k(step), *kb = two ? rows_.k(step + 1) : zeroRow_;
+    const float* qa = read0 ? rows_.q(tokenOf(step)) : zeroRow_;
+    const float* qb = read1 ? rows_.q(tokenOf(step + 1)) : zeroRow_;
     float *k0 = kRead_ + pair.first * ld_, *k1 = k0 + ld_, *q0 = pair.q0, *q1 = pair.q1;
     const Vec scale = splat(a_.scale);
     Vec q0k0 = zero(), q1k0 = zero(), q1k1 = zero(), k1k0 = zero();
@@ -298,8 +319,8 @@ class HeadScan {
     const int64_t step = s0 + s, whole = a_.K / kLanes * kLanes;
     const int left = static_cast<int>(a_.K - whole);
     const bool gate0 = firstOfToken(step), gate1 = s + 1 < count && firstOfToken(step + 1);
-    const float* ga = gate0 ? Gate::logDecays(a_, b_, tokenOf(step), hv_) : zeroRow_;
-    const float* gb = gate1 ? Gate::logDecays(a_, b_, tokenOf(step + 1), hv_) : zeroRow_;
+    const float* ga = gate0 ? Gate::logDecays(rows_, tokenOf(step)) : zeroRow_;
+    const float* gb = gate1 ? Gate::logDecays(rows_, tokenOf(step + 1)) : zeroRow_;
     const auto part = [&](const float* p, int64_t i) __attribute__((always_inline)) {
       return i < whole ? load(p + i) : loadPart(p + i, left);
     };
@@ -314,9 +335,9 @@ class HeadScan {
     const bool two = s + 1 < count && !any(strong1), rescale = any(over0) || (two && any(over1));
     Pair& pair = addPair(s0, s, two, rescale);
 
-    const float *ka = a_.kRow(b_, step, hv_), *kb = two ? a_.kRow(b_, step + 1, hv_) : zeroRow_;
-    const float* qa = pair.read0 ? a_.qRow(b_, tokenOf(step), hv_) : zeroRow_;
-    const float* qb = pair.read1 ? a_.qRow(b_, tokenOf(step + 1), hv_) : zeroRow_;
+    const float *ka = rows_.k(step), *kb = two ? rows_.k(step + 1) : zeroRow_;
+    const float* qa = pair.read0 ? rows_.q(tokenOf(step)) : zeroRow_;
+    const float* qb = pair.read1 ? rows_.q(tokenOf(step + 1)) : zeroRow_;
     float *k0 = kRead_ + s * ld_, *w0 = kWrite_ + s * ld_, *mult = rescale_ + (pairCount_ - 1) * ld_;
     Vec q0k0 = zero(), q1k0 = zero(), q1k1 = zero(), k1k0 = zero();
     for (int64_t i = 0; i < ld_; i += kLanes) {
@@ -370,14 +391,14 @@ class HeadScan {
   // Column blocks [j0, j1) through the packed steps. Two blocks alternate: a pair's new u hangs on its pass, and the
   // other block's pass fills that wait.
   void sweep(int64_t s0, int count, int64_t j0, int64_t j1) {
-    const int64_t c0 = (block0_ + j0) * kBlock;
     const bool tail = (block0_ + j1) * kBlock > a_.V;
     if (tail) copyTailIn(s0, count, j1 - 1);
     for (int x = 0; x < pairCount_; ++x) {
-      if (j0 == 0) prefetchNext(s0, pairs_[x], c0);
+      if (j0 == 0) prefetchNext(s0, pairs_[x]);
       for (int64_t j = j0; j < j1; ++j) step(s0, x, j, tail && j == j1 - 1);
     }
-    if (tail && a_.o) copyTailOut(s0, count, j1 - 1);
+    if (tail && o_) copyTailOut(s0, count, j1 - 1);
+    if (oStage_ && j1 == blocks_) writeOutputs(s0, count);
   }
 
   void step(int64_t s0, int x, int64_t j, bool tail) {
@@ -390,8 +411,8 @@ class HeadScan {
       for (int64_t i = 0; i < a_.K; ++i) rescale_[i] = rescaleLog_[x];
     const float* v0 = tail ? vTail_ + s * kBlock : pair.v0 + column;
     const float* v1 = !pair.two ? zeroRow_ : tail ? v0 + kBlock : pair.v1 + column;
-    float* o0 = tail ? oTail_ + s * kBlock : pair.o0 + column;
-    float* o1 = tail ? o0 + kBlock : pair.o1 + column;
+    float* o0 = oStage_ ? pair.o0 + j * kBlock : tail ? oTail_ + s * kBlock : pair.o0 + column;
+    float* o1 = oStage_ ? pair.o1 + j * kBlock : tail ? o0 + kBlock : pair.o1 + column;
     const float d0 = decay_[s], i0 = inverse_[s], d1 = pair.two ? decay_[s + 1] : 1,
                 i1 = pair.two ? inverse_[s + 1] : 1;
     Vec r[2 * kVecs] = {};
@@ -462,7 +483,8 @@ class HeadScan {
 
   int64_t residualStride() const { return roundUp(a_.V, kBlock); }
   float* residual(int64_t s, int64_t column) {
-    return a_.savedResiduals + ((b_ * a_.HV + hv_ - a_.savedFirstHead) * a_.T * a_.n + s) * residualStride() + column;
+    const int64_t step = (a_.savedOneHead ? 0 : (start_ * a_.HV + hv_ * T_) * a_.n) + s;
+    return a_.savedResiduals + step * residualStride() + column;
   }
 
   // The last block's columns beyond V read as zero and are not written.
@@ -470,35 +492,38 @@ class HeadScan {
     const int64_t column = (block0_ + j) * kBlock, n = a_.V - column;
     for (int s = 0; s < count; ++s) {
       std::memset(vTail_ + s * kBlock, 0, kBlock * sizeof(float));
-      std::memcpy(vTail_ + s * kBlock, a_.vRow(b_, s0 + s, hv_) + column, n * sizeof(float));
+      std::memcpy(vTail_ + s * kBlock, rows_.v(s0 + s) + column, n * sizeof(float));
     }
   }
   void copyTailOut(int64_t s0, int count, int64_t j) {
     const int64_t column = (block0_ + j) * kBlock, n = a_.V - column, t0 = tokenOf(s0);
     for (int t = 0; t < tokenOf(count); ++t)
-      std::memcpy(a_.o + ((b_ * a_.T + t0 + t) * a_.HV + hv_) * a_.V + column, oTail_ + ((t + 1) * a_.n - 1) * kBlock,
-                  n * sizeof(float));
+      std::memcpy(o_ + (t0 + t) * a_.HV * a_.V + column, oTail_ + ((t + 1) * a_.n - 1) * kBlock, n * sizeof(float));
   }
 
-  // Tokens lie H*K floats apart, too far for the hardware's prefetcher: the next pack's rows are asked for here.
-  void prefetchNext(int64_t s0, const Pair& pair, int64_t column) {
+  void writeOutputs(int64_t s0, int count) {
+    const int64_t column = block0_ * kBlock, width = blocks_ * kBlock,
+                  n = a_.V - column < width ? a_.V - column : width;
+    for (int64_t t = 0; t < tokenOf(count); ++t)
+      narrow(oStage_ + t * width, n, a_.o, a_.oDType, ((start_ + tokenOf(s0) + t) * a_.HV + hv_) * a_.V + column);
+  }
+
+  // The next pack's rows.
+  void prefetchNext(int64_t s0, const Pair& pair) {
     for (int e = 0; e < 2; ++e) {
       const int64_t s = s0 + P_ + pair.first + e;
-      if (s >= a_.T * a_.n) return;
-      const float *kNext = a_.kRow(b_, s, hv_), *qNext = a_.qRow(b_, tokenOf(s), hv_), *vNext = a_.vRow(b_, s, hv_);
-      for (int64_t i = 0; i < a_.K; i += 16) {
-        __builtin_prefetch(kNext + i, 0, 2);
-        __builtin_prefetch(qNext + i, 0, 2);
-        if constexpr (Gate::kPerChannel) __builtin_prefetch(Gate::logDecays(a_, b_, tokenOf(s), hv_) + i, 0, 2);
-      }
-      for (int64_t i = column; i < a_.V && i < column + blocks_ * kBlock; i += 16) __builtin_prefetch(vNext + i, 0, 2);
+      if (s >= T_ * a_.n) return;
+      rows_.prefetchStep(s, tokenOf(s));
     }
   }
 
   const RecurrenceForward& a_;
-  const int64_t b_, hv_, block0_, blocks_, ld_, P_;
+  const int64_t sequence_, T_, start_, hv_, block0_, blocks_, ld_, P_;
   const float foldLimit_;
   Scratch scratch_;
+  HeadRows rows_;
+  float* o_ = nullptr;                   // this head's first row, where outputs are written in place
+  float* oStage_ = nullptr;              // else [packTokens][blocks x kBlock]
   float *state_, *pendingU_;             // [blocks][K][kBlock], [blocks][2][kBlock]
   float *kRead_, *kWrite_, *qRead_;      // [P][ld], two rows of pending keys before kWrite
   float* rescale_;                       // [pairs][ld] per channel, else [ld]

@@ -5,7 +5,7 @@ namespace rankone {
 namespace RANKONE_ISA_NS {
 
 void recurrenceScan(const RecurrenceForward& a) {
-  const int64_t blocks = (a.V + kBlock - 1) / kBlock, heads = a.B * a.HV;
+  const int64_t blocks = (a.V + kBlock - 1) / kBlock, heads = a.N * a.HV;
   // Few heads are split further, over groups of 32 columns. A column's arithmetic is the same in every group.
   const int64_t groupBlocks = 32 / kBlock > 0 ? 32 / kBlock : 1, groups = (blocks + groupBlocks - 1) / groupBlocks;
   const int64_t threads = numThreads();
@@ -14,7 +14,7 @@ void recurrenceScan(const RecurrenceForward& a) {
   const int64_t span = (groups + splits - 1) / splits * groupBlocks;
   parallelFor(heads * splits, a.cancel, [&](int64_t task) {
     const int64_t head = task / splits, b0 = task % splits * span, b1 = b0 + span < blocks ? b0 + span : blocks;
-    if (b0 >= b1) return;
+    if (b0 >= b1 || a.tokenForm(head / a.HV)) return;
     withCell(a, [&](auto gate, auto update) {
       HeadScan<decltype(gate), decltype(update)>(a, head / a.HV, head % a.HV, b0, b1).run();
     });

@@ -143,20 +143,26 @@ static void uniformDecay(float g, int64_t K, int64_t V, float* S, const RowDecay
   if (g < kResetBelow) std::memset(S, 0, K * V * sizeof(float));
 }
 
+constexpr int64_t kPreparedTokens = 16;
+
 template <class Gate, class Update>
-void runTokens(const RecurrenceForward& a, int64_t b, int64_t hv, float* S, const RowDecay& decay) {
+void runTokens(const RecurrenceForward& a, int64_t sequence, int64_t hv, float* S, const RowDecay& decay,
+               float* oStage) {
   constexpr bool gated = !std::is_same_v<Gate, NoGate>;
-  const int64_t K = a.K, V = a.V;
-  for (int64_t s = 0; s < a.T * a.n; ++s) {
+  const int64_t K = a.K, V = a.V, T = a.length(sequence), start = a.start(sequence), h = a.keyHead(hv);
+  HeadRows rows(a, FloatView(), sequence, hv, kPreparedTokens, 0, V);
+  for (int64_t s = 0; s < T * a.n; ++s) {
     const int64_t t = s / a.n;
     const bool first = s % a.n == 0, last = s % a.n == a.n - 1;
+    if (first && t % kPreparedTokens == 0) rows.prepare(t, T - t < kPreparedTokens ? T - t : kPreparedTokens);
+    const int64_t out = ((start + t) * a.HV + hv) * V;
     TokenStep x;
-    x.k = a.kRow(b, s, hv);
-    x.q = a.qRow(b, t, hv);
-    x.v = a.vRow(b, s, hv);
-    x.o = last && a.o ? a.o + ((b * a.T + t) * a.HV + hv) * V : nullptr;
-    x.beta = Update::kDelta ? a.beta[(b * a.T * a.n + s) * a.HV + hv] : 1;
-    x.scale = a.scale;
+    x.k = rows.k(s);
+    x.q = rows.q(t);
+    x.v = rows.v(s);
+    x.o = !last || !a.o ? nullptr : oStage ? oStage : static_cast<float*>(a.o) + out;
+    x.beta = Update::kDelta ? rows.beta(s) : 1;
+    x.scale = a.outputScale ? a.scale * a.outputScale[(start + t) * a.H + h] : a.scale;
     x.decay = decay;
     x.qk = 0;
     if (Update::kDelta && x.o) {
@@ -169,33 +175,38 @@ void runTokens(const RecurrenceForward& a, int64_t b, int64_t hv, float* S, cons
     if (!gated || !first) {
       advance<Update, Decay::None>(S, K, V, x);
     } else if constexpr (Gate::kPerChannel) {
-      channelDecay(Gate::logDecays(a, b, t, hv), K, V, S, decay);
+      channelDecay(Gate::logDecays(rows, t), K, V, S, decay);
       advance<Update, Decay::PerRow>(S, K, V, x);
     } else {
-      uniformDecay(Gate::logDecay(a, b, t, hv), K, V, S, decay);
+      uniformDecay(Gate::logDecay(rows, t), K, V, S, decay);
       advance<Update, Decay::Uniform>(S, K, V, x);
     }
+    if (x.o && oStage) narrow(oStage, V, a.o, a.oDType, out);
     if (a.cancel && s % 64 == 63 && a.cancel->load(std::memory_order_relaxed)) return;
   }
 }
 
 void recurrenceTokens(const RecurrenceForward& a) {
-  const int64_t heads = a.B * a.HV, size = a.K * a.V, ld = roundUp(a.K, kLanes);
+  const int64_t heads = a.N * a.HV, size = a.K * a.V, ld = roundUp(a.K, kLanes);
   if (heads == 0) return;
   // Enough heads to a task that handing it out costs little beside it; fixed by shape.
-  const int64_t work = size * a.T * a.n, chunk = work > 0 ? 1 + 131072 / work : heads;
+  const int64_t work = size * (a.B * a.T * a.n / a.N), chunk = work > 0 ? 1 + 131072 / work : heads;
+  const bool stages = a.o && a.oDType != DType::F32;
   parallelFor((heads + chunk - 1) / chunk, a.cancel, [&](int64_t task) {
-    Scratch scratch(alignFloats(size) + 2 * alignFloats(ld));
+    Scratch scratch(alignFloats(size) + 2 * alignFloats(ld) + alignFloats(a.V));
     RowDecay decay{scratch.take(ld), reinterpret_cast<int32_t*>(scratch.take(ld))};
-    float* spare = scratch.take(size);
+    float *spare = scratch.take(size), *oStage = stages ? scratch.take(a.V) : nullptr;
     for (int64_t head = task * chunk; head < heads && head < (task + 1) * chunk; ++head) {
-      const int64_t b = head / a.HV, hv = head % a.HV;
-      float* S = a.finalState ? a.finalState + head * size : spare;
+      const int64_t sequence = head / a.HV, hv = head % a.HV, at = a.stateOffset(sequence, hv);
+      if (!a.tokenForm(sequence)) continue;
+      float* S = a.finalState ? a.finalState + at : spare;
       if (!a.initialState)
         std::memset(S, 0, size * sizeof(float));
       else if (a.initialState != a.finalState)
-        std::memcpy(S, a.initialState + head * size, size * sizeof(float));
-      withCell(a, [&](auto gate, auto update) { runTokens<decltype(gate), decltype(update)>(a, b, hv, S, decay); });
+        std::memcpy(S, a.initialState + at, size * sizeof(float));
+      withCell(a, [&](auto gate, auto update) {
+        runTokens<decltype(gate), decltype(update)>(a, sequence, hv, S, decay, oStage);
+      });
     }
   });
 }

@@ -1,15 +1,22 @@
 // HGRN2 as a cell of the grid: a gate per channel and additive updates whose keys are k = 1 - e^g. Qin et al. 2024.
 #include "kernels/hgrn2.h"
 
+#include "ops/gradients.h"
 #include "ops/recurrence.h"
 
 namespace rankone {
 namespace {
 
-enum { kQ, kV, kG, kInitialState, kDO, kDFinalState };
+enum { kQ, kV, kG, kInitialState, kCuSeqlens, kStateIndices, kDO = kStateIndices, kDFinalState };
+enum { kScale, kMode, kChunkSize, kCompute, kDevice, kGradDtype };
 enum { kOutDQ, kOutDV, kOutDG, kOutDInitialState };
 
-constexpr InputSpec kInputs[] = {{"q"}, {"v"}, {"g"}, {"initialState", false}, {"dO"}, {"dFinalState", false}};
+#define RANKONE_HGRN2_INPUTS                                                                   \
+  {"q", true, kFloats}, {"v", true, kFloats}, {"g", true, kFloats}, {"initialState", false}, { \
+    "cuSeqlens", false, kIndices, Access::Read, ""                                             \
+  }
+constexpr InputSpec kInputs[] = {RANKONE_HGRN2_INPUTS, {"stateIndices", false, kI32, Access::Read, ""}};
+constexpr InputSpec kBackwardInputs[] = {RANKONE_HGRN2_INPUTS, {"dO", true, kFloats}, {"dFinalState", false}};
 constexpr OptionSpec kOptions[] = {
     {"scale", OptionKind::Number},
     RANKONE_RUN_OPTIONS,
@@ -21,7 +28,6 @@ constexpr OptionSpec kBackwardOptions[] = {
     RANKONE_RUN_OPTIONS,
     {"gradDtype", OptionKind::Choice, "f32|input"},
 };
-constexpr size_t kForwardInputs = 4;
 const OutputSpec kOutputs[] = {{"o"}, {"finalState"}};
 const OutputSpec kGradients[] = {{"dq"}, {"dv"}, {"dg"}, {"dInitialState"}};
 
@@ -31,18 +37,26 @@ Call gridCall(const OpSpec& spec, const Call& call, float* k) {
   expectRank(call, kV, 4, "[B,T,H,V]");
   expectShape(call, kV, {q.shape[0], q.shape[1], q.shape[2], call.input(kV).shape[3]}, "[B,T,H,V]");
   expectShape(call, kG, {q.shape[0], q.shape[1], q.shape[2], q.shape[3]}, "[B,T,H,K]");
+  expectDType(call, kV, kQ);
+  expectDType(call, kG, kQ, true);
   Call inner = innerCall(spec, call);
   inner.inputs[recurrence_inputs::kQ] = q;
-  inner.inputs[recurrence_inputs::kK] = call.input(kG);
-  inner.inputs[recurrence_inputs::kK].data = k;
+  inner.inputs[recurrence_inputs::kK] = floatsLike(call.input(kG), k);
   inner.inputs[recurrence_inputs::kV] = call.input(kV);
   inner.inputs[recurrence_inputs::kG] = call.input(kG);
   inner.inputs[recurrence_inputs::kInitialState] = call.input(kInitialState);
+  inner.inputs[recurrence_inputs::kCuSeqlens] = call.input(kCuSeqlens);
+  return inner;
+}
+
+Call forwardCall(const Call& call, float* k) {
+  Call inner = gridCall(recurrenceOp, call, k);
+  inner.inputs[recurrence_inputs::kStateIndices] = call.input(kStateIndices);
   return inner;
 }
 
 void plan(Call& call) {
-  Call inner = gridCall(recurrenceOp, call, nullptr);
+  Call inner = forwardCall(call, nullptr);
   recurrenceOp.plan(inner);
   for (int i : {recurrence_outputs::kO, recurrence_outputs::kFinalState}) call.outputs[i] = inner.outputs[i];
   call.saved = inner.saved;
@@ -50,15 +64,16 @@ void plan(Call& call) {
 
 void run(const Call& call) {
   const Tensor& g = call.input(kG);
-  AlignedBuffer keys(g.bytes());
-  hgrn2Keys(g.size(), g.f32(), keys.f32(), call.cancel);
-  Call inner = gridCall(recurrenceOp, call, keys.f32());
+  AlignedBuffer keys(static_cast<size_t>(g.size()) * sizeof(float));
+  hgrn2Keys(g.size(), FloatView(g), keys.f32(), call.cancel);
+  Call inner = forwardCall(call, keys.f32());
   for (int i : {recurrence_outputs::kO, recurrence_outputs::kFinalState}) inner.outputs[i] = call.outputs[i];
   recurrenceOp.run(inner);
 }
 
 Call backwardCall(const Call& call, float* k) {
   Call inner = gridCall(recurrenceBackwardOp, call, k);
+  expectDType(call, kDO, kQ);
   inner.inputs[recurrence_inputs::kDO] = call.input(kDO);
   inner.inputs[recurrence_inputs::kDFinalState] = call.input(kDFinalState);
   return inner;
@@ -77,17 +92,20 @@ void planBackward(Call& call) {
 void runBackward(const Call& call) {
   using namespace recurrence_gradients;
   const Tensor& g = call.input(kG);
-  AlignedBuffer keys(g.bytes()), keyGradients(g.bytes());
-  hgrn2Keys(g.size(), g.f32(), keys.f32(), call.cancel);
+  const size_t bytes = static_cast<size_t>(g.size()) * sizeof(float);
+  AlignedBuffer keys(bytes), keyGradients(bytes);
+  hgrn2Keys(g.size(), FloatView(g), keys.f32(), call.cancel);
   Call inner = backwardCall(call, keys.f32());
-  inner.outputs[kDQ] = call.outputs[kOutDQ];
-  inner.outputs[kDK] = g;
-  inner.outputs[kDK].data = keyGradients.data();
-  inner.outputs[kDV] = call.outputs[kOutDV];
-  inner.outputs[kDG] = call.outputs[kOutDG];
+  GradientBuffers gradients(call);
+  float* dg = gradients.f32(kOutDG);
+  inner.outputs[kDQ] = floatsLike(call.input(kQ), gradients.f32(kOutDQ));
+  inner.outputs[kDK] = floatsLike(g, keyGradients.f32());
+  inner.outputs[kDV] = floatsLike(call.input(kV), gradients.f32(kOutDV));
+  inner.outputs[kDG] = floatsLike(g, dg);
   inner.outputs[kDInitialState] = call.outputs[kOutDInitialState];
   recurrenceBackwardOp.run(inner);
-  hgrn2AddGateGradient(g.size(), g.f32(), keyGradients.f32(), call.outputs[kOutDG].f32(), call.cancel);
+  hgrn2AddGateGradient(g.size(), FloatView(g), keyGradients.f32(), dg, call.cancel);
+  gradients.finish();
 }
 
 }  // namespace
@@ -96,7 +114,7 @@ extern const OpSpec hgrn2Op, hgrn2BackwardOp;
 
 const OpSpec hgrn2Op = {
     .name = "hgrn2",
-    .inputs = std::span(kInputs).first(kForwardInputs),
+    .inputs = kInputs,
     .options = kOptions,
     .outputs = kOutputs,
     .plan = plan,
@@ -107,7 +125,7 @@ const OpSpec hgrn2Op = {
 
 const OpSpec hgrn2BackwardOp = {
     .name = "hgrn2Backward",
-    .inputs = kInputs,
+    .inputs = kBackwardInputs,
     .options = kBackwardOptions,
     .outputs = kGradients,
     .plan = planBackward,

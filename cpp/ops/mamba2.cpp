@@ -5,26 +5,24 @@
 #include <cmath>
 #include <limits>
 
+#include "ops/gradients.h"
 #include "ops/recurrence.h"
 
 namespace rankone {
 namespace {
 
-enum { kX, kDt, kA, kB, kC, kD, kDtBias, kInitialState, kDY, kDFinalState };
-enum { kDtSoftplus, kDtLimit, kDtLimitHigh };
+enum { kX, kDt, kA, kB, kC, kD, kDtBias, kInitialState, kCuSeqlens, kStateIndices, kDY = kStateIndices, kDFinalState };
+enum { kDtSoftplus, kDtLimit, kDtLimitHigh, kMode, kChunkSize, kCompute, kDevice, kGradDtype };
 enum { kOutY, kOutFinalState };
 enum { kOutDx, kOutDdt, kOutDA, kOutDB, kOutDC, kOutDD, kOutDDtBias, kOutDInitialState };
 
-constexpr InputSpec kInputs[] = {{"x"},
-                                 {"dt"},
-                                 {"A"},
-                                 {"B"},
-                                 {"C"},
-                                 {"D", false},
-                                 {"dtBias", false},
-                                 {"initialState", false},
-                                 {"dY"},
-                                 {"dFinalState", false}};
+#define RANKONE_MAMBA2_INPUTS                                                                                   \
+  {"x", true, kFloats}, {"dt", true, kFloats}, {"A"}, {"B", true, kFloats}, {"C", true, kFloats}, {"D", false}, \
+      {"dtBias", false}, {"initialState", false}, {                                                             \
+    "cuSeqlens", false, kIndices, Access::Read, ""                                                              \
+  }
+constexpr InputSpec kInputs[] = {RANKONE_MAMBA2_INPUTS, {"stateIndices", false, kI32, Access::Read, ""}};
+constexpr InputSpec kBackwardInputs[] = {RANKONE_MAMBA2_INPUTS, {"dY", true, kFloats}, {"dFinalState", false}};
 constexpr OptionSpec kOptions[] = {
     {"dtSoftplus", OptionKind::Flag},
     {"dtLimit", OptionKind::Pair},
@@ -40,7 +38,6 @@ constexpr OptionSpec kBackwardOptions[] = {
     RANKONE_RUN_OPTIONS,
     {"gradDtype", OptionKind::Choice, "f32|input"},
 };
-constexpr size_t kForwardInputs = 8;
 const OutputSpec kOutputs[] = {{"y"}, {"finalState"}};
 const OutputSpec kGradients[] = {{"dx"}, {"ddt"}, {"dA"}, {"dB"}, {"dC"}, {"dD"}, {"dDtBias"}, {"dInitialState"}};
 
@@ -61,7 +58,8 @@ Mamba2Args bindArgs(const Call& call) {
     fail(ErrorKind::Range, "x: expected P from 1 to 512, got shape %s", x.shapeText().c_str());
   if (call.input(kD).present()) expectShape(call, kD, {HV}, "[HV]");
   if (call.input(kDtBias).present()) expectShape(call, kDtBias, {HV}, "[HV]");
-  if (call.input(kInitialState).present()) expectShape(call, kInitialState, {B, HV, N, x.shape[3]}, "[B,HV,N,P]");
+  for (int input : {kB, kC}) expectDType(call, input, kX);
+  expectDType(call, kDt, kX, true);
   const double low = call.number(kDtLimit, 0),
                high = call.number(kDtLimitHigh, std::numeric_limits<double>::infinity());
   if (!(low <= high)) fail(ErrorKind::Range, "dtLimit: expected [min, max] with min <= max, got [%g, %g]", low, high);
@@ -69,8 +67,8 @@ Mamba2Args bindArgs(const Call& call) {
   args.rows = B * T;
   args.HV = HV;
   args.P = x.shape[3];
-  args.x = x.f32();
-  args.dt = call.input(kDt).f32();
+  args.x = FloatView(x);
+  args.dt = FloatView(call.input(kDt));
   args.A = call.input(kA).f32();
   args.D = call.input(kD).f32();
   args.dtBias = call.input(kDtBias).f32();
@@ -87,18 +85,23 @@ Call gridCall(const OpSpec& spec, const Call& call, float* v, float* g) {
   Call inner = innerCall(spec, call);
   inner.inputs[kQ] = call.input(kC);
   inner.inputs[kK] = call.input(kB);
-  inner.inputs[kV] = call.input(kX);
-  inner.inputs[kV].data = v;
-  inner.inputs[kG] = call.input(kDt);
-  inner.inputs[kG].data = g;
+  inner.inputs[kV] = floatsLike(call.input(kX), v);
+  inner.inputs[kG] = floatsLike(call.input(kDt), g);
   inner.inputs[recurrence_inputs::kInitialState] = call.input(::rankone::kInitialState);
+  inner.inputs[recurrence_inputs::kCuSeqlens] = call.input(::rankone::kCuSeqlens);
   inner.options[recurrence_options::kScale] = {true, 1.0};
+  return inner;
+}
+
+Call forwardCall(const Call& call, float* v, float* g) {
+  Call inner = gridCall(recurrenceOp, call, v, g);
+  inner.inputs[recurrence_inputs::kStateIndices] = call.input(kStateIndices);
   return inner;
 }
 
 void plan(Call& call) {
   bindArgs(call);
-  Call inner = gridCall(recurrenceOp, call, nullptr, nullptr);
+  Call inner = forwardCall(call, nullptr, nullptr);
   recurrenceOp.plan(inner);
   call.outputs[kOutY] = inner.outputs[recurrence_outputs::kO];
   call.outputs[kOutFinalState] = inner.outputs[recurrence_outputs::kFinalState];
@@ -108,14 +111,18 @@ void plan(Call& call) {
 void run(const Call& call) {
   const Mamba2Args args = bindArgs(call);
   const size_t steps = alignFloats(args.rows * args.HV);
-  AlignedBuffer work((2 * steps + args.rows * args.HV * args.P) * sizeof(float));
+  const Tensor& y = call.outputs[kOutY];
+  const bool rounds = args.D && y.dtype != DType::F32;  // once, after the skip
+  const size_t values = alignFloats(args.rows * args.HV * args.P);
+  AlignedBuffer work((2 * steps + (rounds ? 2 : 1) * values) * sizeof(float));
   float *step = work.f32(), *g = step + steps, *v = g + steps;
   mamba2Prepare(args, step, v, g);
-  Call inner = gridCall(recurrenceOp, call, v, g);
-  inner.outputs[recurrence_outputs::kO] = call.outputs[kOutY];
+  Call inner = forwardCall(call, v, g);
+  Tensor& o = inner.outputs[recurrence_outputs::kO] = y;
+  if (rounds) o = floatsLike(y, v + values);
   inner.outputs[recurrence_outputs::kFinalState] = call.outputs[kOutFinalState];
   recurrenceOp.run(inner);
-  if (args.D) mamba2Skip(args, call.outputs[kOutY].f32());
+  if (args.D) mamba2Skip(args, o.f32(), y.data, y.dtype);
 }
 
 Call backwardCall(const Call& call, float* v, float* g) {
@@ -129,12 +136,14 @@ void planBackward(Call& call) {
   bindArgs(call);
   const Tensor& x = call.input(kX);
   expectShape(call, kDY, {x.shape[0], x.shape[1], x.shape[2], x.shape[3]}, "[B,T,HV,P]");
+  expectDType(call, kDY, kX);
   Call inner = backwardCall(call, nullptr, nullptr);
   recurrenceBackwardOp.plan(inner);
   const auto like = [&](int output, int input) {
     if (!call.input(input).present()) return;
     call.outputs[output] = call.input(input);
     call.outputs[output].data = nullptr;
+    call.outputs[output].dtype = gradientDType(call, kGradDtype, input);
   };
   like(kOutDx, kX);
   like(kOutDdt, kDt);
@@ -154,16 +163,17 @@ void runBackward(const Call& call) {
   float *step = work.f32(), *g = step + steps, *dG = g + steps, *v = dG + steps, *dV = v + values;
   mamba2Prepare(args, step, v, g);
   Call inner = backwardCall(call, v, g);
-  inner.outputs[kDQ] = call.outputs[kOutDC];
-  inner.outputs[kDK] = call.outputs[kOutDB];
-  inner.outputs[kDV] = call.input(kX);
-  inner.outputs[kDV].data = dV;
-  inner.outputs[kDG] = call.input(kDt);
-  inner.outputs[kDG].data = dG;
+  GradientBuffers gradients(call);
+  inner.outputs[kDQ] = floatsLike(call.input(kC), gradients.f32(kOutDC));
+  inner.outputs[kDK] = floatsLike(call.input(kB), gradients.f32(kOutDB));
+  inner.outputs[kDV] = floatsLike(call.input(kX), dV);
+  inner.outputs[kDG] = floatsLike(call.input(kDt), dG);
   inner.outputs[kDInitialState] = call.outputs[kOutDInitialState];
+  inner.options[recurrence_options::kGradDtype] = {};
   recurrenceBackwardOp.run(inner);
-  mamba2Gradients(args, {step, call.input(kDY).f32(), dV, dG, call.outputs[kOutDx].f32(), call.outputs[kOutDdt].f32(),
-                         call.outputs[kOutDA].f32(), call.outputs[kOutDD].f32(), call.outputs[kOutDDtBias].f32()});
+  mamba2Gradients(args, {step, FloatView(call.input(kDY)), dV, dG, gradients.f32(kOutDx), gradients.f32(kOutDdt),
+                         gradients.f32(kOutDA), gradients.f32(kOutDD), gradients.f32(kOutDDtBias)});
+  gradients.finish();
 }
 
 }  // namespace
@@ -172,7 +182,7 @@ extern const OpSpec mamba2Op, mamba2BackwardOp;
 
 const OpSpec mamba2Op = {
     .name = "mamba2",
-    .inputs = std::span(kInputs).first(kForwardInputs),
+    .inputs = kInputs,
     .options = kOptions,
     .outputs = kOutputs,
     .plan = plan,
@@ -183,7 +193,7 @@ const OpSpec mamba2Op = {
 
 const OpSpec mamba2BackwardOp = {
     .name = "mamba2Backward",
-    .inputs = kInputs,
+    .inputs = kBackwardInputs,
     .options = kBackwardOptions,
     .outputs = kGradients,
     .plan = planBackward,

@@ -26,6 +26,7 @@ const Preset kPresets[] = {
 };
 
 bool usesGate(const Preset& p) { return p.gate != GateKind::None && p.fixedGate == FixedGate::No; }
+bool normalizes(const Preset& p) { return p.update == UpdateRule::Additive && p.gate == GateKind::None; }
 
 }  // namespace
 
@@ -45,7 +46,9 @@ bool takesInput(const Preset* preset, const InputSpec& input) {
   if (!preset) return true;
   const std::string_view name = input.name;
   if (name == "g") return usesGate(*preset);
+  if (name == "aLog" || name == "dtBias") return usesGate(*preset);
   if (name == "beta") return preset->update == UpdateRule::Delta;
+  if (name == "initialZ" || name == "dFinalZ") return normalizes(*preset);
   return true;
 }
 
@@ -62,13 +65,17 @@ bool takesOption(const Preset* preset, const OptionSpec& option) {
   if (!preset) return true;
   if (name == "update") return false;
   if (name == "numHouseholder") return preset->householder;
+  if (name == "lowerBound") return usesGate(*preset);
+  if (name == "betaActivation") return preset->update == UpdateRule::Delta;
+  if (name == "normalize") return normalizes(*preset);
   return true;
 }
 
 bool hasOutput(const Preset* preset, const OutputSpec& output) {
   if (!preset) return true;
   const std::string_view name = output.name;
-  if (name == "dg") return usesGate(*preset);
+  if (name == "dg" || name == "dALog" || name == "dDtBias") return usesGate(*preset);
+  if (name == "finalZ" || name == "dInitialZ") return normalizes(*preset);
   if (name == "dbeta") return preset->update == UpdateRule::Delta;
   return true;
 }

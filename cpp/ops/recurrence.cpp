@@ -1,5 +1,6 @@
 #include "ops/recurrence.h"
 
+#include "core/cpu.h"
 #include "ops/recurrence_problem.h"
 #include "ops/shapes.h"
 
@@ -12,58 +13,86 @@ using namespace recurrence_outputs;
 
 enum Mode { kAuto, kRecurrent, kChunk };
 
-const InputSpec kInputs[] = {{"q"}, {"k"}, {"v"}, {"g", false}, {"beta", false}, {"initialState", false}};
+const InputSpec kInputs[] = {RANKONE_RECURRENCE_INPUTS, {"stateIndices", false, kI32, Access::Read, ""}};
 const OptionSpec kOptions[] = {
-    {"update", OptionKind::Choice, "additive|delta"},
-    {"numHouseholder", OptionKind::Integer},
-    {"scale", OptionKind::Number},
-    RANKONE_RUN_OPTIONS,
-    {"layer", OptionKind::Integer},
-    {"layers", OptionKind::Integer},
+    RANKONE_RECURRENCE_OPTIONS,
     {"outputFinalState", OptionKind::Flag},
     {"saveForBackward", OptionKind::Flag},
 };
-const OutputSpec kOutputs[] = {{"o"}, {"finalState"}};
+const OutputSpec kOutputs[] = {{"o"}, {"finalState"}, {"finalZ"}};
 
 // Below this many updates packing does not pay.
 constexpr int64_t kTokenFormSteps = 2;
 
-void bindState(const Call& call, RecurrenceForward& args) {
-  if (!call.state) return;
+struct Bound {
+  RecurrenceForward args{};
+  Normalizer z;
+};
+
+void bindState(const Call& call, Bound& bound) {
+  RecurrenceForward& args = bound.args;
+  const Tensor& indices = call.input(kStateIndices);
+  if (!call.state) {
+    if (indices.present()) fail(ErrorKind::Type, "stateIndices: expected a state beside them, got none");
+    return;
+  }
   const StateBuffer& state = *call.state;
-  if (args.initialState) fail(ErrorKind::Type, "initialState: expected none beside state, got a tensor");
-  if (state.batch != args.B || state.valueHeads != args.HV || state.keyDim != args.K || state.valueDim != args.V)
-    fail(ErrorKind::Range, "state: expected shape [B,HV,K,V] = [%lld,%lld,%lld,%lld], got [%lld,%lld,%lld,%lld]",
-         static_cast<long long>(args.B), static_cast<long long>(args.HV), static_cast<long long>(args.K),
-         static_cast<long long>(args.V), static_cast<long long>(state.batch), static_cast<long long>(state.valueHeads),
+  for (int input : {kInitialState, kInitialZ})
+    if (call.input(input).present())
+      fail(ErrorKind::Type, "%s: expected none beside state, got a tensor", call.spec->inputs[input].name);
+  const bool pool = indices.present();
+  if ((pool ? false : state.batch != args.N) || state.valueHeads != args.HV || state.keyDim != args.K ||
+      state.valueDim != args.V)
+    fail(ErrorKind::Range, "state: expected shape [%s,HV,K,V] = [%lld,%lld,%lld,%lld], got [%lld,%lld,%lld,%lld]",
+         pool ? "slots" : sequencesName(args), static_cast<long long>(pool ? state.batch : args.N),
+         static_cast<long long>(args.HV), static_cast<long long>(args.K), static_cast<long long>(args.V),
+         static_cast<long long>(state.batch), static_cast<long long>(state.valueHeads),
          static_cast<long long>(state.keyDim), static_cast<long long>(state.valueDim));
+  const bool normalized = call.flag(kNormalize);
+  if (normalized && state.keyHeads != args.H)
+    fail(ErrorKind::Range, "state: normalize needs one made with keyHeads = %lld, got %lld",
+         static_cast<long long>(args.H), static_cast<long long>(state.keyHeads));
+  if (!normalized && state.keyHeads)
+    fail(ErrorKind::Type, "state: expected one made without keyHeads, as this call does not normalize");
+  if (pool) {
+    expectStateRows(call, kStateIndices, args.N, state.batch);
+    args.stateRows = IndexView(indices);
+  }
   args.initialState = args.finalState = state.data();
+  bound.z.initialZ = bound.z.finalZ = state.z();
 }
 
-RecurrenceForward bindArgs(const Call& call, std::vector<float>* fixedGate) {
-  RecurrenceForward args{};
+Bound bindArgs(const Call& call, std::vector<float>* fixedGate) {
+  Bound bound;
+  RecurrenceForward& args = bound.args;
   bindProblem(call, args, fixedGate);
-  args.o = call.outputs[kO].f32();
+  const Tensor& o = call.outputs[kO];
+  args.o = o.data;
+  args.oDType = o.dtype;
   args.finalState = call.outputs[kFinalState].f32();
   args.packTokens = call.integer(kChunkSize, args.n > 1 ? 16 : 32);
-  bindState(call, args);
-  return args;
+  const int64_t mode = call.integer(kMode, kAuto);
+  args.tokenSteps = mode == kRecurrent ? std::numeric_limits<int64_t>::max() : mode == kChunk ? -1 : kTokenFormSteps;
+  bound.z.initialZ = call.input(kInitialZ).f32();
+  bound.z.finalZ = call.outputs[kFinalZ].f32();
+  bindState(call, bound);
+  return bound;
 }
 
 void plan(Call& call) {
-  const RecurrenceForward args = bindArgs(call, nullptr);
+  const RecurrenceForward args = bindArgs(call, nullptr).args;
   if (call.flag(kSaveForBackward) && call.state)
     fail(ErrorKind::Type, "saveForBackward: a call with state cannot be differentiated");
-  setOutput(call, kO, {args.B, args.T, args.HV, args.V});
+  setOutput(call, kO, {args.B, args.T, args.HV, args.V}, call.input(kQ).dtype);
   if (call.flag(kOutputFinalState)) {
     if (call.state) fail(ErrorKind::Type, "outputFinalState: a call with state advances that state instead");
-    setOutput(call, kFinalState, {args.B, args.HV, args.K, args.V});
+    setOutput(call, kFinalState, {args.N, args.HV, args.K, args.V});
+    if (call.flag(kNormalize)) setOutput(call, kFinalZ, {args.N, args.H, args.K});
   }
   if (!call.flag(kSaveForBackward)) return;
-  const SavedGeometry geometry = savedGeometry(args.T, args.n, args.K, args.V);
-  const size_t heads = static_cast<size_t>(args.B * args.HV);
-  const size_t states = heads * geometry.chunks * geometry.stateFloats;
-  const size_t residuals = args.update == UpdateRule::Delta ? heads * args.T * args.n * geometry.residualFloats : 0;
+  const SavedGeometry geometry = savedGeometry(args.n, args.K, args.V);
+  const size_t states = geometry.allStates(args);
+  const size_t residuals = args.update == UpdateRule::Delta ? geometry.allResiduals(args) : 0;
   auto saved = std::make_shared<SavedForward>();
   saved->buffer = AlignedBuffer((states + residuals) * sizeof(float));
   saved->key = savedKey(call, args);
@@ -74,16 +103,27 @@ void plan(Call& call) {
 
 void run(const Call& call) {
   std::vector<float> fixedGate;
-  RecurrenceForward args = bindArgs(call, &fixedGate);
-  if (args.B == 0 || (args.T == 0 && !args.finalState)) return;  // nothing to write, whatever the other sizes say
+  Bound bound = bindArgs(call, &fixedGate);
+  RecurrenceForward& args = bound.args;
+  if (args.N == 0 || (args.B * args.T == 0 && !args.finalState && !bound.z.finalZ)) return;  // nothing to write
+  AlignedBuffer scales;
+  if (call.flag(kNormalize)) {
+    scales = AlignedBuffer(static_cast<size_t>(args.B * args.T * args.H) * sizeof(float));
+    bound.z.scales = scales.f32();
+    normalizerScales(args, bound.z);
+    args.outputScale = bound.z.scales;
+    args.scale = 1;
+  }
   if (call.saved) {
     args.savedStates = call.saved->states;
     args.savedResiduals = call.saved->residuals;
-    args.packTokens = savedGeometry(args.T, args.n, args.K, args.V).chunkTokens;
+    args.packTokens = savedGeometry(args.n, args.K, args.V).chunkTokens;
+    args.tokenSteps = -1;
   }
-  const int64_t mode = call.integer(kMode, kAuto);
-  const bool tokens = !call.saved && (mode == kRecurrent || (mode == kAuto && args.T * args.n <= kTokenFormSteps));
-  tokens ? recurrenceTokens(args) : recurrenceScan(args);
+  bool tokens = false, scans = false;
+  for (int64_t i = 0; i < args.N; ++i) (args.tokenForm(i) ? tokens : scans) = true;
+  if (tokens) recurrenceTokens(args);
+  if (scans) recurrenceScan(args);
 }
 
 }  // namespace

@@ -17,8 +17,38 @@ namespace rankone {
     "device", OptionKind::Choice, "cpu|cuda"                                                \
   }
 
+// Rows that the specs of forward and backward share: kQ to kDtBias, and kUpdate to kLowerBound.
+#define RANKONE_RECURRENCE_INPUTS                                                                                    \
+  {"q", true, kFloats}, {"k", true, kFloats}, {"v", true, kFloats}, {"g", false, kFloats}, {"beta", false, kFloats}, \
+      {"initialState", false}, {"initialZ", false}, {"cuSeqlens", false, kIndices, Access::Read, ""},                \
+      {"aLog", false, kF32, Access::Read, "gate"}, {                                                                 \
+    "dtBias", false, kF32, Access::Read, "gate"                                                                      \
+  }
+#define RANKONE_RECURRENCE_OPTIONS                                                                        \
+  {"update", OptionKind::Choice, "additive|delta"}, {"numHouseholder", OptionKind::Integer},              \
+      {"scale", OptionKind::Number}, RANKONE_RUN_OPTIONS, {"layer", OptionKind::Integer},                 \
+      {"layers", OptionKind::Integer}, {"qkL2norm", OptionKind::Flag},                                    \
+      {"betaActivation", OptionKind::Choice, "none|sigmoid|sigmoid2"}, {"normalize", OptionKind::Flag}, { \
+    "lowerBound", OptionKind::Number, nullptr, "gate"                                                     \
+  }
+
 namespace recurrence_inputs {
-enum { kQ, kK, kV, kG, kBeta, kInitialState, kDO, kDFinalState };
+enum {
+  kQ,
+  kK,
+  kV,
+  kG,
+  kBeta,
+  kInitialState,
+  kInitialZ,
+  kCuSeqlens,
+  kALog,
+  kDtBias,
+  kStateIndices,  // forward
+  kDO = kStateIndices,
+  kDFinalState,
+  kDFinalZ
+};
 }
 namespace recurrence_options {
 enum {
@@ -31,15 +61,20 @@ enum {
   kDevice,
   kLayer,
   kLayers,
-  kOutputFinalState,
-  kSaveForBackward
+  kQkL2norm,
+  kBetaActivation,
+  kNormalize,
+  kLowerBound,
+  kOutputFinalState,  // forward
+  kSaveForBackward,
+  kGradDtype = kOutputFinalState  // backward
 };
 }
 namespace recurrence_outputs {
-enum { kO, kFinalState };
+enum { kO, kFinalState, kFinalZ };
 }
 namespace recurrence_gradients {
-enum { kDQ, kDK, kDV, kDG, kDBeta, kDInitialState };
+enum { kDQ, kDK, kDV, kDG, kDBeta, kDInitialState, kDALog, kDDtBias, kDInitialZ };
 }
 
 extern const OpSpec recurrenceOp, recurrenceBackwardOp;

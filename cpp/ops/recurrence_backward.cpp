@@ -1,3 +1,4 @@
+#include "ops/gradients.h"
 #include "ops/recurrence_problem.h"
 #include "ops/shapes.h"
 
@@ -9,58 +10,81 @@ using namespace recurrence_options;
 using namespace recurrence_gradients;
 
 const InputSpec kInputs[] = {
-    {"q"}, {"k"}, {"v"}, {"g", false}, {"beta", false}, {"initialState", false}, {"dO"}, {"dFinalState", false}};
+    RANKONE_RECURRENCE_INPUTS, {"dO", true, kFloats}, {"dFinalState", false}, {"dFinalZ", false}};
 const OptionSpec kOptions[] = {
-    {"update", OptionKind::Choice, "additive|delta"},
-    {"numHouseholder", OptionKind::Integer},
-    {"scale", OptionKind::Number},
-    RANKONE_RUN_OPTIONS,
-    {"layer", OptionKind::Integer},
-    {"layers", OptionKind::Integer},
+    RANKONE_RECURRENCE_OPTIONS,
     {"gradDtype", OptionKind::Choice, "f32|input"},
 };
-const OutputSpec kOutputs[] = {{"dq"}, {"dk"}, {"dv"}, {"dg"}, {"dbeta"}, {"dInitialState"}};
+const OutputSpec kOutputs[] = {{"dq"},    {"dk"},      {"dv"},       {"dg"}, {"dbeta"}, {"dInitialState"},
+                               {"dALog"}, {"dDtBias"}, {"dInitialZ"}};
 
 RecurrenceBackward bindArgs(const Call& call, std::vector<float>* fixedGate) {
   RecurrenceBackward args{};
   bindProblem(call, args, fixedGate);
   expectShape(call, kDO, {args.B, args.T, args.HV, args.V}, "[B,T,HV,V]");
+  expectDType(call, kDO, kQ);
   if (call.input(kDFinalState).present())
-    expectShape(call, kDFinalState, {args.B, args.HV, args.K, args.V}, "[B,HV,K,V]");
+    expectShape(call, kDFinalState, {args.N, args.HV, args.K, args.V}, args.cuSeqlens ? "[N,HV,K,V]" : "[B,HV,K,V]");
+  if (call.input(kDFinalZ).present()) {
+    if (!call.flag(kNormalize)) fail(ErrorKind::Type, "dFinalZ: expected none without normalize, got a tensor");
+    expectShape(call, kDFinalZ, {args.N, args.H, args.K}, args.cuSeqlens ? "[N,H,K]" : "[B,H,K]");
+  }
   if (call.saved && !(call.saved->key == savedKey(call, args)))
     fail(ErrorKind::Range,
-         "saved: expected what a forward of the same problem left (shape, gate, update, initial state), got another's");
-  args.dO = call.input(kDO).f32();
+         "saved: expected what a forward of the same problem left (shape, gate, update, activations, sequences, "
+         "initial state), got another's");
+  args.dO = FloatView(call.input(kDO));
   args.dFinalState = call.input(kDFinalState).f32();
   if (call.saved) {
     args.savedStates = call.saved->states;
     args.savedResiduals = call.saved->residuals;
   }
-  args.dq = call.outputs[kDQ].f32();
-  args.dk = call.outputs[kDK].f32();
-  args.dv = call.outputs[kDV].f32();
-  args.dg = call.outputs[kDG].f32();
-  args.dbeta = call.outputs[kDBeta].f32();
-  args.dInitialState = call.outputs[kDInitialState].f32();
   return args;
 }
 
 void plan(Call& call) {
-  const RecurrenceBackward args = bindArgs(call, nullptr);
-  setOutput(call, kDQ, {args.B, args.T, args.H, args.K});
-  setOutput(call, kDK, {args.B, args.T * args.n, args.H, args.K});
-  setOutput(call, kDV, {args.B, args.T * args.n, args.HV, args.V});
-  if (call.input(kG).present()) {
-    call.outputs[kDG] = call.input(kG);
-    call.outputs[kDG].data = nullptr;
-  }
-  if (args.update == UpdateRule::Delta) setOutput(call, kDBeta, {args.B, args.T * args.n, args.HV});
-  if (call.input(kInitialState).present()) setOutput(call, kDInitialState, {args.B, args.HV, args.K, args.V});
+  bindArgs(call, nullptr);
+  const auto like = [&](int output, int input) {
+    const Tensor& t = call.input(input);
+    if (t.present()) setOutputLike(call, output, t, gradientDType(call, kGradDtype, input));
+  };
+  like(kDQ, kQ);
+  like(kDK, kK);
+  like(kDV, kV);
+  like(kDG, kG);
+  like(kDBeta, kBeta);
+  like(kDInitialState, kInitialState);
+  like(kDInitialZ, kInitialZ);
+  like(kDALog, kALog);
+  like(kDDtBias, kDtBias);
 }
 
 void run(const Call& call) {
   std::vector<float> fixedGate;
-  recurrenceBackward(bindArgs(call, &fixedGate));
+  RecurrenceBackward args = bindArgs(call, &fixedGate);
+  GradientBuffers gradients(call);
+  args.dq = gradients.f32(kDQ);
+  args.dk = gradients.f32(kDK);
+  args.dv = gradients.f32(kDV);
+  args.dg = gradients.f32(kDG);
+  args.dbeta = gradients.f32(kDBeta);
+  args.dInitialState = gradients.f32(kDInitialState);
+  args.dALog = gradients.f32(kDALog);
+  args.dDtBias = gradients.f32(kDDtBias);
+  AlignedBuffer scales;
+  Normalizer z;
+  if (call.flag(kNormalize)) {
+    scales = AlignedBuffer(static_cast<size_t>(args.B * args.T * args.H) * sizeof(float));
+    z.initialZ = call.input(kInitialZ).f32();
+    z.scales = scales.f32();
+    normalizerScales(args, z);
+    args.outputScale = z.scales;
+    args.scale = 1;
+  }
+  recurrenceBackward(args);
+  if (call.flag(kNormalize)) normalizerGradients(args, z, call.input(kDFinalZ).f32(), call.outputs[kDInitialZ].f32());
+  recurrenceActivationGradients(args);
+  gradients.finish();
 }
 
 }  // namespace

@@ -1,7 +1,9 @@
 #include "ops/recurrence_problem.h"
 
+#include <algorithm>
 #include <cmath>
 
+#include "core/cpu.h"
 #include "ops/shapes.h"
 
 namespace rankone {
@@ -49,7 +51,8 @@ void checkOptions(const Call& call) {
       fail(ErrorKind::Range, "chunkSize: expected 16, 32, 64 or 128, got %g", c);
   }
   expectInteger(call, kNumHouseholder, 1, kMaxHouseholder);
-  if (call.integer(kCompute, 0) == 1) fail(ErrorKind::Range, "compute: expected 'f32' on this device, got 'bf16'");
+  if (call.integer(kCompute, 0) == 1 && !hasBf16Dot())
+    fail(ErrorKind::Range, "compute: expected 'f32' on this instruction set (%s), got 'bf16'", isaName(activeIsa()));
   if (call.integer(kDevice, 0) == 1)
     fail(ErrorKind::Range, "device: expected 'cpu', got 'cuda' (cuda unavailable: this build has no CUDA backend)");
   if (call.preset && call.preset->fixedGate == FixedGate::Lightning) {
@@ -60,7 +63,86 @@ void checkOptions(const Call& call) {
   }
 }
 
+// Packed sequences: where each begins, counted in tokens.
+void bindSequences(const Call& call, RecurrenceProblem& p, bool planning) {
+  const Tensor& starts = call.input(kCuSeqlens);
+  p.N = p.B;
+  if (!starts.present()) return;
+  if (p.B != 1)
+    fail(ErrorKind::Range, "cuSeqlens: expected B = 1 with packed sequences, got B = %lld",
+         static_cast<long long>(p.B));
+  if (starts.shape[0] < 2)
+    fail(ErrorKind::Range, "cuSeqlens: expected N + 1 >= 2 values, got %lld%s", static_cast<long long>(starts.shape[0]),
+         starts.shape[0] == 0 ? " (a detached array has none)" : "");
+  p.N = starts.shape[0] - 1;
+  p.cuSeqlens = IndexView(starts);
+  if (!planning) return;
+  const IndexView& at = p.cuSeqlens;
+  if (at[0] != 0) fail(ErrorKind::Range, "cuSeqlens: expected 0 at 0, got %lld", static_cast<long long>(at[0]));
+  for (int64_t i = 1; i <= p.N; ++i)
+    if (at[i] < at[i - 1] || at[i] > p.T)
+      fail(ErrorKind::Range, "cuSeqlens: expected values that do not decrease, up to T = %lld, got %lld at %lld",
+           static_cast<long long>(p.T), static_cast<long long>(at[i]), static_cast<long long>(i));
+  if (at[p.N] != p.T)
+    fail(ErrorKind::Range, "cuSeqlens: expected T = %lld at %lld, got %lld", static_cast<long long>(p.T),
+         static_cast<long long>(p.N), static_cast<long long>(at[p.N]));
+}
+
+void bindGateActivation(const Call& call, RecurrenceProblem& p) {
+  const Tensor &aLog = call.input(kALog), &bias = call.input(kDtBias);
+  const OptionValue& bound = call.options[kLowerBound];
+  if (!aLog.present()) {
+    if (bias.present() || bound.given) fail(ErrorKind::Type, "gate.aLog: expected a tensor [HV], got none");
+    return;
+  }
+  if (p.gate != GateKind::Token && p.gate != GateKind::Channel)
+    fail(ErrorKind::Range, "gate: expected g of shape [B,T,HV] or [B,T,HV,K] beside it, got %s",
+         call.input(kG).present() ? call.input(kG).shapeText().c_str() : "none");
+  expectShape(call, kALog, {p.HV}, "[HV]");
+  if (bias.present()) {
+    if (p.gate == GateKind::Channel)
+      expectShape(call, kDtBias, {p.HV, p.K}, "[HV,K]");
+    else
+      expectShape(call, kDtBias, {p.HV}, "[HV]");
+  }
+  if (bound.given && !(bound.value >= -5 && bound.value < 0))
+    fail(ErrorKind::Range, "gate.lowerBound: expected a number from -5 to below 0, got %g", bound.value);
+  p.gateActivation = {aLog.f32(), bias.f32(), static_cast<float>(bound.value), bound.given};
+}
+
+void bindNormalize(const Call& call, const RecurrenceProblem& p) {
+  const bool normalize = call.flag(kNormalize);
+  if (call.input(kInitialZ).present() && !normalize)
+    fail(ErrorKind::Type, "initialZ: expected none without normalize, got a tensor");
+  if (!normalize) return;
+  if (p.update != UpdateRule::Additive || p.gate != GateKind::None)
+    fail(ErrorKind::Range, "normalize: expected the additive update without a gate, got %s",
+         p.update == UpdateRule::Delta ? "the delta update" : "a gate");
+  expectCountable("initialZ", {p.N, p.H, p.K});
+  if (call.input(kInitialZ).present())
+    expectShape(call, kInitialZ, {p.N, p.H, p.K}, p.cuSeqlens ? "[N,H,K]" : "[B,H,K]");
+}
+
 }  // namespace
+
+const char* sequencesName(const RecurrenceProblem& p) { return p.cuSeqlens ? "N" : "B"; }
+
+void expectStateRows(const Call& call, int input, int64_t sequences, int64_t slots) {
+  expectShape(call, input, {sequences}, "[N]");
+  const IndexView at(call.input(input));
+  std::vector<int64_t> sorted(static_cast<size_t>(sequences));
+  for (int64_t i = 0; i < sequences; ++i) {
+    sorted[i] = at[i];
+    if (at[i] < 0 || at[i] >= slots)
+      fail(ErrorKind::Range, "%s: expected slots from 0 to %lld, got %lld at %lld", call.spec->inputs[input].name,
+           static_cast<long long>(slots - 1), static_cast<long long>(at[i]), static_cast<long long>(i));
+  }
+  std::sort(sorted.begin(), sorted.end());
+  const auto twice = std::adjacent_find(sorted.begin(), sorted.end());
+  if (twice != sorted.end())
+    fail(ErrorKind::Range, "%s: expected every slot once, got %lld twice", call.spec->inputs[input].name,
+         static_cast<long long>(*twice));
+}
 
 void bindProblem(const Call& call, RecurrenceProblem& p, std::vector<float>* fixedGate) {
   const Tensor &q = call.input(kQ), &k = call.input(kK), &v = call.input(kV), &g = call.input(kG);
@@ -74,6 +156,7 @@ void bindProblem(const Call& call, RecurrenceProblem& p, std::vector<float>* fix
   p.K = q.shape[3];
   p.HV = v.shape[2];
   p.V = v.shape[3];
+  bindSequences(call, p, fixedGate == nullptr);
   checkSize("q", p.K, 1, kMaxStateDim, q);
   checkSize("v", p.V, 1, kMaxStateDim, v);
   if (p.H < 1) fail(ErrorKind::Range, "q: expected at least one head, got shape %s", q.shapeText().c_str());
@@ -86,7 +169,7 @@ void bindProblem(const Call& call, RecurrenceProblem& p, std::vector<float>* fix
   // A size of zero makes a tensor empty and leaves the others free: what is made of them must still be countable.
   expectCountable("q, v", {p.B, p.T, p.n, p.H, p.K});
   expectCountable("q, v", {p.B, p.T, p.n, p.HV, p.V, p.K});
-  expectCountable("q, v", {p.B, p.HV, p.K, p.V});
+  expectCountable("q, v", {p.N, p.HV, p.K, p.V});
   const char* kPattern = p.n == 1 ? "[B,T,H,K]" : "[B,T*n,H,K]";
   expectShape(call, kK, {p.B, p.T * p.n, p.H, p.K}, kPattern);
   expectShape(call, kV, {p.B, p.T * p.n, p.HV, p.V}, p.n == 1 ? "[B,T,HV,V]" : "[B,T*n,HV,V]");
@@ -102,14 +185,23 @@ void bindProblem(const Call& call, RecurrenceProblem& p, std::vector<float>* fix
   if (p.gate == GateKind::Channel) expectShape(call, kG, {p.B, p.T, p.HV, p.K}, "[B,T,HV,K]");
   if (p.update == UpdateRule::Delta)
     expectShape(call, kBeta, {p.B, p.T * p.n, p.HV}, p.n == 1 ? "[B,T,HV]" : "[B,T*n,HV]");
-  if (call.input(kInitialState).present()) expectShape(call, kInitialState, {p.B, p.HV, p.K, p.V}, "[B,HV,K,V]");
+  if (call.input(kInitialState).present())
+    expectShape(call, kInitialState, {p.N, p.HV, p.K, p.V}, p.cuSeqlens ? "[N,HV,K,V]" : "[B,HV,K,V]");
+  for (int input : {kK, kV}) expectDType(call, input, kQ);
+  for (int input : {kG, kBeta}) expectDType(call, input, kQ, true);
+  bindGateActivation(call, p);
+  bindNormalize(call, p);
 
   p.scale = static_cast<float>(call.number(kScale, 1 / std::sqrt(static_cast<double>(p.K))));
-  p.q = q.f32();
-  p.k = k.f32();
-  p.v = v.f32();
-  p.g = g.f32();
-  p.beta = call.input(kBeta).f32();
+  p.q = FloatView(q);
+  p.k = FloatView(k);
+  p.v = FloatView(v);
+  p.g = FloatView(g);
+  p.beta = FloatView(call.input(kBeta));
+  p.qkL2norm = call.flag(kQkL2norm);
+  p.betaActivation = static_cast<BetaActivation>(call.integer(kBetaActivation, 0));
+  if (p.betaActivation != BetaActivation::None && p.update != UpdateRule::Delta)
+    fail(ErrorKind::Range, "betaActivation: expected 'none' without beta");
   p.initialState = call.input(kInitialState).f32();
   p.cancel = call.cancel;
   if (call.preset && call.preset->fixedGate != FixedGate::No) {
@@ -117,16 +209,23 @@ void bindProblem(const Call& call, RecurrenceProblem& p, std::vector<float>* fix
     if (fixedGate && p.B * p.T > 0) {
       fixedGate->resize(static_cast<size_t>(p.HV));
       fillFixedGate(call, p.HV, fixedGate->data());
-      p.g = fixedGate->data();
+      p.g = FloatView(fixedGate->data());
     }
   }
 }
 
 SavedForward::Key savedKey(const Call& call, const RecurrenceProblem& p) {
+  std::vector<int64_t> starts;
+  for (int64_t i = 0; p.cuSeqlens && i <= p.N; ++i) starts.push_back(p.cuSeqlens[i]);
   return {p.update,
           p.gate,
           call.preset ? call.preset->fixedGate : FixedGate::No,
+          p.betaActivation,
+          static_cast<bool>(p.gateActivation),
+          p.gateActivation.bounded,
+          p.qkL2norm,
           call.input(kInitialState).present(),
+          std::move(starts),
           p.B,
           p.T,
           p.H,

@@ -1,5 +1,6 @@
 // The one copy of the recurrence's shape rules: a call's arguments, checked, as the kernels take them.
 #pragma once
+#include <limits>
 #include <vector>
 
 #include "kernels/recurrence.h"
@@ -8,8 +9,14 @@
 namespace rankone {
 
 // Fills what forward and backward share. fixedGate takes the values of a gate that a preset derives from the shape,
-// where there is something to compute; null while planning.
+// where there is something to compute; null while planning, when index arrays are checked too.
 void bindProblem(const Call& call, RecurrenceProblem& problem, std::vector<float>* fixedGate);
+
+// What the first dimension of a state is called: "N" where sequences are packed, else "B".
+const char* sequencesName(const RecurrenceProblem& problem);
+
+// Slots of a state pool: one per sequence, in range, none twice.
+void expectStateRows(const Call& call, int input, int64_t sequences, int64_t slots);
 
 SavedForward::Key savedKey(const Call& call, const RecurrenceProblem& problem);
 

@@ -3,9 +3,10 @@
 // it.
 #pragma once
 #include <cstdint>
+#include <vector>
 
 #include "core/workspace.h"
-#include "ops/presets.h"
+#include "kernels/recurrence.h"
 
 namespace rankone {
 
@@ -15,14 +16,16 @@ class SavedForward {
     UpdateRule update;
     GateKind gate;
     FixedGate fixedGate;
-    bool initialState;
+    BetaActivation betaActivation;
+    bool gateActivation, boundedGate, qkL2norm, initialState;
+    std::vector<int64_t> starts;  // of packed sequences
     int64_t batch, tokens, heads, valueHeads, keyDim, valueDim, householder, layer, layers;
     bool operator==(const Key&) const = default;
   };
 
   Key key{};
-  float* states = nullptr;     // [B,HV, chunks, padded K x V blocks]
-  float* residuals = nullptr;  // [B,HV, T*n, padded V]; null for additive updates, whose residual is v
+  float* states = nullptr;     // as SavedGeometry lays them out
+  float* residuals = nullptr;  // null for additive updates, whose residual is v
   AlignedBuffer buffer;
 };
 

@@ -2,33 +2,35 @@
 import fc from 'fast-check';
 import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
-import {
-  recurrenceBackwardSync,
-  recurrenceSync,
-  retentionBackwardSync,
-  retentionSync,
-} from '../../ts/index';
+import { recurrenceBackwardSync } from '../../ts/index';
 import { backward, forward } from '../reference/recurrence.ts';
 import type { ProblemSpec } from '../support/cases.ts';
 import { makeProblem } from '../support/cases.ts';
 import { goldenFiles, loadGolden } from '../support/golden.ts';
 import type { Cell } from '../support/native.ts';
-import { cells, checkProblem, compare, comparisons, nameOf, pick } from '../support/native.ts';
+import {
+  cells,
+  checkProblem,
+  compare,
+  comparisons,
+  nameOf,
+  native,
+  pick,
+} from '../support/native.ts';
 
 const golden = suite('recurrence: golden vectors');
 
 for (const file of goldenFiles()) {
-  // Raw gates and betas with fused activations are not computed by this version.
-  if (file.startsWith('fused_')) golden.skip(`${file}: fused activations`, () => {});
-  else golden(file, () => checkGolden(file));
+  golden(file, () => checkGolden(file));
 }
 
 function checkGolden(file: string): void {
-  const { op, numHouseholder, inputs, dO, dFinalState, expected } = loadGolden(file);
+  const { op, numHouseholder, inputs, gate, dO, dFinalState, expected } = loadGolden(file);
   const retention = op === 'retention';
-  const options = retention ? {} : { numHouseholder };
-  const run = retention ? retentionSync : recurrenceSync;
-  const runBackward = retention ? retentionBackwardSync : recurrenceBackwardSync;
+  const fused = gate && { gate, qkL2norm: true, betaActivation: 'sigmoid2' };
+  const options = retention ? {} : { numHouseholder, ...fused };
+  const run = native[retention ? 'retentionSync' : 'recurrenceSync'];
+  const runBackward = native[retention ? 'retentionBackwardSync' : 'recurrenceBackwardSync'];
   const T = inputs.q.shape[1];
   const names = Object.keys(expected);
   const gradients = names.filter((name) => name.startsWith('d'));

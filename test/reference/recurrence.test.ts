@@ -71,6 +71,7 @@ const differences = suite('reference: central differences');
 
 const small = { B: 2, T: 5, H: 2, HV: 4, K: 3, V: 2, gateScale: 1 };
 const states = { withInitialState: true, withFinalStateGradient: true };
+const plain = { gate: 'none', update: 'additive' } as const;
 
 for (const gate of gates) {
   for (const [update, n] of [
@@ -102,6 +103,24 @@ differences('packed sequences, one of them empty', () => {
     seed: 22,
   };
   checkRecurrence(spec, { cuSeqlens: [0, 3, 3, 4, 7] });
+});
+
+for (const perKeyHead of [1, 3]) {
+  differences(`normalize, ${perKeyHead} value heads per key head`, () => {
+    const spec: ProblemSpec = { ...small, ...plain, ...states, HV: 2 * perKeyHead, seed: 24 };
+    checkRecurrence({ ...spec, normalize: true }, { normalize: true });
+    checkRecurrence({ ...spec, normalize: true }, { normalize: true, qkL2norm: true });
+  });
+}
+
+differences('normalize, without states', () => {
+  checkRecurrence({ ...small, ...plain, seed: 25, normalize: true }, { normalize: true });
+});
+
+differences('normalize, packed', () => {
+  const spec: ProblemSpec = { ...small, ...plain, ...states, B: 1, T: 6, N: 4, seed: 26 };
+  const options = { normalize: true, cuSeqlens: [0, 0, 2, 2, 6] };
+  checkRecurrence({ ...spec, normalize: true }, options);
 });
 
 differences('positive gates', () => {
@@ -137,10 +156,19 @@ differences('hgrn2', () => {
   checkInputs(inputs, () => hgrn2.forward(inputs), hgrn2.backward(inputs));
 });
 
+differences('hgrn2, packed', () => {
+  const spec: ProblemSpec = { ...small, ...states, HV: 2, gate: 'channel', update: 'additive' };
+  const { k: _unused, ...rest } = makeProblem({ ...spec, B: 1, N: 3, seed: 43 });
+  const inputs = doubles({ ...rest, g: rest.g! });
+  const options = { cuSeqlens: [0, 2, 2, 5] };
+  checkInputs(inputs, () => hgrn2.forward(inputs, options), hgrn2.backward(inputs, options));
+});
+
 const mambaCases: [string, Mamba2Options, boolean][] = [
   ['plain', {}, false],
   ['softplus, bias and skip', { dtSoftplus: true }, true],
   ['limits', { dtSoftplus: true, dtLimit: [0.5, 1] }, true],
+  ['packed', { dtSoftplus: true, cuSeqlens: [0, 2, 2, 5] }, true],
 ];
 for (const [label, options, full] of mambaCases) {
   differences(`mamba2: ${label}`, () => checkMamba2(options, full));
@@ -165,6 +193,47 @@ semantics('a single token by hand', () => {
   // Decayed state (1, 2), S^T k = 7, u = 0.5 (5 - 7) = -1.
   assert.equal(Array.from(finalState.data), [0, -1]);
   assert.equal(Array.from(o.data), [-10]);
+});
+
+semantics('a normalized token by hand', () => {
+  const { o, finalState, finalZ } = forward(
+    {
+      q: { data: [2, 1], shape: [1, 1, 1, 2] },
+      k: { data: [1, 3], shape: [1, 1, 1, 2] },
+      v: { data: [5, 10], shape: [1, 1, 2, 1] },
+      initialState: { data: [2, 4, 0, 0], shape: [1, 2, 2, 1] },
+      initialZ: { data: [1, 1], shape: [1, 1, 2] },
+    },
+    { normalize: true, scale: 7 },
+  );
+  // States (7, 19) and (10, 30), z = (2, 4), z^T q = 8; the scale cancels.
+  assert.equal(Array.from(finalState.data), [7, 19, 10, 30]);
+  assert.equal(Array.from(finalZ!.data), [2, 4]);
+  assert.ok(Math.abs(o.data[0] - 33 / 8) < 1e-9 && Math.abs(o.data[1] - 50 / 8) < 1e-9);
+});
+
+semantics('packed sequences are separate ones, normalizer and all', () => {
+  const spec: ProblemSpec = { ...small, ...plain, ...states, B: 1, T: 6, N: 2, normalize: true };
+  const { q, k, v, initialState, initialZ } = makeProblem(spec);
+  const options = { normalize: true, cuSeqlens: [0, 4, 6] };
+  const all = forward({ q, k, v, initialState, initialZ }, options);
+  const half = (x: TensorLike): Tensor64 => {
+    const data = Float64Array.from(x.data).slice(x.data.length / 2);
+    return { data, shape: [1, ...x.shape.slice(1)] };
+  };
+  const second = forward(
+    {
+      q: tokens(q, 4, 6),
+      k: tokens(k, 4, 6),
+      v: tokens(v, 4, 6),
+      initialState: half(initialState!),
+      initialZ: half(initialZ!),
+    },
+    { normalize: true },
+  );
+  assert.equal(all.o.data.slice(-second.o.data.length), second.o.data);
+  assert.equal(half(all.finalState), second.finalState);
+  assert.equal(half(all.finalZ!), second.finalZ);
 });
 
 semantics('value head h reads q/k head floor(h / (HV/H))', () => {
@@ -291,16 +360,18 @@ const gradientOf: Record<string, string> = {
   g: 'dg',
   beta: 'dbeta',
   initialState: 'dInitialState',
+  initialZ: 'dInitialZ',
 };
 
 function checkInputs(
-  inputs: { dO: Tensor64; dFinalState?: Tensor64 },
+  inputs: { dO: Tensor64; dFinalState?: Tensor64; dFinalZ?: Tensor64 },
   run: () => RecurrenceOutputs,
   gradients: object,
 ): void {
   const loss = (): number => {
-    const { o, finalState } = run();
-    return dot(o, inputs.dO) + dot(finalState, inputs.dFinalState);
+    const { o, finalState, finalZ } = run();
+    const ends = dot(finalState, inputs.dFinalState);
+    return dot(o, inputs.dO) + ends + (finalZ ? dot(finalZ, inputs.dFinalZ) : 0);
   };
   for (const [name, tensor] of Object.entries(inputs)) {
     const gradient = gradientOf[name];
@@ -342,7 +413,9 @@ function checkFused(gate: Gate, lowerBound: number | undefined, biased: boolean)
 }
 
 function checkMamba2(options: Mamba2Options, full: boolean): void {
-  const [B, T, HV, G, N, P] = [2, 5, 4, 2, 3, 2];
+  const [T, HV, G, N, P] = [5, 4, 2, 3, 2];
+  const B = options.cuSeqlens ? 1 : 2;
+  const states = options.cuSeqlens ? options.cuSeqlens.length - 1 : B;
   const random = new Random(61);
   const normal = (...shape: number[]): Tensor64 =>
     toFloat64({ data: random.normals(sizeOf(shape)), shape });
@@ -354,9 +427,9 @@ function checkMamba2(options: Mamba2Options, full: boolean): void {
     A: uniform(-2, -0.5, HV),
     B: normal(B, T, G, N),
     C: normal(B, T, G, N),
-    initialState: normal(B, HV, N, P),
+    initialState: normal(states, HV, N, P),
     dY: normal(B, T, HV, P),
-    dFinalState: normal(B, HV, N, P),
+    dFinalState: normal(states, HV, N, P),
     ...(full && { D: normal(HV), dtBias: uniform(-1, 0.5, HV) }),
   } satisfies Mamba2GradientInputs;
   const loss = (): number => {

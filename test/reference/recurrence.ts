@@ -1,7 +1,7 @@
 /**
  * The recurrence grid in float64, token by token, per sequence and value head:
  *   S <- diag(exp(g_t)) S;  n times: S <- S + k u^T, u = v (additive) or beta (v - S^T k) (delta);
- *   o_t = scale S^T q_t.
+ *   o_t = scale S^T q_t, or S^T q_t / (z^T q_t + 1e-10) with the normalizer of normalize.ts.
  * The backward is reverse mode of exactly these steps. It replays a stretch of tokens from a stored
  * state, so that memory is O(sqrt T) states rather than O(T) on long sequences.
  */
@@ -17,6 +17,8 @@ import {
   l2norm,
   l2normBackward,
 } from './activations.ts';
+import type { Normalizer } from './normalize.ts';
+import { divide, normalizer, normalizerBackward } from './normalize.ts';
 
 export interface RecurrenceInputs {
   q: TensorLike; // [B,T,H,K]
@@ -25,11 +27,13 @@ export interface RecurrenceInputs {
   g?: TensorLike; // [HV], [B,T,HV] or [B,T,HV,K]
   beta?: TensorLike; // [B,T*n,HV]
   initialState?: TensorLike; // [N,HV,K,V]
+  initialZ?: TensorLike; // [N,H,K], with normalize
 }
 
 export interface RecurrenceGradientInputs extends RecurrenceInputs {
   dO: TensorLike; // [B,T,HV,V]
   dFinalState?: TensorLike; // [N,HV,K,V]
+  dFinalZ?: TensorLike; // [N,H,K], with normalize
 }
 
 export interface RecurrenceOptions {
@@ -43,11 +47,15 @@ export interface RecurrenceOptions {
   qkL2norm?: boolean;
   gate?: FusedGate;
   betaActivation?: BetaActivation;
+  /** Additive without a gate only; `scale` then has no effect. */
+  normalize?: boolean;
 }
 
 export interface RecurrenceOutputs {
   o: Tensor64;
   finalState: Tensor64;
+  /** With normalize, `[N,H,K]`. */
+  finalZ?: Tensor64;
 }
 
 export interface RecurrenceGradients {
@@ -60,6 +68,8 @@ export interface RecurrenceGradients {
   dInitialState: Tensor64;
   dALog?: Tensor64;
   dDtBias?: Tensor64;
+  /** With normalize, `[N,H,K]`; always computed, as dInitialState is. */
+  dInitialZ?: Tensor64;
 }
 
 /** Log gates below this reset the state. */
@@ -70,6 +80,13 @@ export function forward(
   options: RecurrenceOptions = {},
 ): RecurrenceOutputs {
   const p = bind(activate(inputs, options), options);
+  const results = run(p);
+  if (!p.normalizer) return results;
+  const { finalZ } = p.normalizer;
+  return { o: divide(results.o, p.normalizer), finalState: results.finalState, finalZ };
+}
+
+function run(p: Bound): RecurrenceOutputs {
   const o = zeros([p.B, p.T, p.HV, p.V]);
   const finalState = initialStateOf(p);
   forEachHead(p, (sequence, h, state) => {
@@ -100,7 +117,9 @@ export function backward(
   };
   if (p.g) grads.dg = zeros(p.g.shape);
   if (p.beta) grads.dbeta = zeros(p.beta.shape);
-  const dO = toFloat64(inputs.dO).data;
+  // o = u / d: with d held, the gradient of u is that of o, divided.
+  const dOut = p.normalizer ? divide(toFloat64(inputs.dO), p.normalizer) : toFloat64(inputs.dO);
+  const dO = dOut.data;
   const starts = initialStateOf(p);
   forEachHead(p, (sequence, h, state) => {
     const size = p.K * p.V;
@@ -108,6 +127,10 @@ export function backward(
     const dS = grads.dInitialState.data.subarray(state, state + size);
     backwardHead(p, sequence, h, start, dS, dO, grads);
   });
+  if (p.normalizer) {
+    const o = divide(run(p).o, p.normalizer);
+    grads.dInitialZ = normalizerBackward(p, p.normalizer, { ...inputs, o }, grads);
+  }
   return deactivate(inputs, options, grads);
 }
 
@@ -133,6 +156,7 @@ interface Bound {
   beta?: Tensor64;
   initialState?: Tensor64;
   sequences: Sequence[];
+  normalizer?: Normalizer;
 }
 
 function bind(inputs: RecurrenceInputs, options: RecurrenceOptions): Bound {
@@ -174,6 +198,11 @@ function bind(inputs: RecurrenceInputs, options: RecurrenceOptions): Bound {
   if (inputs.initialState) {
     expectShape('initialState', inputs.initialState, [sequences.length, HV, K, V]);
     bound.initialState = toFloat64(inputs.initialState);
+  }
+  if (options.normalize) {
+    if (inputs.g || inputs.beta) throw new TypeError('normalize: additive without a gate only');
+    bound.normalizer = normalizer(bound, inputs.initialZ);
+    bound.scale = 1;
   }
   return bound;
 }
@@ -423,13 +452,14 @@ function addProduct(
 }
 
 function activate(inputs: RecurrenceInputs, options: RecurrenceOptions): RecurrenceInputs {
-  const { q, k, v, g, beta, initialState } = inputs;
+  const { q, k, v, g, beta, initialState, initialZ } = inputs;
   const active: RecurrenceInputs = { q, k, v };
   if (options.qkL2norm) Object.assign(active, { q: l2norm(q), k: l2norm(k) });
   if (options.gate && !g) throw new TypeError('gate needs g');
   if (g) active.g = options.gate ? fusedGate(g, options.gate) : g;
   if (beta) active.beta = betaActivate(beta, options.betaActivation ?? 'none');
   if (initialState) active.initialState = initialState;
+  if (initialZ) active.initialZ = initialZ;
   return active;
 }
 

@@ -34,6 +34,8 @@ export interface ProblemSpec {
   withFinalStateGradient?: boolean;
   /** Number of packed sequences, which own the states; default B. */
   N?: number;
+  /** Positive queries and keys, as a normalizer wants them, and its z beside the states. */
+  normalize?: boolean;
 }
 
 export interface Problem {
@@ -43,8 +45,10 @@ export interface Problem {
   g?: Tensor32; // [HV], [B,T,HV] or [B,T,HV,K]
   beta?: Tensor32; // [B,T*n,HV]
   initialState?: Tensor32; // [N,HV,K,V]
+  initialZ?: Tensor32; // [N,H,K]
   dO: Tensor32; // [B,T,HV,V]
   dFinalState?: Tensor32; // [N,HV,K,V]
+  dFinalZ?: Tensor32; // [N,H,K]
 }
 
 export function makeProblem(spec: ProblemSpec): Problem {
@@ -69,6 +73,7 @@ export function makeProblem(spec: ProblemSpec): Problem {
   }
   if (spec.withInitialState) problem.initialState = normal([N, HV, K, V]);
   if (spec.withFinalStateGradient) problem.dFinalState = normal([N, HV, K, V]);
+  if (spec.normalize) addNormalizer(problem, spec, (shape) => draw(shape, () => random.uniform()));
   return problem;
 }
 
@@ -76,6 +81,18 @@ export function makeProblem(spec: ProblemSpec): Problem {
 export function describeProblem(spec: ProblemSpec): string {
   const { B, T, H, HV = H, K, V, n = 1, gate, update, seed = 1 } = spec;
   return `${gate} ${update} B${B} T${T} H${H} HV${HV} K${K} V${V} n${n} seed ${seed}`;
+}
+
+function addNormalizer(
+  problem: Problem,
+  { H, K, B, N = B, ...spec }: ProblemSpec,
+  draw: (shape: number[]) => Tensor32,
+): void {
+  for (const { data } of [problem.q, problem.k]) {
+    for (let i = 0; i < data.length; i++) data[i] = Math.abs(data[i]);
+  }
+  if (spec.withInitialState) problem.initialZ = draw([N, H, K]);
+  if (spec.withFinalStateGradient) problem.dFinalZ = draw([N, H, K]);
 }
 
 function gateShapeOf(

@@ -1,7 +1,8 @@
 /** The contract's own check: it must fail where it should, and say where. */
 import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
-import { contract, expectWithin, layouts, relativeErrors, rowFor } from './compare.ts';
+import type { TensorName } from './compare.ts';
+import { contract, expectWithin, layouts, relativeErrors, roundedRow, rowFor } from './compare.ts';
 import { Random } from './random.ts';
 
 const compare = suite('support: compare');
@@ -25,6 +26,24 @@ compare('rows of the contract', () => {
   assert.is(rowFor('dInitialState', 9).limit, contract.f32.state);
   assert.is(rowFor('dInitialState', 9).layout, layouts.state);
   assert.is(rowFor('dbeta', 9).limit, 5e-5);
+  assert.is(rowFor('dDtBias', 9).layout, layouts.heads);
+  assert.is(rowFor('dInitialZ', 9).layout, layouts.state);
+});
+
+compare('rows of other dtypes', () => {
+  const limits = (...names: TensorName[]) => {
+    const dtypes = ['bf16', 'f16', 'bf16 compute', 'bf16 compute, beta to 2'] as const;
+    return dtypes.map((dtype) => names.map((name) => rowFor(name, 4096, dtype).limit));
+  };
+  assert.equal(limits('o', 'dv', 'dInitialState', 'dg'), [
+    [2.5e-3, 1e-5, 1e-5, 5e-5],
+    [3.5e-4, 1e-5, 1e-5, 5e-5],
+    [6e-3, 1e-2, 1e-2, 2e-2],
+    [1e-2, 1.5e-2, 1.5e-2, 3e-2],
+  ]);
+  assert.throws(() => rowFor('o', 4097, 'bf16 compute, beta to 2'), /no row/);
+  assert.equal(roundedRow('dg', 'bf16'), { limit: 2.5e-3, layout: layouts.tokens });
+  assert.equal(roundedRow('dALog', 'f16'), { limit: 3.5e-4, layout: layouts.heads });
 });
 
 compare('equal values pass, float32 rounding too', () => {

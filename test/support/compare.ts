@@ -17,11 +17,14 @@ export const layouts = {
   tokens: { kept: [0, 2], token: 1 },
   /** [N,H,K,V] */
   state: { kept: [0, 1] },
-  /** [H] */
+  /** [H] and [H,K] */
   heads: { kept: [0] },
 } satisfies Record<string, Layout>;
 
-/** Limits by dtype; `o` grows with T, as [longest T, limit] in rising order. */
+/**
+ * Limits by dtype of the inputs and o, or by arithmetic; `o` grows with T, as [longest T, limit] in
+ * rising order. States and gradients are float32, whatever the inputs are.
+ */
 export const contract = {
   f32: {
     o: [
@@ -32,6 +35,12 @@ export const contract = {
     state: 1e-5,
     gate: 5e-5,
   },
+  bf16: { o: [[Infinity, 2.5e-3]], state: 1e-5, gate: 5e-5 },
+  f16: { o: [[Infinity, 3.5e-4]], state: 1e-5, gate: 5e-5 },
+  /** bf16 arithmetic, beta <= 1. */
+  'bf16 compute': { o: [[Infinity, 6e-3]], state: 1e-2, gate: 2e-2 },
+  /** bf16 arithmetic, beta in [0,2]. */
+  'bf16 compute, beta to 2': { o: [[4096, 1e-2]], state: 1.5e-2, gate: 3e-2 },
 } satisfies Record<string, Limits>;
 
 interface Limits {
@@ -55,8 +64,12 @@ const tensorKinds = {
   dk: 'state',
   dv: 'state',
   dInitialState: 'state',
+  finalZ: 'state',
+  dInitialZ: 'state',
   dg: 'gate',
   dbeta: 'gate',
+  dALog: 'gate',
+  dDtBias: 'gate',
 } as const;
 
 export type TensorName = keyof typeof tensorKinds;
@@ -65,9 +78,30 @@ export type TensorName = keyof typeof tensorKinds;
 export function rowFor(name: TensorName, T: number, dtype: ContractDtype = 'f32'): Row {
   const limits: Limits = contract[dtype];
   const kind = tensorKinds[name];
-  const limit = kind === 'o' ? limits.o.find(([longest]) => T <= longest)![1] : limits[kind];
-  const isState = name === 'finalState' || name === 'dInitialState';
-  return { limit, layout: isState ? layouts.state : layouts.tokens };
+  if (kind !== 'o') return { limit: limits[kind], layout: layoutOf(name) };
+  const row = limits.o.find(([longest]) => T <= longest);
+  if (!row) throw new RangeError(`the contract has no row for ${dtype} of T = ${T}`);
+  return { limit: row[1], layout: layoutOf(name) };
+}
+
+/** The row of a gradient that is rounded to the dtype of its argument. */
+export function roundedRow(name: TensorName, dtype: 'bf16' | 'f16'): Row {
+  return { limit: rowFor('o', 1, dtype).limit, layout: layoutOf(name) };
+}
+
+function layoutOf(name: TensorName): Layout {
+  switch (name) {
+    case 'finalState':
+    case 'dInitialState':
+    case 'finalZ':
+    case 'dInitialZ':
+      return layouts.state;
+    case 'dALog':
+    case 'dDtBias':
+      return layouts.heads;
+    default:
+      return layouts.tokens;
+  }
 }
 
 export interface RelativeErrors {

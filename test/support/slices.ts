@@ -55,3 +55,19 @@ export function batchRowOf(problem: Problem, b: number): Problem {
   });
   return Object.fromEntries(rows) as Problem;
 }
+
+/** One sequence of a packed problem as a problem of its own. n is the steps per token. */
+export function sequenceOf(
+  problem: Problem,
+  bounds: readonly number[],
+  index: number,
+  n = 1,
+): Problem {
+  const [from, to] = [bounds[index], bounds[index + 1]];
+  const parts: Problem = { ...tokensOf(problem, from, to, n), dO: slice(problem.dO, 1, from, to) };
+  for (const name of ['initialState', 'initialZ', 'dFinalState', 'dFinalZ'] as const) {
+    const states = problem[name];
+    if (states) parts[name] = slice(states, 0, index, index + 1);
+  }
+  return parts;
+}

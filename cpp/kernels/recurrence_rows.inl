@@ -1,0 +1,227 @@
+// The rows of one sequence and value head as the recurrence reads them: float32, normalised, activated. Where the
+// caller's tensors are that already, the rows are the caller's own memory; else a stretch of tokens at a time is
+// converted into scratch.
+namespace rankone {
+namespace RANKONE_ISA_NS {
+
+constexpr double kNormEpsilon = 1e-6;
+
+// 1 / sqrt(sum x^2 + 1e-6).
+inline float inverseNorm(const float* x, int64_t n) {
+  Vec squares = zero();
+  int64_t i = 0;
+  for (; i + kLanes <= n; i += kLanes) squares = fma(load(x + i), load(x + i), squares);
+  if (i < n) {
+    const Vec rest = loadPart(x + i, static_cast<int>(n - i));
+    squares = fma(rest, rest, squares);
+  }
+  double sumOfSquares = sum(squares);
+  if (!std::isfinite(sumOfSquares)) {  // the squares may have overflowed where the norm does not
+    sumOfSquares = 0;
+    for (int64_t j = 0; j < n; ++j) sumOfSquares += static_cast<double>(x[j]) * x[j];
+  }
+  return static_cast<float>(1 / std::sqrt(sumOfSquares + kNormEpsilon));
+}
+
+// log(1 + e^x), relative error 2e-7: with y = e^-|x| <= 1 and s = y / (2 + y), log(1 + y) = 2 (s + s^3/3 + s^5/5 +
+// ...).
+RANKONE_INLINE Vec softplus(Vec x) {
+  const Vec y = exp(-abs(x)), s = y / (y + 2.0f), s2 = s * s;
+  Vec p = splat(1.0f / 17);
+  for (float c : {1.0f / 15, 1.0f / 13, 1.0f / 11, 1.0f / 9, 1.0f / 7, 1.0f / 5, 1.0f / 3}) p = fma(p, s2, splat(c));
+  const Vec log1p = 2.0f * fma(p * s2, s, s);
+  return select(x > 0.0f, x, select(x == x, zero(), x)) + log1p;
+}
+
+// The activation of a raw gate for one value head.
+struct GateCurve {
+  float rate = 0, lowerBound = 0;  // e^aLog
+  bool bounded = false;
+
+  GateCurve(const GateActivation& a, int64_t hv)
+      : rate(a ? static_cast<float>(std::exp(static_cast<double>(a.aLog[hv]))) : 0),
+        lowerBound(a.lowerBound),
+        bounded(a.bounded) {}
+
+  RANKONE_INLINE Vec operator()(Vec x) const { return bounded ? sigmoid(x * rate) * lowerBound : softplus(x) * -rate; }
+  // Derivative by x, and by aLog.
+  RANKONE_INLINE Vec slope(Vec x, Vec& byRate) const {
+    if (bounded) {
+      const Vec y = x * rate, slope = sigmoid(y) * sigmoid(-y) * (lowerBound * rate);
+      byRate = slope * x;
+      return slope;
+    }
+    byRate = (*this)(x);
+    return sigmoid(x) * -rate;
+  }
+};
+
+RANKONE_INLINE Vec activateBeta(BetaActivation a, Vec x) {
+  return a == BetaActivation::None ? x : sigmoid(x) * (a == BetaActivation::Sigmoid2 ? 2.0f : 1.0f);
+}
+
+// Rows `stride` elements apart, from element `origin` of a tensor on.
+class Rows {
+ public:
+  Rows() = default;
+  // Of the caller's memory if `stage` is null, else converted into it.
+  Rows(const FloatView& x, int64_t origin, int64_t stride, int64_t width, float* stage)
+      : x_(x), origin_(origin), from_(stride), stage_(stage), width_(width) {
+    if (stage) {
+      base_ = stage;
+      stride_ = stageStride(width);
+    } else if (x) {
+      base_ = static_cast<const float*>(x.data) + origin;
+      stride_ = stride;
+    }
+  }
+
+  static int64_t stageStride(int64_t width) { return width == 1 ? 1 : roundUp(width, kLanes); }
+  bool staged() const { return stage_ != nullptr; }
+  const float* at(int64_t row) const { return base_ + (row - first_) * stride_; }
+  float* stageAt(int64_t row) { return stage_ + (row - first_) * stride_; }
+
+  // Rows [first, first + count), columns [begin, end) of them.
+  void convert(int64_t first, int64_t count, int64_t begin, int64_t end) {
+    first_ = first;
+    if (width_ == 1) return gather(x_, origin_ + first * from_, from_, count, stage_);
+    for (int64_t r = first; r < first + count; ++r)
+      widen(x_.data, x_.dtype, origin_ + r * from_ + begin, end - begin, stageAt(r) + begin);
+  }
+
+  RANKONE_INLINE void prefetch(int64_t row, int64_t begin, int64_t end) const {
+    const char *p = x_.at(origin_ + row * from_ + begin), *last = x_.at(origin_ + row * from_ + end);
+    for (; p < last; p += 64) __builtin_prefetch(p, 0, 2);
+  }
+
+ private:
+  FloatView x_;
+  int64_t origin_ = 0, from_ = 0;
+  float* stage_ = nullptr;
+  int64_t width_ = 0;
+  const float* base_ = nullptr;
+  int64_t stride_ = 0, first_ = 0;
+};
+
+class HeadRows {
+ public:
+  enum Part : unsigned { kQueries = 1, kKeys = 2, kValues = 4, kGates = 8, kBetas = 16, kGradients = 32, kAll = 63 };
+
+  // capacity: tokens that prepare() is asked for at most. [column0, column1): of the values and gradients that matter.
+  HeadRows(const RecurrenceProblem& p, const FloatView& dO, int64_t sequence, int64_t hv, int64_t capacity,
+           int64_t column0, int64_t column1)
+      : p_(p),
+        hv_(hv),
+        column0_(column0),
+        column1_(column1 < p.V ? column1 : p.V),
+        curve_(p.gateActivation, hv),
+        scratch_(scratchFloats(p, dO, capacity)) {
+    const int64_t token = p.start(sequence), step = token * p.n, h = p.keyHead(hv);
+    const auto rows = [&](const FloatView& x, bool plain, int64_t first, int64_t heads, int64_t head, int64_t width,
+                          int64_t count) {
+      const bool direct = !x || (plain && x.dtype == DType::F32);
+      float* stage = direct ? nullptr : scratch_.take(count * Rows::stageStride(width));
+      return Rows(x, (first * heads + head) * width, heads * width, width, stage);
+    };
+    q_ = rows(p.q, !p.qkL2norm, token, p.H, h, p.K, capacity);
+    k_ = rows(p.k, !p.qkL2norm, step, p.H, h, p.K, capacity * p.n);
+    v_ = rows(p.v, true, step, p.HV, hv, p.V, capacity * p.n);
+    dO_ = rows(dO, true, token, p.HV, hv, p.V, capacity);
+    beta_ = rows(p.beta, p.betaActivation == BetaActivation::None, step, p.HV, hv, 1, capacity * p.n);
+    if (p.gate == GateKind::Head)
+      headGate_ = element(p.g, hv);
+    else if (p.gate != GateKind::None)
+      g_ = rows(p.g, !p.gateActivation, token, p.HV, hv, p.gate == GateKind::Channel ? p.K : 1, capacity);
+  }
+
+  // Makes the rows of `count` tokens from t0 on readable; the ones before may be gone.
+  void prepare(int64_t t0, int64_t count, unsigned parts = kAll) {
+    const int64_t K = p_.K, s0 = t0 * p_.n, steps = count * p_.n;
+    if (q_.staged() && (parts & kQueries)) {
+      q_.convert(t0, count, 0, K);
+      if (p_.qkL2norm) normalizeRows(q_, t0, count);
+    }
+    if (k_.staged() && (parts & kKeys)) {
+      k_.convert(s0, steps, 0, K);
+      if (p_.qkL2norm) normalizeRows(k_, s0, steps);
+    }
+    if (v_.staged() && (parts & kValues)) v_.convert(s0, steps, column0_, column1_);
+    if (dO_.staged() && (parts & kGradients)) dO_.convert(t0, count, column0_, column1_);
+    if (beta_.staged() && (parts & kBetas)) {
+      beta_.convert(s0, steps, 0, 1);
+      if (p_.betaActivation != BetaActivation::None)
+        apply(beta_.stageAt(s0), steps, [&](Vec x, int64_t, int) { return activateBeta(p_.betaActivation, x); });
+    }
+    if (g_.staged() && (parts & kGates)) prepareGates(t0, count);
+  }
+
+  const float* q(int64_t t) const { return q_.at(t); }
+  const float* k(int64_t s) const { return k_.at(s); }
+  const float* v(int64_t s) const { return v_.at(s); }
+  const float* dO(int64_t t) const { return dO_.at(t); }
+  float beta(int64_t s) const { return *beta_.at(s); }
+  float headGate() const { return headGate_; }
+  const float* g(int64_t t) const { return g_.at(t); }  // one value, or K
+
+  // Tokens lie H*K elements apart, too far for the hardware's prefetcher.
+  RANKONE_INLINE void prefetchStep(int64_t s, int64_t t) const {
+    k_.prefetch(s, 0, p_.K);
+    q_.prefetch(t, 0, p_.K);
+    if (p_.gate == GateKind::Channel) g_.prefetch(t, 0, p_.K);
+    v_.prefetch(s, column0_, column1_);
+  }
+
+ private:
+  static size_t scratchFloats(const RecurrenceProblem& p, const FloatView& dO, int64_t capacity) {
+    const auto floats = [](const FloatView& x, bool plain, int64_t width, int64_t count) -> size_t {
+      return !x || (plain && x.dtype == DType::F32) ? 0 : alignFloats(count * Rows::stageStride(width));
+    };
+    const bool channel = p.gate == GateKind::Channel;
+    return floats(p.q, !p.qkL2norm, p.K, capacity) + floats(p.k, !p.qkL2norm, p.K, capacity * p.n) +
+           floats(p.v, true, p.V, capacity * p.n) + floats(dO, true, p.V, capacity) +
+           floats(p.beta, p.betaActivation == BetaActivation::None, 1, capacity * p.n) +
+           floats(p.g, !p.gateActivation, channel ? p.K : 1, capacity);
+  }
+
+  // x <- f(x, index, how many) over n contiguous values.
+  template <class F>
+  static void apply(float* x, int64_t n, F&& f) {
+    int64_t i = 0;
+    for (; i + kLanes <= n; i += kLanes) store(x + i, f(load(x + i), i, kLanes));
+    if (i < n) storePart(x + i, f(loadPart(x + i, static_cast<int>(n - i)), i, static_cast<int>(n - i)), n - i);
+  }
+
+  void normalizeRows(Rows& rows, int64_t first, int64_t count) {
+    for (int64_t r = first; r < first + count; ++r) {
+      float* x = rows.stageAt(r);
+      const float by = inverseNorm(x, p_.K);
+      apply(x, p_.K, [&](Vec value, int64_t, int) { return value * by; });
+    }
+  }
+
+  void prepareGates(int64_t t0, int64_t count) {
+    const GateActivation& a = p_.gateActivation;
+    const bool channel = p_.gate == GateKind::Channel;
+    g_.convert(t0, count, 0, channel ? p_.K : 1);
+    if (!a) return;
+    if (!channel) {
+      const float bias = a.dtBias ? a.dtBias[hv_] : 0;
+      return apply(g_.stageAt(t0), count, [&](Vec x, int64_t, int) { return curve_(x + bias); });
+    }
+    const float* bias = a.dtBias ? a.dtBias + hv_ * p_.K : nullptr;
+    for (int64_t t = t0; t < t0 + count; ++t)
+      apply(g_.stageAt(t), p_.K, [&](Vec x, int64_t i, int lanes) {
+        return curve_(!bias ? x : x + (lanes == kLanes ? load(bias + i) : loadPart(bias + i, lanes)));
+      });
+  }
+
+  const RecurrenceProblem& p_;
+  const int64_t hv_, column0_, column1_;
+  const GateCurve curve_;
+  Scratch scratch_;
+  Rows q_, k_, v_, dO_, beta_, g_;
+  float headGate_ = 0;
+};
+
+}  // namespace RANKONE_ISA_NS
+}  // namespace rankone

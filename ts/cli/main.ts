@@ -1,0 +1,152 @@
+#!/usr/bin/env node
+// The command line of the package. Exit codes: 0, 1 for a failure, 2 for a command line that cannot be meant.
+import { Command, CommanderError, InvalidArgumentError, Option } from 'commander';
+import { dtypes } from './dtype';
+import { UsageError } from './errors';
+import { passes } from './operation';
+
+function list(text: string): string[] {
+  const items = text.split(',').map((item) => item.trim());
+  if (items.some((item) => item === '')) throw new InvalidArgumentError('Expected names.');
+  return items;
+}
+
+function listOf<T extends string>(legal: readonly T[]): (text: string) => T[] {
+  return (text) => {
+    const items = list(text) as T[];
+    const wrong = items.find((item) => !legal.includes(item));
+    if (wrong === undefined) return items;
+    throw new InvalidArgumentError(`${wrong}: allowed are ${legal.join(', ')}.`);
+  };
+}
+
+function sizes(text: string): number[] {
+  const numbers = list(text).map(Number);
+  if (numbers.every((x) => Number.isSafeInteger(x) && x > 0)) return numbers;
+  throw new InvalidArgumentError('Expected positive integers, separated by commas.');
+}
+
+function threads(text: string): number {
+  const n = Number(text);
+  if (Number.isInteger(n) && n >= 1 && n <= 1024) return n;
+  throw new InvalidArgumentError('Expected an integer from 1 to 1024.');
+}
+
+function seconds(text: string): number {
+  const n = Number(text);
+  if (n > 0 && n <= 600) return n;
+  throw new InvalidArgumentError('Expected a number above 0, at most 600.');
+}
+
+const operationsHelp = `
+Operations:
+  linearAttention retention lightningAttention simpleGla gla hgrn2 mamba2
+  deltaNet deltaProduct gatedDeltaNet gatedDeltaProduct kda
+  cells of the grid: GATE/additive, GATE/delta, GATE/delta/2, GATE/delta/3
+    with GATE one of none, head, token, channel`;
+
+const verifyHelp = `${operationsHelp}
+  parts of a layer: matmul rmsNorm rmsNormGated swiglu shortConv embedding crossEntropy adamW
+
+Every operation is computed in all of its forms and held against a float64 reference.
+Each number is the worst error as a share of what the numerical contract allows.
+Exit code 1 when anything fails.
+
+Examples:
+  rankone verify --quick
+  rankone verify --op gatedDeltaNet,kda --isa avx2`;
+
+const benchHelp = `${operationsHelp}
+  matmul (M,N,K): y [M,N] = a [M,K] b^T, b [N,K]
+
+For mamba2, H is its groups, K its state width, V its head width.
+What gives a wrong answer is not timed, and the exit code is 1.
+
+Examples:
+  rankone bench --op gatedDeltaNet --shape 1,2048,16,16,128,128 --pass forward
+  rankone bench --op matmul --shape 512,4096,4096 --threads 1 --json matmul.json
+  rankone bench --op token/delta/2 --isa avx2`;
+
+type Run = (options: any) => number | Promise<number>;
+
+/** A command's code is loaded when it runs: the addon need not load for `--help`. */
+function build(exit: (code: number) => void): Command {
+  const action = (load: () => Run) => async (options: object) => exit(await load()(options));
+  const program = new Command('rankone')
+    .description(
+      'Linear-recurrent sequence kernels: what this machine runs, whether it is right, and how fast.',
+    )
+    .version(require('../../package.json').version, '-V, --version')
+    .showHelpAfterError('(--help for what there is)')
+    .exitOverride();
+
+  program
+    .command('info')
+    .description('version, processor, instruction sets, threads, the loaded binary, CUDA')
+    .option('--json', 'as JSON')
+    .action(action(() => require('./info').runInfo));
+
+  program
+    .command('verify')
+    .description('hold the kernels against a float64 reference on this machine')
+    .option('--op <names>', 'operations, separated by commas (default: all)', list)
+    .option('--isa <names>', 'instruction sets (default: all of this machine)', list)
+    .option('--dtype <names>', `of ${dtypes.join(', ')} (default: all)`, listOf(dtypes))
+    .option('--quick', 'one small problem per operation')
+    .option('--json <file>', 'write the results as JSON too; - for stdout instead of the table')
+    .addHelpText('after', verifyHelp)
+    .action(action(() => require('./verify').runVerify));
+
+  program
+    .command('bench')
+    .description('time operations: median, spread, flop rate, share of the peak')
+    .option('--op <names>', 'operations, separated by commas, or all (default: a selection)', list)
+    .option('--shape <sizes>', 'B,T,H,HV,K,V; of matmul M,N,K', sizes)
+    .addOption(new Option('--dtype <name>', 'element type').choices(dtypes).default('f32'))
+    .option('--threads <n>', 'threads (default: RANKONE_NUM_THREADS, or all processors)', threads)
+    .option('--isa <name>', 'instruction set (default: the widest)')
+    .addOption(
+      new Option('--mode <name>', 'form of the recurrence')
+        .choices(['auto', 'recurrent', 'chunk'])
+        .default('auto'),
+    )
+    .option('--pass <names>', `of ${passes.join(', ')} (default: all)`, listOf(passes))
+    .option('--seconds <s>', 'time to spend on each case', seconds, 0.5)
+    .option('--json <file>', 'write the results as JSON too; - for stdout instead of the table')
+    .addHelpText('after', benchHelp)
+    .action(action(() => require('./bench').runBench));
+  return program;
+}
+
+function codeOf(error: unknown): number {
+  if (error instanceof CommanderError) return error.exitCode === 0 ? 0 : 2; // it has said why
+  const { message, stack, code } = error as NodeJS.ErrnoException;
+  if (/typed array length|Array buffer allocation/.test(message)) {
+    process.stderr.write(`error: no memory for tensors of this shape (${message})\n`);
+    return 1;
+  }
+  // Errors of the package name the operation in brackets; those of arguments here come from the command line.
+  const refused =
+    /^\[\w+\] /.test(message) && (error instanceof TypeError || error instanceof RangeError);
+  const usage = error instanceof UsageError || refused;
+  const expected = usage || code !== undefined;
+  process.stderr.write(`error: ${expected ? message : stack}\n`);
+  return usage ? 2 : 1;
+}
+
+async function main(): Promise<void> {
+  // A reader that has seen enough, such as head(1).
+  process.stdout.on('error', (error: NodeJS.ErrnoException) => {
+    if (error.code === 'EPIPE') process.exit(process.exitCode ?? 0);
+    throw error;
+  });
+  try {
+    await build((code) => {
+      process.exitCode = code;
+    }).parseAsync();
+  } catch (error) {
+    process.exitCode = codeOf(error);
+  }
+}
+
+main();

@@ -1,0 +1,68 @@
+import type { Row } from '#oracle/support/compare';
+import type { Random } from '#oracle/support/random';
+import type { Tensor32, TensorLike } from '#oracle/support/tensor';
+import type { Dtype } from './dtype';
+
+/** What a benchmark times. */
+export const passes = ['forward', 'backward', 'decode'] as const;
+export type Pass = (typeof passes)[number];
+
+export interface Indices {
+  data: Int32Array;
+  shape: number[];
+}
+
+/** Tensors under the names of their arguments. */
+export type Tensors = Record<string, Tensor32 | Indices>;
+
+/** Results of a float64 reference; undefined ones do not count. */
+export type References = Record<string, TensorLike | undefined>;
+
+/** Sizes by the letters of `axes`. */
+export type Shape = Record<string, number>;
+
+/** What `verify` and `bench` know of an operation: its problems, its answers and the work in it. */
+export interface Operation {
+  /** As `--op` takes it. */
+  name: string;
+  /** Of the function in the package. */
+  call: string;
+  /** Whether it is the recurrence, with modes and a state, or a plain function. */
+  recurrent: boolean;
+  axes: readonly string[];
+  passes: readonly Pass[];
+  /** Options of both directions. */
+  options: object;
+  /** Options of the backward beside those. */
+  backwardOptions?: (shape: Shape) => object;
+  /** Inputs that only the forward takes. */
+  forwardOnly?: readonly string[];
+  /** Arguments that are float32 whatever the dtype. */
+  float32: readonly string[];
+  /** Arguments that are updated in place, and are the results. */
+  updated?: readonly string[];
+  /** Element types other than float32. */
+  halves: boolean;
+  /** Shapes that `verify` computes, with `--quick` the first only. */
+  shapes: readonly Shape[];
+  /** Message of what is wrong with a shape. */
+  objection?: (shape: Shape) => string | undefined;
+  /** Seeded values, exact in float32. */
+  draw(shape: Shape, random: Random): { inputs: Tensors; gradients: Tensors };
+  /** The float64 answers. */
+  forward(inputs: Tensors): References;
+  backward?(inputs: Tensors): References;
+  /** How far a result may be off. */
+  row(name: string, shape: Shape, dtype: Dtype): Row;
+  /** Minimum arithmetic of one run: no redundancy of the kernels counts. */
+  flops?(pass: Pass, shape: Shape): number;
+  /** Tokens times value heads of one run. */
+  tokenHeads?(pass: Pass, shape: Shape): number;
+}
+
+/** Sizes as text: `B1 T512`. */
+export function shapeText(shape: Shape): string {
+  return Object.entries(shape)
+    .map(([axis, size]) => `${axis}${size}`)
+    .join(' ');
+}

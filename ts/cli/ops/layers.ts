@@ -1,0 +1,223 @@
+// The parts of a layer around the recurrence.
+import * as reference from '#oracle/reference/layers';
+import { contract } from '#oracle/support/compare';
+import type { Random } from '#oracle/support/random';
+import type { Tensor32 } from '#oracle/support/tensor';
+import { sizeOf } from '#oracle/support/tensor';
+import type { Indices, Operation, Pass, References, Shape, Tensors } from '../operation';
+
+interface Definition {
+  name: string;
+  shapes: readonly Shape[];
+  options?: object;
+  backwardOptions?: Operation['backwardOptions'];
+  forwardOnly?: readonly string[];
+  float32?: readonly string[];
+  updated?: readonly string[];
+  halves?: boolean;
+  /** Relative error over a whole result, in float32. */
+  limits: { other: number; [result: string]: number };
+  /** `dY` is the gradient of `y`. */
+  draw: (shape: Shape, make: Maker) => Tensors & { dY?: Tensor32 };
+  forward: (inputs: any) => References;
+  backward?: (inputs: any) => object;
+  flops?: (pass: Pass, shape: Shape) => number;
+}
+
+/** Seeded tensors by shape. */
+interface Maker {
+  normals: (...shape: number[]) => Tensor32;
+  indices: (bound: number, ...shape: number[]) => Indices;
+}
+
+function operation(definition: Definition): Operation {
+  const { name, limits, draw, backward, ...rest } = definition;
+  return {
+    call: name,
+    name,
+    recurrent: false,
+    axes: Object.keys(rest.shapes[0]),
+    passes: backward ? ['forward', 'backward'] : ['forward'],
+    options: {},
+    float32: [],
+    halves: true,
+    ...rest,
+    draw: (shape, random) => {
+      const { dY, ...inputs } = draw(shape, makerOf(random));
+      return { inputs: inputs as Tensors, gradients: (dY ? { dY } : {}) as Tensors };
+    },
+    ...(backward && { backward: (inputs: Tensors) => ({ ...backward(inputs) }) }),
+    row: (result, _shape, dtype) => {
+      const own = limits[result] ?? limits.other;
+      // Only y has the inputs' type; what is exact in float32 is a copy, and exact in any.
+      const rounded = dtype !== 'f32' && result === 'y' && own > 0;
+      const limit = rounded ? contract[dtype].o[0][1] : own;
+      return { limit, layout: { kept: [] } };
+    },
+  };
+}
+
+function makerOf(random: Random): Maker {
+  return {
+    normals: (...shape) => ({ data: random.normals(sizeOf(shape)), shape }),
+    indices: (bound, ...shape) => ({
+      data: Int32Array.from({ length: sizeOf(shape) }, () => random.integer(bound)),
+      shape,
+    }),
+  };
+}
+
+const matmul = operation({
+  name: 'matmul',
+  shapes: [
+    { M: 13, N: 33, K: 70 },
+    { M: 130, N: 70, K: 90 },
+    { M: 1, N: 300, K: 200 },
+  ],
+  options: { transposeB: true },
+  backwardOptions: () => ({ withBias: true }),
+  forwardOnly: ['bias'],
+  limits: { other: 2e-6, dBias: 1e-5 },
+  draw: ({ M, N, K }, { normals }) => ({
+    a: normals(M, K),
+    b: normals(N, K),
+    bias: normals(N),
+    dY: normals(M, N),
+  }),
+  forward: (inputs) => ({ y: reference.matmul(inputs, { transposeB: true }) }),
+  backward: ({ dY, ...inputs }) =>
+    reference.matmulBackward({ ...inputs, dOut: dY }, { transposeB: true }),
+  flops: (pass, { M, N, K }) => (pass === 'backward' ? 4 : 2) * M * N * K,
+});
+
+const rows = [
+  { rows: 13, D: 70 },
+  { rows: 65, D: 1000 },
+];
+
+const rmsNorm = operation({
+  name: 'rmsNorm',
+  shapes: rows,
+  limits: { other: 2e-6 },
+  draw: ({ rows, D }, { normals }) => ({
+    x: normals(rows, D),
+    weight: normals(D),
+    dY: normals(rows, D),
+  }),
+  forward: (inputs) => ({ y: reference.rmsNorm(inputs) }),
+  backward: reference.rmsNormBackward,
+});
+
+const rmsNormGated = operation({
+  name: 'rmsNormGated',
+  shapes: rows,
+  limits: { other: 2e-6 },
+  draw: ({ rows, D }, { normals }) => ({
+    x: normals(rows, D),
+    gate: normals(rows, D),
+    weight: normals(D),
+    dY: normals(rows, D),
+  }),
+  forward: (inputs) => ({ y: reference.rmsNormGated(inputs) }),
+  backward: reference.rmsNormGatedBackward,
+});
+
+const swiglu = operation({
+  name: 'swiglu',
+  shapes: rows,
+  limits: { other: 1e-6 },
+  draw: ({ rows, D }, { normals }) => ({
+    gate: normals(rows, D),
+    up: normals(rows, D),
+    dY: normals(rows, D),
+  }),
+  forward: ({ gate, up }) => ({ y: reference.swiglu({ a: gate, b: up }) }),
+  backward: ({ gate, up, dY }) => {
+    const { da, db } = reference.swigluBackward({ a: gate, b: up, dY });
+    return { dGate: da, dUp: db };
+  },
+});
+
+const shortConv = operation({
+  name: 'shortConv',
+  shapes: [
+    { B: 2, T: 17, D: 33, W: 4 },
+    { B: 1, T: 130, D: 100, W: 3 },
+  ],
+  options: { activation: 'silu' },
+  float32: ['initialState'],
+  limits: { other: 1e-6, dWeight: 3e-6, dBias: 1e-5 },
+  draw: ({ B, T, D, W }, { normals }) => ({
+    x: normals(B, T, D),
+    weight: normals(D, W),
+    bias: normals(D),
+    initialState: normals(B, D, W - 1),
+    dY: normals(B, T, D),
+  }),
+  forward: (inputs) => ({ y: reference.shortConv(inputs, { activation: 'silu' }).y }),
+  backward: (inputs) => reference.shortConvBackward(inputs, { activation: 'silu' }),
+});
+
+const embedding = operation({
+  name: 'embedding',
+  shapes: [
+    { rows: 20, D: 33, N: 50 },
+    { rows: 300, D: 70, N: 400 },
+  ],
+  backwardOptions: ({ rows }) => ({ numEmbeddings: rows }),
+  forwardOnly: ['weight'],
+  limits: { y: 0, other: 1e-6 },
+  draw: ({ rows, D, N }, { normals, indices }) => ({
+    ids: indices(rows, N),
+    weight: normals(rows, D),
+    dY: normals(N, D),
+  }),
+  forward: ({ ids, weight }) => ({ y: reference.embedding({ indices: ids, weight }) }),
+  backward: ({ ids, weight, dY }) =>
+    reference.embeddingBackward({ indices: ids, weight, dOut: dY }),
+});
+
+const crossEntropy = operation({
+  name: 'crossEntropy',
+  shapes: [
+    { N: 17, V: 100 },
+    { N: 70, V: 1025 },
+  ],
+  limits: { loss: 1e-6, losses: 1e-6, other: 2e-6 },
+  draw: ({ N, V }, { normals, indices }) => ({ logits: normals(N, V), targets: indices(V, N) }),
+  forward: (inputs) => {
+    const { loss, losses } = reference.crossEntropy(inputs);
+    return { loss: { data: [loss], shape: [] }, losses };
+  },
+  backward: reference.crossEntropyBackward,
+});
+
+const step = { lr: 1e-2, step: 3 };
+
+const adamW = operation({
+  name: 'adamW',
+  shapes: rows,
+  options: step,
+  updated: ['param', 'm', 'v'],
+  halves: false,
+  limits: { other: 1e-6 },
+  draw: ({ rows, D }, { normals }) => {
+    const [param, grad, m, v] = [0, 1, 2, 3].map(() => normals(rows, D));
+    v.data.forEach((x, i) => {
+      v.data[i] = x * x;
+    });
+    return { param, grad, m, v };
+  },
+  forward: (inputs) => ({ ...reference.adamW(inputs, step) }),
+});
+
+export const layers: readonly Operation[] = [
+  matmul,
+  rmsNorm,
+  rmsNormGated,
+  swiglu,
+  shortConv,
+  embedding,
+  crossEntropy,
+  adamW,
+];

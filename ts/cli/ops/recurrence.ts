@@ -1,0 +1,201 @@
+// The recurrence grid: its cells, and the papers that are cells under their own names.
+import * as reference from '#oracle/reference/presets';
+import { backward, forward } from '#oracle/reference/recurrence';
+import type { Gate, ProblemSpec, Update } from '#oracle/support/cases';
+import { gates, makeProblem } from '#oracle/support/cases';
+import type { TensorName } from '#oracle/support/compare';
+import { rowFor } from '#oracle/support/compare';
+import type { Random } from '#oracle/support/random';
+import type { Tensor32 } from '#oracle/support/tensor';
+import { sizeOf } from '#oracle/support/tensor';
+import type { Operation, Pass, References, Shape, Tensors } from '../operation';
+import { passes } from '../operation';
+
+const axes = ['B', 'T', 'H', 'HV', 'K', 'V'];
+
+const SHAPES: readonly Shape[] = [
+  { B: 1, T: 35, H: 1, HV: 2, K: 17, V: 23 },
+  { B: 2, T: 66, H: 2, HV: 2, K: 32, V: 40 },
+  { B: 1, T: 150, H: 1, HV: 1, K: 64, V: 64 },
+  { B: 1, T: 20, H: 1, HV: 1, K: 128, V: 128 },
+];
+
+interface Cell {
+  gate: Gate;
+  update: Update;
+  n: number;
+}
+
+interface Definition extends Cell {
+  name: string;
+  call: string;
+  options: object;
+  reference: {
+    forward: (inputs: any, options?: any) => object;
+    backward: (inputs: any, options?: any) => object;
+  };
+  /** Default 1/16, a memory of some twenty tokens. */
+  gateScale?: number;
+  /** The problem of the cell, as this operation's arguments. */
+  edit?: (problem: Tensors) => void;
+}
+
+function operation(definition: Definition): Operation {
+  const { name, call, options, reference, edit, ...cell } = definition;
+  return {
+    name,
+    call,
+    options,
+    recurrent: true,
+    axes,
+    passes,
+    float32: ['initialState', 'dFinalState'],
+    halves: true,
+    shapes: SHAPES,
+    objection: groupedHeads,
+    draw: (shape, random) => {
+      const spec = { ...shape, ...cell, seed: random.nextUint32() };
+      const states = { withInitialState: true, withFinalStateGradient: true };
+      const problem = makeProblem({ ...spec, ...states } as unknown as ProblemSpec);
+      const { dO, dFinalState, ...inputs } = problem;
+      edit?.(inputs);
+      return { inputs, gradients: { dO, dFinalState: dFinalState! } };
+    },
+    forward: (inputs) => ({ ...reference.forward(inputs, options) }),
+    backward: (inputs) => ({ ...reference.backward(inputs, options) }),
+    row: (tensor, { T }, dtype) => rowFor(tensor as TensorName, T, dtype),
+    flops: (pass, shape) => flopsOf(cell, pass, shape) * tokenHeads(pass, shape),
+    tokenHeads,
+  };
+}
+
+/** Minimum operations per token and value head. */
+function flopsOf({ update, n }: Cell, pass: Pass, { K, V }: Shape): number {
+  if (pass === 'backward') return (update === 'additive' ? 10 : 12 * n + 4) * K * V;
+  return (update === 'additive' ? 4 : 4 * n + 2) * K * V;
+}
+
+function tokenHeads(pass: Pass, { B, T, HV }: Shape): number {
+  return pass === 'decode' ? B * HV : B * T * HV;
+}
+
+function groupedHeads({ H, HV }: Shape): string | undefined {
+  return HV % H === 0 ? undefined : `HV = ${HV} is no multiple of H = ${H}`;
+}
+
+const rules = [
+  { update: 'additive', n: 1 },
+  { update: 'delta', n: 1 },
+  { update: 'delta', n: 2 },
+  { update: 'delta', n: 3 },
+] as const;
+
+/** The twelve cells, `gate/update`, the delta rule with `/n` steps per token besides. */
+export const cells: readonly Operation[] = gates.flatMap((gate) =>
+  rules.map(({ update, n }) =>
+    operation({
+      name: `${gate}/${update}${n > 1 ? `/${n}` : ''}`,
+      call: 'recurrence',
+      options: { update, numHouseholder: n },
+      reference: { forward, backward },
+      gate,
+      update,
+      n,
+    }),
+  ),
+);
+
+type Reference = Definition['reference'];
+type Named = [name: string, reference: Reference, gate: Gate, update: Update, n?: number];
+
+const named: readonly Named[] = [
+  ['linearAttention', reference.linearAttention, 'none', 'additive'],
+  ['retention', reference.retention, 'none', 'additive'],
+  ['lightningAttention', reference.lightningAttention, 'none', 'additive'],
+  ['simpleGla', reference.simpleGla, 'token', 'additive'],
+  ['gla', reference.gla, 'channel', 'additive'],
+  ['deltaNet', reference.deltaNet, 'none', 'delta'],
+  ['deltaProduct', reference.deltaProduct, 'none', 'delta', 2],
+  ['gatedDeltaNet', reference.gatedDeltaNet, 'token', 'delta'],
+  ['gatedDeltaProduct', reference.gatedDeltaProduct, 'token', 'delta', 2],
+  ['kda', reference.kda, 'channel', 'delta'],
+];
+
+function presetOf([name, oracle, gate, update, n = 1]: Named): Operation {
+  const options = {
+    ...(n > 1 && { numHouseholder: n }),
+    ...(name === 'lightningAttention' && { layer: 2, layers: 12 }),
+  };
+  return operation({ name, call: name, options, reference: oracle, gate, update, n });
+}
+
+const hgrn2: Operation = {
+  ...operation({
+    name: 'hgrn2',
+    call: 'hgrn2',
+    options: {},
+    reference: reference.hgrn2,
+    gate: 'channel',
+    update: 'additive',
+    n: 1,
+    gateScale: 1,
+    edit: (problem) => {
+      delete problem.k;
+    },
+  }),
+  shapes: SHAPES.map((shape) => ({ ...shape, HV: shape.H })),
+  objection: ({ H, HV }) => (H === HV ? undefined : `hgrn2 has H = HV, got ${H} and ${HV}`),
+};
+
+const mamba2Rows: Record<string, TensorName> = {
+  y: 'o',
+  dx: 'dv',
+  dB: 'dk',
+  dC: 'dq',
+  ddt: 'dg',
+  dA: 'dg',
+  dD: 'dg',
+  dDtBias: 'dg',
+};
+
+const mamba2Options = { dtSoftplus: true };
+
+const mamba2: Operation = {
+  ...operation({
+    name: 'mamba2',
+    call: 'mamba2',
+    options: mamba2Options,
+    reference: { forward, backward },
+    gate: 'token',
+    update: 'additive',
+    n: 1,
+  }),
+  float32: ['A', 'D', 'dtBias', 'initialState', 'dFinalState'],
+  draw: drawMamba2,
+  forward: (inputs) => ({ ...reference.mamba2(inputs as any, mamba2Options) }),
+  backward: (inputs): References => ({ ...reference.mamba2Backward(inputs as any, mamba2Options) }),
+  row: (name, { T }, dtype) => rowFor(mamba2Rows[name] ?? (name as TensorName), T, dtype),
+};
+
+/** K is the state's width, V the head's. */
+function drawMamba2({ B, T, H, HV, K, V }: Shape, random: Random) {
+  const normal = (...shape: number[]): Tensor32 => {
+    return { data: random.normals(sizeOf(shape)), shape };
+  };
+  const uniform = (low: number, high: number, ...shape: number[]): Tensor32 => {
+    return { data: random.uniforms(sizeOf(shape), low, high), shape };
+  };
+  const inputs: Tensors = {
+    x: normal(B, T, HV, V),
+    dt: normal(B, T, HV),
+    A: uniform(-2, -0.1, HV),
+    B: normal(B, T, H, K),
+    C: normal(B, T, H, K),
+    D: normal(HV),
+    dtBias: uniform(-1, 0.5, HV),
+    initialState: normal(B, HV, K, V),
+  };
+  return { inputs, gradients: { dY: normal(B, T, HV, V), dFinalState: normal(B, HV, K, V) } };
+}
+
+export const presets: readonly Operation[] = [...named.map(presetOf), hgrn2, mamba2];
