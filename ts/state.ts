@@ -2,6 +2,7 @@
 import { binding, type Handle } from './binding';
 import { rangeError, show, typeError, unknownKey } from './errors';
 import { TENSOR, writeTensor } from './header';
+import { seal, stateBytes, unseal } from './stateBytes';
 import type { ResultTensor, Tensor } from './types';
 
 /** @internal */
@@ -26,6 +27,17 @@ const FIELDS = ['batch', 'valueHeads', 'keyDim', 'valueDim', 'keyHeads'];
 type Dimensions = readonly [number, number, number, number];
 
 const COPY = 'RecurrentState.copyFrom';
+
+/** What `body` returns; its error under the name of the function that was called. */
+function named<T>(operation: string, body: () => T): T {
+  try {
+    return body();
+  } catch (error) {
+    const { message, constructor: Kind } = error as Error;
+    const text = message.replace(/^\[[^\]]*\]/, `[${operation}]`);
+    throw new (Kind as ErrorConstructor)(text, { cause: error });
+  }
+}
 
 /** The array of a float32 tensor of exactly this shape. */
 function floats(
@@ -103,7 +115,7 @@ export class RecurrentState implements Disposable {
    * memory for it
    */
   toTensor(): ResultTensor {
-    return this.#read().state;
+    return this.#read('RecurrentState.toTensor').state;
   }
 
   /**
@@ -111,21 +123,33 @@ export class RecurrentState implements Disposable {
    * @throws as {@link RecurrentState.toTensor}
    */
   zToTensor(): ResultTensor | undefined {
-    return this.#read().z;
+    return this.#read('RecurrentState.zToTensor').z;
   }
 
-  #read(): { state: ResultTensor; z: ResultTensor | undefined } {
+  /**
+   * The state, its dimensions and its running sum of keys as bytes, for a file or another process: little-endian on every
+   * machine, with a version and a checksum. {@link deserializeState} reads them.
+   * @throws as {@link RecurrentState.toTensor}
+   */
+  serialize(): Uint8Array {
+    const operation = 'RecurrentState.serialize';
+    const made = stateBytes(operation, [...this.#shape, this.#keyHeads]);
+    named(operation, () => binding.stateRead(this.#handle, made.state, made.z));
+    return seal(made);
+  }
+
+  #read(operation: string): { state: ResultTensor; z: ResultTensor | undefined } {
     const make = (shape: readonly number[]): ResultTensor => {
       try {
         const size = this.#disposed ? 0 : shape.reduce((a, b) => a * b);
         return { data: new Float32Array(size), shape: [...shape], dtype: 'f32' };
       } catch {
-        throw rangeError('RecurrentState.toTensor', `out of memory for shape [${shape}]`);
+        throw rangeError(operation, `out of memory for shape [${shape}]`);
       }
     };
     const state = make(this.#shape);
     const z = this.zShape && make(this.zShape);
-    binding.stateRead(this.#handle, state.data, z?.data);
+    named(operation, () => binding.stateRead(this.#handle, state.data, z?.data));
     return { state, z };
   }
 
@@ -187,4 +211,21 @@ export function createState(shape: StateShape): RecurrentState {
       throw typeError(name, `${field}: expected a positive integer, got ${show(value)}`);
   const handle = binding.createState(batch, valueHeads, keyDim, valueDim, keyHeads);
   return RecurrentState.of(handle, [batch, valueHeads, keyDim, valueDim], keyHeads ?? 0);
+}
+
+/**
+ * The state whose {@link RecurrentState.serialize} gave these bytes: same dimensions, same bits.
+ * @param bytes all of them and no more
+ * @throws TypeError for anything but a Uint8Array; RangeError for bytes that are cut off, of another format or version,
+ * too many, or changed, and when there is no memory for the state
+ */
+export function deserializeState(bytes: Uint8Array): RecurrentState {
+  const { dims, state, z } = unseal(bytes);
+  const [batch, valueHeads, keyDim, valueDim, keyHeads] = dims;
+  const shape: Dimensions = [batch, valueHeads, keyDim, valueDim];
+  return named('deserializeState', () => {
+    const handle = binding.createState(...shape, keyHeads || undefined);
+    binding.stateWrite(handle, state, z);
+    return RecurrentState.of(handle, shape, keyHeads);
+  });
 }

@@ -1,5 +1,5 @@
 import { rangeError, show, typeError } from './errors';
-import type { DType, HalfTensor, IndexTensor, Tensor } from './types';
+import type { DType, HalfDType, HalfTensor, IndexTensor, Tensor } from './types';
 
 type Data = Float32Array | Int32Array | Uint16Array | readonly number[];
 
@@ -26,11 +26,11 @@ export function tensor(
   shape: readonly number[],
   dtype: 'i32',
 ): IndexTensor;
-export function tensor(
+export function tensor<D extends HalfDType>(
   data: Uint16Array,
   shape: readonly number[],
-  dtype: 'bf16' | 'f16',
-): HalfTensor;
+  dtype: D,
+): HalfTensor<D> & { readonly data: Uint16Array };
 export function tensor(data: Data, shape: readonly number[], dtype?: DType): unknown {
   const kind: DType = dtype ?? (data instanceof Int32Array ? 'i32' : 'f32');
   const array = convert(data, kind);

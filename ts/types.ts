@@ -14,14 +14,24 @@ export interface Tensor {
   readonly dtype?: 'f32';
 }
 
+/** The 16-bit float types. */
+export type HalfDType = 'bf16' | 'f16';
+
 /**
- * A tensor of 16-bit floats: their bit patterns in a `Uint16Array`, or, for `'f16'` where the runtime has it, a
- * `Float16Array`.
+ * A tensor of 16-bit floats: their bit patterns in a `Uint16Array`, with a `dtype` that says which, or, for `'f16'`
+ * where the runtime has it, a `Float16Array`.
  */
-export interface HalfTensor {
-  readonly data: Uint16Array | Float16ArrayLike;
+export type HalfTensor<D extends HalfDType = HalfDType> = D extends HalfDType
+  ?
+      | { readonly data: Uint16Array; readonly shape: readonly number[]; readonly dtype: D }
+      | ('f16' extends D ? Float16Tensor : never)
+  : never;
+
+/** An IEEE half-precision tensor in a `Float16Array`. */
+export interface Float16Tensor {
+  readonly data: Float16ArrayLike;
   readonly shape: readonly number[];
-  readonly dtype?: 'bf16' | 'f16';
+  readonly dtype?: 'f16';
 }
 
 /** A `Float16Array`, by the parts that tell it from other typed arrays. */
@@ -49,27 +59,60 @@ export interface ResultTensor extends Tensor {
   readonly dtype: 'f32';
 }
 
-/** A result in a half-width type: bit patterns, or a `Float16Array` where an input was one. */
-export interface HalfResultTensor extends HalfTensor {
+/** A result in a half-width type: bit patterns, or, for `'f16'`, a `Float16Array` where an input was one. */
+export type HalfResultTensor<D extends HalfDType = HalfDType> = HalfTensor<D> & {
   readonly shape: number[];
-  readonly dtype: 'bf16' | 'f16';
-}
+  readonly dtype: D;
+};
+
+/** The dtype of a float tensor of type `T`. */
+export type DTypeOf<T extends FloatTensor> = 0 extends 1 & T
+  ? 'f32' // of `any`
+  : T extends Tensor
+    ? 'f32'
+    : T extends Float16Tensor
+      ? 'f16'
+      : T extends { dtype: infer D extends HalfDType }
+        ? D
+        : never;
+
+/** A tensor of dtype `D`. */
+export type TensorOf<D extends 'f32' | HalfDType> = D extends HalfDType ? HalfTensor<D> : Tensor;
+
+/** A result of dtype `D`. */
+export type ResultOf<D extends 'f32' | HalfDType> = D extends HalfDType
+  ? HalfResultTensor<D>
+  : ResultTensor;
 
 /** Bare indices, as options take them. They are copied before they are checked. */
 export type IndexArray = Int32Array | BigInt64Array;
 
 /** `T` with the tensors named `Halves` in a half-width type and those named `Either` in that one or float32. */
-export type HalfInputs<T, Halves extends string, Either extends string = never> = {
+export type HalfInputs<
+  T,
+  Halves extends string,
+  Either extends string = never,
+  D extends HalfDType = HalfDType,
+> = {
   [P in keyof T]: P extends Halves
-    ? HalfTensor | Exclude<T[P], Tensor>
+    ? HalfTensor<D> | Exclude<T[P], Tensor>
     : P extends Either
-      ? FloatTensor | Exclude<T[P], Tensor>
+      ? HalfTensor<D> | T[P]
       : T[P];
 };
 
-/** `T` with the results named `Halves` in a half-width type. */
-export type HalfResults<T, Halves extends string> = {
-  [P in keyof T]: P extends Halves ? HalfResultTensor | Exclude<T[P], ResultTensor> : T[P];
+/** `T` with the results named `Halves` in a half-width type and those named `Either` in that one or float32. */
+export type HalfResults<
+  T,
+  Halves extends string,
+  Either extends string = never,
+  D extends HalfDType = HalfDType,
+> = {
+  [P in keyof T]: P extends Halves
+    ? HalfResultTensor<D> | Exclude<T[P], ResultTensor>
+    : P extends Either
+      ? HalfResultTensor<D> | T[P]
+      : T[P];
 };
 
 /** The part of an `AbortSignal` that asynchronous calls use. */
@@ -100,14 +143,21 @@ export interface CallOptions<Outputs extends string = never> {
   out?: { readonly [name in Outputs]?: FloatTensor };
 }
 
+/**
+ * The last parameter of an operation: its options, which may be left out where none of them is required. `More` are
+ * options that never are.
+ */
+export type OptionsArgument<Options, More = unknown> =
+  Record<never, never> extends Options ? [options?: Options & More] : [options: Options & More];
+
 /** An operation that computes on the caller's thread and on the caller's memory. */
-export type SyncOperation<Inputs, Options, Result> =
-  Record<never, never> extends Options
-    ? (inputs: Inputs, options?: Options) => Result
-    : (inputs: Inputs, options: Options) => Result;
+export type SyncOperation<Inputs, Options, Result> = (
+  inputs: Inputs,
+  ...options: OptionsArgument<Options>
+) => Result;
 
 /** An operation that copies its inputs at the call and computes on the engine's own threads. */
-export type AsyncOperation<Inputs, Options, Result> =
-  Record<never, never> extends Options
-    ? (inputs: Inputs, options?: Options & AsyncOptions) => Promise<Result>
-    : (inputs: Inputs, options: Options & AsyncOptions) => Promise<Result>;
+export type AsyncOperation<Inputs, Options, Result> = (
+  inputs: Inputs,
+  ...options: OptionsArgument<Options, AsyncOptions>
+) => Promise<Result>;

@@ -1,9 +1,14 @@
 // Compiled, never run: what the public types must accept, and what they must refuse.
 
-import type { ResultTensor, Tensor } from '../../dist/index';
+import type { FloatTensor, HalfTensor, ResultTensor, Tensor } from '../../dist/index';
 import * as rankone from '../../dist/index';
 
 declare const t: Tensor;
+declare const b: HalfTensor<'bf16'>;
+declare const h: HalfTensor<'f16'>;
+declare const either: FloatTensor;
+declare const untyped: any;
+declare const offsets: Int32Array;
 declare const ids: { data: Int32Array; shape: number[] };
 declare const state: rankone.RecurrentState;
 declare const saved: rankone.SavedForward;
@@ -93,6 +98,128 @@ async function backward(): Promise<void> {
   (await rankone.hgrn2Backward({ q: t, v: t, g: t, dO: t })).dk;
 }
 
+function dtypes(): void {
+  const bf16 = rankone.glaSync({ q: b, k: b, v: b, g: t }, { outputFinalState: true });
+  same<Uint16Array>(bf16.o.data);
+  same<'bf16'>(bf16.o.dtype);
+  same<ResultTensor | undefined>(bf16.finalState);
+  const f16 = rankone.kdaSync({ q: h, k: h, v: h, g: h, beta: t });
+  same<'f16'>(f16.o.dtype);
+  rankone.kdaSync({ q: f16.o, k: f16.o, v: h, g: t, beta: h });
+  same<Tensor>(rankone.glaSync({ q: t, k: t, v: t, g: t }).o);
+  same<ResultTensor>(rankone.glaSync({ q: untyped, k: untyped, v: untyped, g: untyped }).o);
+  same<FloatTensor>(rankone.glaSync({ q: either, k: either, v: either, g: either }).o);
+  const literal = { data: new Uint16Array(1), shape: [1, 1, 1, 1], dtype: 'bf16' } as const;
+  same<'bf16'>(rankone.deltaNetSync({ q: literal, k: literal, v: b, beta: b }).o.dtype);
+  const y = rankone.mamba2Sync({ x: b, dt: t, A: t, B: b, C: b, D: t, dtBias: t }).y;
+  same<HalfTensor<'bf16'>>(y);
+  same<'f16'>(rankone.hgrn2Sync({ q: h, v: h, g: t }).o.dtype);
+
+  // @ts-expect-error q decides: k is bf16 as well
+  rankone.glaSync({ q: b, k: t, v: b, g: t });
+  // @ts-expect-error not both half-width types
+  rankone.glaSync({ q: b, k: b, v: h, g: t });
+  // @ts-expect-error g is float32 where q is
+  rankone.glaSync({ q: t, k: t, v: t, g: b });
+  // @ts-expect-error a state is float32
+  rankone.glaSync({ q: b, k: b, v: b, g: t, initialState: b });
+  // @ts-expect-error bits of which type?
+  rankone.glaSync({ q: { data: new Uint16Array(1), shape: [1] }, k: b, v: b, g: t });
+  // @ts-expect-error A is float32
+  rankone.mamba2Sync({ x: b, dt: t, A: b, B: b, C: b });
+}
+
+async function gradientDtypes(): Promise<void> {
+  const inputs = { q: b, k: b, v: b, g: t, beta: b, dO: b };
+  const floats = await rankone.gatedDeltaNetBackward(inputs);
+  same<ResultTensor>(floats.dq);
+  same<ResultTensor>(floats.dbeta);
+  const halves = await rankone.gatedDeltaNetBackward(inputs, {
+    gradDtype: 'input',
+    gate: { aLog: t, dtBias: t, lowerBound: -5 },
+    signal: aborter.signal,
+  });
+  same<Uint16Array>(halves.dk.data);
+  same<ResultTensor | HalfTensor<'bf16'>>(halves.dg);
+  same<ResultTensor | undefined>(halves.dALog);
+  same<ResultTensor | undefined>(halves.dDtBias);
+  const plain = rankone.glaBackwardSync(
+    { q: t, k: t, v: t, g: t, dO: t },
+    { gradDtype: 'input', out: { dALog: t } },
+  );
+  same<ResultTensor>(plain.dg);
+  const lightning = rankone.lightningAttentionBackwardSync(
+    { q: h, k: h, v: h, dO: h },
+    { layer: 0, layers: 2, gradDtype: 'input' },
+  );
+  same<'f16'>(lightning.dv.dtype);
+  const mamba = { x: h, dt: t, A: t, B: h, C: h, dY: h };
+  const { dB, dA } = rankone.mamba2BackwardSync(mamba, { gradDtype: 'input' });
+  same<'f16'>(dB.dtype);
+  same<ResultTensor>(dA);
+
+  // @ts-expect-error dO has the dtype of q
+  rankone.glaBackwardSync({ q: b, k: b, v: b, g: t, dO: t });
+  // @ts-expect-error the gradient of a state is float32
+  rankone.glaBackwardSync({ q: b, k: b, v: b, g: t, dO: b, dFinalState: b });
+}
+
+function fusedAndPacked(): void {
+  const delta = { q: t, k: t, v: t, g: t, beta: t };
+  rankone.gatedDeltaNetSync(
+    { ...delta, state },
+    { cuSeqlens: offsets, stateIndices: offsets, qkL2norm: true },
+  );
+  rankone.gatedDeltaNetSync(delta, { gate: { aLog: t }, betaActivation: 'sigmoid2' });
+  rankone.gatedDeltaNetBackwardSync({ ...delta, dO: t }, { cuSeqlens: new BigInt64Array(2) });
+  rankone.mamba2Sync(
+    { x: t, dt: t, A: t, B: t, C: t, state },
+    { cuSeqlens: offsets, stateIndices: offsets },
+  );
+  rankone.hgrn2Sync({ q: t, v: t, g: t }, { cuSeqlens: offsets, compute: 'bf16' });
+  const normalized = rankone.linearAttentionSync(
+    { q: t, k: t, v: t, initialState: t, initialZ: t },
+    { normalize: true, outputFinalState: true, out: { finalZ: t } },
+  );
+  same<ResultTensor | undefined>(normalized.finalZ);
+  const { dInitialZ } = rankone.recurrenceBackwardSync(
+    { q: t, k: t, v: t, initialZ: t, dO: t, dFinalZ: t },
+    { normalize: true },
+  );
+  same<ResultTensor | undefined>(dInitialZ);
+
+  // @ts-expect-error without a gate nothing to activate
+  rankone.deltaNetSync({ q: t, k: t, v: t, beta: t }, { gate: { aLog: t } });
+  // @ts-expect-error retention's gate takes no activation
+  rankone.retentionSync({ q: t, k: t, v: t }, { gate: { aLog: t } });
+  // @ts-expect-error aLog is required
+  rankone.glaSync({ q: t, k: t, v: t, g: t }, { gate: { dtBias: t } });
+  // @ts-expect-error aLog is float32
+  rankone.glaSync({ q: b, k: b, v: b, g: b }, { gate: { aLog: b } });
+  // @ts-expect-error an additive preset has no beta to activate
+  rankone.glaSync({ q: t, k: t, v: t, g: t }, { betaActivation: 'sigmoid' });
+  // @ts-expect-error not an activation
+  rankone.gatedDeltaNetSync(delta, { betaActivation: 'tanh' });
+  // @ts-expect-error only linear attention without gate is normalized
+  rankone.glaSync({ q: t, k: t, v: t, g: t }, { normalize: true });
+  // @ts-expect-error and only it has a z
+  rankone.retentionSync({ q: t, k: t, v: t, initialZ: t });
+  // @ts-expect-error a state holds its own z
+  rankone.linearAttentionSync({ q: t, k: t, v: t, state, initialZ: t }, { normalize: true });
+  // @ts-expect-error hgrn2 makes its own k
+  rankone.hgrn2Sync({ q: t, v: t, g: t }, { qkL2norm: true });
+  // @ts-expect-error its gate is its own too
+  rankone.hgrn2Sync({ q: t, v: t, g: t }, { gate: { aLog: t } });
+  // @ts-expect-error mamba2 has no q and k
+  rankone.mamba2Sync({ x: t, dt: t, A: t, B: t, C: t }, { qkL2norm: true });
+  // @ts-expect-error a backward has no state
+  rankone.glaBackwardSync({ q: t, k: t, v: t, g: t, dO: t }, { stateIndices: offsets });
+  // @ts-expect-error offsets are bare
+  rankone.glaSync({ q: t, k: t, v: t, g: t }, { cuSeqlens: ids });
+  // @ts-expect-error indices of a pool are 32 bits wide
+  rankone.glaSync({ q: t, k: t, v: t, g: t, state }, { stateIndices: new BigInt64Array(1) });
+}
+
 function layers(): void {
   same<ResultTensor>(rankone.matmulSync({ a: t, b: t, bias: t }, { transposeB: true }).y);
   same<ResultTensor>(rankone.embeddingSync({ ids, weight: t }).y);
@@ -114,10 +241,23 @@ function states(): void {
   new rankone.RecurrentState();
   // @ts-expect-error all four dimensions are needed
   rankone.createState({ batch: 1, valueHeads: 2, keyDim: 3 });
+  const z = rankone.createState({
+    ...{ batch: 1, valueHeads: 2 },
+    keyDim: 3,
+    valueDim: 4,
+    keyHeads: 2,
+  });
+  z.copyFrom(z.toTensor(), z.zToTensor());
+  same<Uint8Array>(made.serialize());
+  same<rankone.RecurrentState>(rankone.deserializeState(made.serialize()));
+  // @ts-expect-error bytes
+  rankone.deserializeState('RK1STATE');
   same<Tensor>(rankone.tensor([1, 2], [2]));
+  same<Uint16Array>(rankone.tensor(new Uint16Array(2), [2], 'f16').data);
+  same<HalfTensor<'bf16'>>(rankone.tensor(new Uint16Array(2), [2], 'bf16'));
   same<rankone.IndexTensor>(rankone.tensor([1, 2], [2], 'i32'));
   // @ts-expect-error 16-bit floats need their dtype
   rankone.tensor(new Uint16Array(2), [2]);
 }
 
-void [forward, backward, layers, states];
+void [forward, backward, dtypes, gradientDtypes, fusedAndPacked, layers, states];

@@ -1,18 +1,28 @@
 // The papers that are additive cells of the grid: rows of cpp/ops/presets.cpp with their types.
 import { asynchronous, synchronous } from '../marshal';
-import type { AsyncOperation, SyncOperation } from '../types';
 import type {
+  AsyncBackward,
+  AsyncForward,
   BackwardOptions,
   BackwardResult,
   ChannelGate,
   ForwardOptions,
   ForwardResult,
   GateGradient,
+  GateOption,
+  NormalizedForwardResult,
+  NormalizedOutputGradients,
+  NormalizedStart,
+  NormalizeOption,
   OutputGradients,
+  QueryKeyNormOption,
   QueryKeyValue,
   StartingState,
+  SumGradient,
+  SyncBackward,
+  SyncForward,
   TokenGate,
-} from './recurrence';
+} from './grid';
 
 /** Required options of lightning attention. */
 export interface LayerOption {
@@ -23,52 +33,58 @@ export interface LayerOption {
 }
 
 /** Inputs of {@link linearAttention}. */
-export type LinearAttentionInputs = QueryKeyValue & StartingState;
+export type LinearAttentionInputs = QueryKeyValue & NormalizedStart;
 
 /** Options of {@link linearAttention}. */
-export type LinearAttentionOptions = ForwardOptions;
+export type LinearAttentionOptions = ForwardOptions<'o' | 'finalState' | 'finalZ'> &
+  QueryKeyNormOption &
+  NormalizeOption;
 
 /** Inputs of {@link linearAttentionBackward}. */
-export type LinearAttentionBackwardInputs = QueryKeyValue & OutputGradients;
+export type LinearAttentionBackwardInputs = QueryKeyValue & NormalizedOutputGradients;
 
 /** Options of {@link linearAttentionBackward}: those of the forward that shape the problem. */
-export type LinearAttentionBackwardOptions = BackwardOptions<'dq' | 'dk' | 'dv' | 'dInitialState'>;
+export type LinearAttentionBackwardOptions = BackwardOptions<'dInitialZ'> &
+  QueryKeyNormOption &
+  NormalizeOption;
 
 /** What {@link linearAttentionBackward} returns. */
-export type LinearAttentionBackwardResult = BackwardResult;
+export type LinearAttentionBackwardResult = BackwardResult & SumGradient;
 
 /**
  * Linear attention without gate.
  *
  *     S <- S + k_t v_t^T;   o_t = scale * S^T q_t
  *
- * All float32: q `[B,T,H,K]`, k `[B,T,H,K]`, v `[B,T,HV,V]` -> o `[B,T,HV,V]`.
+ * Shapes: q `[B,T,H,K]`, k `[B,T,H,K]`, v `[B,T,HV,V]` -> o `[B,T,HV,V]`. Dtypes as in {@link recurrence}.
  *
  * @throws (rejects) as {@link recurrence}
- * @see Katharopoulos et al., Transformers are RNNs, 2020 (arXiv:2006.16236); without its feature map and normalizer
+ * @see Katharopoulos et al., Transformers are RNNs, 2020 (arXiv:2006.16236); without its feature map; its
+ * normalizer is the option `normalize`
  */
-export const linearAttention: AsyncOperation<
+export const linearAttention: AsyncForward<
   LinearAttentionInputs,
   LinearAttentionOptions,
-  ForwardResult
+  NormalizedForwardResult
 > = asynchronous('linearAttention');
 
 /**
  * {@link linearAttention} on the caller's thread and memory, with the pool's help.
  * @throws the same errors, synchronously
  */
-export const linearAttentionSync: SyncOperation<
+export const linearAttentionSync: SyncForward<
   LinearAttentionInputs,
   LinearAttentionOptions,
-  ForwardResult
+  NormalizedForwardResult
 > = synchronous('linearAttention');
 
 /**
- * Gradients of {@link linearAttention} from dO `[B,T,HV,V]` and dFinalState `[B,HV,K,V]`: dq `[B,T,H,K]`, dk
- * `[B,T,H,K]`, dv `[B,T,HV,V]`, dInitialState `[B,HV,K,V]` where initialState was given.
+ * Gradients of {@link linearAttention} from dO `[B,T,HV,V]`, dFinalState `[N,HV,K,V]` and dFinalZ `[N,H,K]`: dq
+ * `[B,T,H,K]`, dk `[B,T,H,K]`, dv `[B,T,HV,V]`, dInitialState `[N,HV,K,V]` where initialState was given, dInitialZ
+ * `[N,H,K]` where initialZ was.
  * @throws (rejects) as {@link recurrenceBackward}
  */
-export const linearAttentionBackward: AsyncOperation<
+export const linearAttentionBackward: AsyncBackward<
   LinearAttentionBackwardInputs,
   LinearAttentionBackwardOptions,
   LinearAttentionBackwardResult
@@ -78,7 +94,7 @@ export const linearAttentionBackward: AsyncOperation<
  * {@link linearAttentionBackward} on the caller's thread and memory, with the pool's help.
  * @throws the same errors, synchronously
  */
-export const linearAttentionBackwardSync: SyncOperation<
+export const linearAttentionBackwardSync: SyncBackward<
   LinearAttentionBackwardInputs,
   LinearAttentionBackwardOptions,
   LinearAttentionBackwardResult
@@ -88,13 +104,13 @@ export const linearAttentionBackwardSync: SyncOperation<
 export type RetentionInputs = QueryKeyValue & StartingState;
 
 /** Options of {@link retention}. */
-export type RetentionOptions = ForwardOptions;
+export type RetentionOptions = ForwardOptions & QueryKeyNormOption;
 
 /** Inputs of {@link retentionBackward}. */
 export type RetentionBackwardInputs = QueryKeyValue & OutputGradients;
 
 /** Options of {@link retentionBackward}: those of the forward that shape the problem. */
-export type RetentionBackwardOptions = BackwardOptions<'dq' | 'dk' | 'dv' | 'dInitialState'>;
+export type RetentionBackwardOptions = BackwardOptions & QueryKeyNormOption;
 
 /** What {@link retentionBackward} returns. */
 export type RetentionBackwardResult = BackwardResult;
@@ -104,27 +120,27 @@ export type RetentionBackwardResult = BackwardResult;
  *
  *     S <- (1 - 2^(-5-h)) S + k_t v_t^T;   o_t = scale * S^T q_t
  *
- * All float32: q `[B,T,H,K]`, k `[B,T,H,K]`, v `[B,T,HV,V]` -> o `[B,T,HV,V]`.
+ * Shapes: q `[B,T,H,K]`, k `[B,T,H,K]`, v `[B,T,HV,V]` -> o `[B,T,HV,V]`. Dtypes as in {@link recurrence}.
  *
  * @throws (rejects) as {@link recurrence}
  * @see Sun et al., Retentive Network, 2023 (arXiv:2307.08621)
  */
-export const retention: AsyncOperation<RetentionInputs, RetentionOptions, ForwardResult> =
+export const retention: AsyncForward<RetentionInputs, RetentionOptions, ForwardResult> =
   asynchronous('retention');
 
 /**
  * {@link retention} on the caller's thread and memory, with the pool's help.
  * @throws the same errors, synchronously
  */
-export const retentionSync: SyncOperation<RetentionInputs, RetentionOptions, ForwardResult> =
+export const retentionSync: SyncForward<RetentionInputs, RetentionOptions, ForwardResult> =
   synchronous('retention');
 
 /**
- * Gradients of {@link retention} from dO `[B,T,HV,V]` and dFinalState `[B,HV,K,V]`: dq `[B,T,H,K]`, dk `[B,T,H,K]`, dv
- * `[B,T,HV,V]`, dInitialState `[B,HV,K,V]` where initialState was given.
+ * Gradients of {@link retention} from dO `[B,T,HV,V]` and dFinalState `[N,HV,K,V]`: dq `[B,T,H,K]`, dk `[B,T,H,K]`, dv
+ * `[B,T,HV,V]`, dInitialState `[N,HV,K,V]` where initialState was given.
  * @throws (rejects) as {@link recurrenceBackward}
  */
-export const retentionBackward: AsyncOperation<
+export const retentionBackward: AsyncBackward<
   RetentionBackwardInputs,
   RetentionBackwardOptions,
   RetentionBackwardResult
@@ -134,7 +150,7 @@ export const retentionBackward: AsyncOperation<
  * {@link retentionBackward} on the caller's thread and memory, with the pool's help.
  * @throws the same errors, synchronously
  */
-export const retentionBackwardSync: SyncOperation<
+export const retentionBackwardSync: SyncBackward<
   RetentionBackwardInputs,
   RetentionBackwardOptions,
   RetentionBackwardResult
@@ -144,16 +160,13 @@ export const retentionBackwardSync: SyncOperation<
 export type LightningAttentionInputs = QueryKeyValue & StartingState;
 
 /** Options of {@link lightningAttention}. */
-export type LightningAttentionOptions = ForwardOptions & LayerOption;
+export type LightningAttentionOptions = ForwardOptions & QueryKeyNormOption & LayerOption;
 
 /** Inputs of {@link lightningAttentionBackward}. */
 export type LightningAttentionBackwardInputs = QueryKeyValue & OutputGradients;
 
 /** Options of {@link lightningAttentionBackward}: those of the forward that shape the problem. */
-export type LightningAttentionBackwardOptions = BackwardOptions<
-  'dq' | 'dk' | 'dv' | 'dInitialState'
-> &
-  LayerOption;
+export type LightningAttentionBackwardOptions = BackwardOptions & QueryKeyNormOption & LayerOption;
 
 /** What {@link lightningAttentionBackward} returns. */
 export type LightningAttentionBackwardResult = BackwardResult;
@@ -164,12 +177,12 @@ export type LightningAttentionBackwardResult = BackwardResult;
  *
  *     S <- exp(-(8/HV) (1 - layer/layers) h) S + k_t v_t^T;   o_t = scale * S^T q_t
  *
- * All float32: q `[B,T,H,K]`, k `[B,T,H,K]`, v `[B,T,HV,V]` -> o `[B,T,HV,V]`.
+ * Shapes: q `[B,T,H,K]`, k `[B,T,H,K]`, v `[B,T,HV,V]` -> o `[B,T,HV,V]`. Dtypes as in {@link recurrence}.
  *
  * @throws (rejects) as {@link recurrence}
  * @see Qin et al., Lightning Attention-2, 2024 (arXiv:2401.04658)
  */
-export const lightningAttention: AsyncOperation<
+export const lightningAttention: AsyncForward<
   LightningAttentionInputs,
   LightningAttentionOptions,
   ForwardResult
@@ -179,18 +192,18 @@ export const lightningAttention: AsyncOperation<
  * {@link lightningAttention} on the caller's thread and memory, with the pool's help.
  * @throws the same errors, synchronously
  */
-export const lightningAttentionSync: SyncOperation<
+export const lightningAttentionSync: SyncForward<
   LightningAttentionInputs,
   LightningAttentionOptions,
   ForwardResult
 > = synchronous('lightningAttention');
 
 /**
- * Gradients of {@link lightningAttention} from dO `[B,T,HV,V]` and dFinalState `[B,HV,K,V]`: dq `[B,T,H,K]`, dk
- * `[B,T,H,K]`, dv `[B,T,HV,V]`, dInitialState `[B,HV,K,V]` where initialState was given.
+ * Gradients of {@link lightningAttention} from dO `[B,T,HV,V]` and dFinalState `[N,HV,K,V]`: dq `[B,T,H,K]`, dk
+ * `[B,T,H,K]`, dv `[B,T,HV,V]`, dInitialState `[N,HV,K,V]` where initialState was given.
  * @throws (rejects) as {@link recurrenceBackward}
  */
-export const lightningAttentionBackward: AsyncOperation<
+export const lightningAttentionBackward: AsyncBackward<
   LightningAttentionBackwardInputs,
   LightningAttentionBackwardOptions,
   LightningAttentionBackwardResult
@@ -200,7 +213,7 @@ export const lightningAttentionBackward: AsyncOperation<
  * {@link lightningAttentionBackward} on the caller's thread and memory, with the pool's help.
  * @throws the same errors, synchronously
  */
-export const lightningAttentionBackwardSync: SyncOperation<
+export const lightningAttentionBackwardSync: SyncBackward<
   LightningAttentionBackwardInputs,
   LightningAttentionBackwardOptions,
   LightningAttentionBackwardResult
@@ -210,13 +223,15 @@ export const lightningAttentionBackwardSync: SyncOperation<
 export type SimpleGlaInputs = QueryKeyValue & TokenGate & StartingState;
 
 /** Options of {@link simpleGla}. */
-export type SimpleGlaOptions = ForwardOptions;
+export type SimpleGlaOptions = ForwardOptions & QueryKeyNormOption & GateOption;
 
 /** Inputs of {@link simpleGlaBackward}. */
 export type SimpleGlaBackwardInputs = QueryKeyValue & TokenGate & OutputGradients;
 
 /** Options of {@link simpleGlaBackward}: those of the forward that shape the problem. */
-export type SimpleGlaBackwardOptions = BackwardOptions<'dq' | 'dk' | 'dv' | 'dg' | 'dInitialState'>;
+export type SimpleGlaBackwardOptions = BackwardOptions<'dg' | 'dALog' | 'dDtBias'> &
+  QueryKeyNormOption &
+  GateOption;
 
 /** What {@link simpleGlaBackward} returns. */
 export type SimpleGlaBackwardResult = BackwardResult & GateGradient;
@@ -226,27 +241,29 @@ export type SimpleGlaBackwardResult = BackwardResult & GateGradient;
  *
  *     S <- exp(g_t) S + k_t v_t^T;   o_t = scale * S^T q_t
  *
- * All float32: q `[B,T,H,K]`, k `[B,T,H,K]`, v `[B,T,HV,V]`, g `[B,T,HV]` -> o `[B,T,HV,V]`.
+ * Shapes: q `[B,T,H,K]`, k `[B,T,H,K]`, v `[B,T,HV,V]`, g `[B,T,HV]` -> o `[B,T,HV,V]`. Dtypes as in
+ * {@link recurrence}.
  *
  * @throws (rejects) as {@link recurrence}
  * @see the scalar-gated form of Yang et al., 2023 (arXiv:2312.06635); the recurrence of Mamba-2 (arXiv:2405.21060)
  */
-export const simpleGla: AsyncOperation<SimpleGlaInputs, SimpleGlaOptions, ForwardResult> =
+export const simpleGla: AsyncForward<SimpleGlaInputs, SimpleGlaOptions, ForwardResult> =
   asynchronous('simpleGla');
 
 /**
  * {@link simpleGla} on the caller's thread and memory, with the pool's help.
  * @throws the same errors, synchronously
  */
-export const simpleGlaSync: SyncOperation<SimpleGlaInputs, SimpleGlaOptions, ForwardResult> =
+export const simpleGlaSync: SyncForward<SimpleGlaInputs, SimpleGlaOptions, ForwardResult> =
   synchronous('simpleGla');
 
 /**
- * Gradients of {@link simpleGla} from dO `[B,T,HV,V]` and dFinalState `[B,HV,K,V]`: dq `[B,T,H,K]`, dk `[B,T,H,K]`, dv
- * `[B,T,HV,V]`, dg like g, dInitialState `[B,HV,K,V]` where initialState was given.
+ * Gradients of {@link simpleGla} from dO `[B,T,HV,V]` and dFinalState `[N,HV,K,V]`: dq `[B,T,H,K]`, dk `[B,T,H,K]`, dv
+ * `[B,T,HV,V]`, dg like g, dALog and dDtBias where `gate` was given, dInitialState `[N,HV,K,V]` where initialState was
+ * given.
  * @throws (rejects) as {@link recurrenceBackward}
  */
-export const simpleGlaBackward: AsyncOperation<
+export const simpleGlaBackward: AsyncBackward<
   SimpleGlaBackwardInputs,
   SimpleGlaBackwardOptions,
   SimpleGlaBackwardResult
@@ -256,7 +273,7 @@ export const simpleGlaBackward: AsyncOperation<
  * {@link simpleGlaBackward} on the caller's thread and memory, with the pool's help.
  * @throws the same errors, synchronously
  */
-export const simpleGlaBackwardSync: SyncOperation<
+export const simpleGlaBackwardSync: SyncBackward<
   SimpleGlaBackwardInputs,
   SimpleGlaBackwardOptions,
   SimpleGlaBackwardResult
@@ -266,13 +283,15 @@ export const simpleGlaBackwardSync: SyncOperation<
 export type GlaInputs = QueryKeyValue & ChannelGate & StartingState;
 
 /** Options of {@link gla}. */
-export type GlaOptions = ForwardOptions;
+export type GlaOptions = ForwardOptions & QueryKeyNormOption & GateOption;
 
 /** Inputs of {@link glaBackward}. */
 export type GlaBackwardInputs = QueryKeyValue & ChannelGate & OutputGradients;
 
 /** Options of {@link glaBackward}: those of the forward that shape the problem. */
-export type GlaBackwardOptions = BackwardOptions<'dq' | 'dk' | 'dv' | 'dg' | 'dInitialState'>;
+export type GlaBackwardOptions = BackwardOptions<'dg' | 'dALog' | 'dDtBias'> &
+  QueryKeyNormOption &
+  GateOption;
 
 /** What {@link glaBackward} returns. */
 export type GlaBackwardResult = BackwardResult & GateGradient;
@@ -282,32 +301,34 @@ export type GlaBackwardResult = BackwardResult & GateGradient;
  *
  *     S <- diag(exp(g_t)) S + k_t v_t^T;   o_t = scale * S^T q_t
  *
- * All float32: q `[B,T,H,K]`, k `[B,T,H,K]`, v `[B,T,HV,V]`, g `[B,T,HV,K]` -> o `[B,T,HV,V]`.
+ * Shapes: q `[B,T,H,K]`, k `[B,T,H,K]`, v `[B,T,HV,V]`, g `[B,T,HV,K]` -> o `[B,T,HV,V]`. Dtypes as in
+ * {@link recurrence}.
  *
  * @throws (rejects) as {@link recurrence}
  * @see Yang et al., Gated Linear Attention Transformers, 2023 (arXiv:2312.06635)
  */
-export const gla: AsyncOperation<GlaInputs, GlaOptions, ForwardResult> = asynchronous('gla');
+export const gla: AsyncForward<GlaInputs, GlaOptions, ForwardResult> = asynchronous('gla');
 
 /**
  * {@link gla} on the caller's thread and memory, with the pool's help.
  * @throws the same errors, synchronously
  */
-export const glaSync: SyncOperation<GlaInputs, GlaOptions, ForwardResult> = synchronous('gla');
+export const glaSync: SyncForward<GlaInputs, GlaOptions, ForwardResult> = synchronous('gla');
 
 /**
- * Gradients of {@link gla} from dO `[B,T,HV,V]` and dFinalState `[B,HV,K,V]`: dq `[B,T,H,K]`, dk `[B,T,H,K]`, dv
- * `[B,T,HV,V]`, dg like g, dInitialState `[B,HV,K,V]` where initialState was given.
+ * Gradients of {@link gla} from dO `[B,T,HV,V]` and dFinalState `[N,HV,K,V]`: dq `[B,T,H,K]`, dk `[B,T,H,K]`, dv
+ * `[B,T,HV,V]`, dg like g, dALog and dDtBias where `gate` was given, dInitialState `[N,HV,K,V]` where initialState was
+ * given.
  * @throws (rejects) as {@link recurrenceBackward}
  */
-export const glaBackward: AsyncOperation<GlaBackwardInputs, GlaBackwardOptions, GlaBackwardResult> =
+export const glaBackward: AsyncBackward<GlaBackwardInputs, GlaBackwardOptions, GlaBackwardResult> =
   asynchronous('glaBackward');
 
 /**
  * {@link glaBackward} on the caller's thread and memory, with the pool's help.
  * @throws the same errors, synchronously
  */
-export const glaBackwardSync: SyncOperation<
+export const glaBackwardSync: SyncBackward<
   GlaBackwardInputs,
   GlaBackwardOptions,
   GlaBackwardResult

@@ -1,35 +1,41 @@
 // The papers that are delta cells of the grid: rows of cpp/ops/presets.cpp with their types.
 import { asynchronous, synchronous } from '../marshal';
-import type { AsyncOperation, SyncOperation } from '../types';
 import type {
+  AsyncBackward,
+  AsyncForward,
   BackwardOptions,
   BackwardResult,
   ChannelGate,
   ForwardOptions,
   ForwardResult,
   GateGradient,
+  GateOption,
   HouseholderOption,
   OutputGradients,
+  QueryKeyNormOption,
   QueryKeyValue,
   StartingState,
   StrengthGradient,
+  StrengthOption,
+  SyncBackward,
+  SyncForward,
   TokenGate,
   WriteStrength,
-} from './recurrence';
+} from './grid';
 
 /** Inputs of {@link deltaNet}. */
 export type DeltaNetInputs = QueryKeyValue & WriteStrength & StartingState;
 
 /** Options of {@link deltaNet}. */
-export type DeltaNetOptions = ForwardOptions;
+export type DeltaNetOptions = ForwardOptions & QueryKeyNormOption & StrengthOption;
 
 /** Inputs of {@link deltaNetBackward}. */
 export type DeltaNetBackwardInputs = QueryKeyValue & WriteStrength & OutputGradients;
 
 /** Options of {@link deltaNetBackward}: those of the forward that shape the problem. */
-export type DeltaNetBackwardOptions = BackwardOptions<
-  'dq' | 'dk' | 'dv' | 'dbeta' | 'dInitialState'
->;
+export type DeltaNetBackwardOptions = BackwardOptions<'dbeta'> &
+  QueryKeyNormOption &
+  StrengthOption;
 
 /** What {@link deltaNetBackward} returns. */
 export type DeltaNetBackwardResult = BackwardResult & StrengthGradient;
@@ -39,27 +45,28 @@ export type DeltaNetBackwardResult = BackwardResult & StrengthGradient;
  *
  *     S <- (I - beta_t k_t k_t^T) S + beta_t k_t v_t^T;   o_t = scale * S^T q_t
  *
- * All float32: q `[B,T,H,K]`, k `[B,T,H,K]`, v `[B,T,HV,V]`, beta `[B,T,HV]` -> o `[B,T,HV,V]`.
+ * Shapes: q `[B,T,H,K]`, k `[B,T,H,K]`, v `[B,T,HV,V]`, beta `[B,T,HV]` -> o `[B,T,HV,V]`. Dtypes as in
+ * {@link recurrence}.
  *
  * @throws (rejects) as {@link recurrence}
  * @see Yang et al., Parallelizing Linear Transformers with the Delta Rule, 2024 (arXiv:2406.06484)
  */
-export const deltaNet: AsyncOperation<DeltaNetInputs, DeltaNetOptions, ForwardResult> =
+export const deltaNet: AsyncForward<DeltaNetInputs, DeltaNetOptions, ForwardResult> =
   asynchronous('deltaNet');
 
 /**
  * {@link deltaNet} on the caller's thread and memory, with the pool's help.
  * @throws the same errors, synchronously
  */
-export const deltaNetSync: SyncOperation<DeltaNetInputs, DeltaNetOptions, ForwardResult> =
+export const deltaNetSync: SyncForward<DeltaNetInputs, DeltaNetOptions, ForwardResult> =
   synchronous('deltaNet');
 
 /**
- * Gradients of {@link deltaNet} from dO `[B,T,HV,V]` and dFinalState `[B,HV,K,V]`: dq `[B,T,H,K]`, dk `[B,T,H,K]`, dv
- * `[B,T,HV,V]`, dbeta like beta, dInitialState `[B,HV,K,V]` where initialState was given.
+ * Gradients of {@link deltaNet} from dO `[B,T,HV,V]` and dFinalState `[N,HV,K,V]`: dq `[B,T,H,K]`, dk `[B,T,H,K]`, dv
+ * `[B,T,HV,V]`, dbeta like beta, dInitialState `[N,HV,K,V]` where initialState was given.
  * @throws (rejects) as {@link recurrenceBackward}
  */
-export const deltaNetBackward: AsyncOperation<
+export const deltaNetBackward: AsyncBackward<
   DeltaNetBackwardInputs,
   DeltaNetBackwardOptions,
   DeltaNetBackwardResult
@@ -69,7 +76,7 @@ export const deltaNetBackward: AsyncOperation<
  * {@link deltaNetBackward} on the caller's thread and memory, with the pool's help.
  * @throws the same errors, synchronously
  */
-export const deltaNetBackwardSync: SyncOperation<
+export const deltaNetBackwardSync: SyncBackward<
   DeltaNetBackwardInputs,
   DeltaNetBackwardOptions,
   DeltaNetBackwardResult
@@ -79,7 +86,10 @@ export const deltaNetBackwardSync: SyncOperation<
 export type GatedDeltaNetInputs = QueryKeyValue & TokenGate & WriteStrength & StartingState;
 
 /** Options of {@link gatedDeltaNet}. */
-export type GatedDeltaNetOptions = ForwardOptions;
+export type GatedDeltaNetOptions = ForwardOptions &
+  QueryKeyNormOption &
+  GateOption &
+  StrengthOption;
 
 /** Inputs of {@link gatedDeltaNetBackward}. */
 export type GatedDeltaNetBackwardInputs = QueryKeyValue &
@@ -88,9 +98,10 @@ export type GatedDeltaNetBackwardInputs = QueryKeyValue &
   OutputGradients;
 
 /** Options of {@link gatedDeltaNetBackward}: those of the forward that shape the problem. */
-export type GatedDeltaNetBackwardOptions = BackwardOptions<
-  'dq' | 'dk' | 'dv' | 'dg' | 'dbeta' | 'dInitialState'
->;
+export type GatedDeltaNetBackwardOptions = BackwardOptions<'dg' | 'dALog' | 'dDtBias' | 'dbeta'> &
+  QueryKeyNormOption &
+  GateOption &
+  StrengthOption;
 
 /** What {@link gatedDeltaNetBackward} returns. */
 export type GatedDeltaNetBackwardResult = BackwardResult & GateGradient & StrengthGradient;
@@ -100,33 +111,32 @@ export type GatedDeltaNetBackwardResult = BackwardResult & GateGradient & Streng
  *
  *     S <- (I - beta_t k_t k_t^T) exp(g_t) S + beta_t k_t v_t^T;   o_t = scale * S^T q_t
  *
- * All float32: q `[B,T,H,K]`, k `[B,T,H,K]`, v `[B,T,HV,V]`, g `[B,T,HV]`, beta `[B,T,HV]` -> o `[B,T,HV,V]`.
+ * Shapes: q `[B,T,H,K]`, k `[B,T,H,K]`, v `[B,T,HV,V]`, g `[B,T,HV]`, beta `[B,T,HV]` -> o `[B,T,HV,V]`. Dtypes as in
+ * {@link recurrence}.
  *
  * @throws (rejects) as {@link recurrence}
  * @see Yang et al., Gated Delta Networks, 2024 (arXiv:2412.06464)
  */
-export const gatedDeltaNet: AsyncOperation<
-  GatedDeltaNetInputs,
-  GatedDeltaNetOptions,
-  ForwardResult
-> = asynchronous('gatedDeltaNet');
+export const gatedDeltaNet: AsyncForward<GatedDeltaNetInputs, GatedDeltaNetOptions, ForwardResult> =
+  asynchronous('gatedDeltaNet');
 
 /**
  * {@link gatedDeltaNet} on the caller's thread and memory, with the pool's help.
  * @throws the same errors, synchronously
  */
-export const gatedDeltaNetSync: SyncOperation<
+export const gatedDeltaNetSync: SyncForward<
   GatedDeltaNetInputs,
   GatedDeltaNetOptions,
   ForwardResult
 > = synchronous('gatedDeltaNet');
 
 /**
- * Gradients of {@link gatedDeltaNet} from dO `[B,T,HV,V]` and dFinalState `[B,HV,K,V]`: dq `[B,T,H,K]`, dk
- * `[B,T,H,K]`, dv `[B,T,HV,V]`, dg like g, dbeta like beta, dInitialState `[B,HV,K,V]` where initialState was given.
+ * Gradients of {@link gatedDeltaNet} from dO `[B,T,HV,V]` and dFinalState `[N,HV,K,V]`: dq `[B,T,H,K]`, dk `[B,T,H,K]`,
+ * dv `[B,T,HV,V]`, dg like g, dALog and dDtBias where `gate` was given, dbeta like beta, dInitialState `[N,HV,K,V]`
+ * where initialState was given.
  * @throws (rejects) as {@link recurrenceBackward}
  */
-export const gatedDeltaNetBackward: AsyncOperation<
+export const gatedDeltaNetBackward: AsyncBackward<
   GatedDeltaNetBackwardInputs,
   GatedDeltaNetBackwardOptions,
   GatedDeltaNetBackwardResult
@@ -136,7 +146,7 @@ export const gatedDeltaNetBackward: AsyncOperation<
  * {@link gatedDeltaNetBackward} on the caller's thread and memory, with the pool's help.
  * @throws the same errors, synchronously
  */
-export const gatedDeltaNetBackwardSync: SyncOperation<
+export const gatedDeltaNetBackwardSync: SyncBackward<
   GatedDeltaNetBackwardInputs,
   GatedDeltaNetBackwardOptions,
   GatedDeltaNetBackwardResult
@@ -146,15 +156,16 @@ export const gatedDeltaNetBackwardSync: SyncOperation<
 export type KdaInputs = QueryKeyValue & ChannelGate & WriteStrength & StartingState;
 
 /** Options of {@link kda}. */
-export type KdaOptions = ForwardOptions;
+export type KdaOptions = ForwardOptions & QueryKeyNormOption & GateOption & StrengthOption;
 
 /** Inputs of {@link kdaBackward}. */
 export type KdaBackwardInputs = QueryKeyValue & ChannelGate & WriteStrength & OutputGradients;
 
 /** Options of {@link kdaBackward}: those of the forward that shape the problem. */
-export type KdaBackwardOptions = BackwardOptions<
-  'dq' | 'dk' | 'dv' | 'dg' | 'dbeta' | 'dInitialState'
->;
+export type KdaBackwardOptions = BackwardOptions<'dg' | 'dALog' | 'dDtBias' | 'dbeta'> &
+  QueryKeyNormOption &
+  GateOption &
+  StrengthOption;
 
 /** What {@link kdaBackward} returns. */
 export type KdaBackwardResult = BackwardResult & GateGradient & StrengthGradient;
@@ -164,32 +175,34 @@ export type KdaBackwardResult = BackwardResult & GateGradient & StrengthGradient
  *
  *     S <- (I - beta_t k_t k_t^T) diag(exp(g_t)) S + beta_t k_t v_t^T;   o_t = scale * S^T q_t
  *
- * All float32: q `[B,T,H,K]`, k `[B,T,H,K]`, v `[B,T,HV,V]`, g `[B,T,HV,K]`, beta `[B,T,HV]` -> o `[B,T,HV,V]`.
+ * Shapes: q `[B,T,H,K]`, k `[B,T,H,K]`, v `[B,T,HV,V]`, g `[B,T,HV,K]`, beta `[B,T,HV]` -> o `[B,T,HV,V]`. Dtypes as in
+ * {@link recurrence}.
  *
  * @throws (rejects) as {@link recurrence}
  * @see Kimi Team, Kimi Linear, 2025 (arXiv:2510.26692)
  */
-export const kda: AsyncOperation<KdaInputs, KdaOptions, ForwardResult> = asynchronous('kda');
+export const kda: AsyncForward<KdaInputs, KdaOptions, ForwardResult> = asynchronous('kda');
 
 /**
  * {@link kda} on the caller's thread and memory, with the pool's help.
  * @throws the same errors, synchronously
  */
-export const kdaSync: SyncOperation<KdaInputs, KdaOptions, ForwardResult> = synchronous('kda');
+export const kdaSync: SyncForward<KdaInputs, KdaOptions, ForwardResult> = synchronous('kda');
 
 /**
- * Gradients of {@link kda} from dO `[B,T,HV,V]` and dFinalState `[B,HV,K,V]`: dq `[B,T,H,K]`, dk `[B,T,H,K]`, dv
- * `[B,T,HV,V]`, dg like g, dbeta like beta, dInitialState `[B,HV,K,V]` where initialState was given.
+ * Gradients of {@link kda} from dO `[B,T,HV,V]` and dFinalState `[N,HV,K,V]`: dq `[B,T,H,K]`, dk `[B,T,H,K]`, dv
+ * `[B,T,HV,V]`, dg like g, dALog and dDtBias where `gate` was given, dbeta like beta, dInitialState `[N,HV,K,V]` where
+ * initialState was given.
  * @throws (rejects) as {@link recurrenceBackward}
  */
-export const kdaBackward: AsyncOperation<KdaBackwardInputs, KdaBackwardOptions, KdaBackwardResult> =
+export const kdaBackward: AsyncBackward<KdaBackwardInputs, KdaBackwardOptions, KdaBackwardResult> =
   asynchronous('kdaBackward');
 
 /**
  * {@link kdaBackward} on the caller's thread and memory, with the pool's help.
  * @throws the same errors, synchronously
  */
-export const kdaBackwardSync: SyncOperation<
+export const kdaBackwardSync: SyncBackward<
   KdaBackwardInputs,
   KdaBackwardOptions,
   KdaBackwardResult
@@ -199,15 +212,18 @@ export const kdaBackwardSync: SyncOperation<
 export type DeltaProductInputs = QueryKeyValue & WriteStrength & StartingState;
 
 /** Options of {@link deltaProduct}. */
-export type DeltaProductOptions = ForwardOptions & HouseholderOption;
+export type DeltaProductOptions = ForwardOptions &
+  QueryKeyNormOption &
+  StrengthOption &
+  HouseholderOption;
 
 /** Inputs of {@link deltaProductBackward}. */
 export type DeltaProductBackwardInputs = QueryKeyValue & WriteStrength & OutputGradients;
 
 /** Options of {@link deltaProductBackward}: those of the forward that shape the problem. */
-export type DeltaProductBackwardOptions = BackwardOptions<
-  'dq' | 'dk' | 'dv' | 'dbeta' | 'dInitialState'
-> &
+export type DeltaProductBackwardOptions = BackwardOptions<'dbeta'> &
+  QueryKeyNormOption &
+  StrengthOption &
   HouseholderOption;
 
 /** What {@link deltaProductBackward} returns. */
@@ -219,30 +235,28 @@ export type DeltaProductBackwardResult = BackwardResult & StrengthGradient;
  *
  *     S <- (I - beta_tj k_tj k_tj^T) S + beta_tj k_tj v_tj^T  for j = 1..n;   o_t = scale * S^T q_t
  *
- * All float32: q `[B,T,H,K]`, k `[B,T*n,H,K]`, v `[B,T*n,HV,V]`, beta `[B,T*n,HV]` -> o `[B,T,HV,V]`.
+ * Shapes: q `[B,T,H,K]`, k `[B,T*n,H,K]`, v `[B,T*n,HV,V]`, beta `[B,T*n,HV]` -> o `[B,T,HV,V]`. Dtypes as in
+ * {@link recurrence}.
  *
  * @throws (rejects) as {@link recurrence}
  * @see Siems et al., DeltaProduct, 2025 (arXiv:2502.10297)
  */
-export const deltaProduct: AsyncOperation<DeltaProductInputs, DeltaProductOptions, ForwardResult> =
+export const deltaProduct: AsyncForward<DeltaProductInputs, DeltaProductOptions, ForwardResult> =
   asynchronous('deltaProduct');
 
 /**
  * {@link deltaProduct} on the caller's thread and memory, with the pool's help.
  * @throws the same errors, synchronously
  */
-export const deltaProductSync: SyncOperation<
-  DeltaProductInputs,
-  DeltaProductOptions,
-  ForwardResult
-> = synchronous('deltaProduct');
+export const deltaProductSync: SyncForward<DeltaProductInputs, DeltaProductOptions, ForwardResult> =
+  synchronous('deltaProduct');
 
 /**
- * Gradients of {@link deltaProduct} from dO `[B,T,HV,V]` and dFinalState `[B,HV,K,V]`: dq `[B,T,H,K]`, dk
- * `[B,T*n,H,K]`, dv `[B,T*n,HV,V]`, dbeta like beta, dInitialState `[B,HV,K,V]` where initialState was given.
+ * Gradients of {@link deltaProduct} from dO `[B,T,HV,V]` and dFinalState `[N,HV,K,V]`: dq `[B,T,H,K]`, dk
+ * `[B,T*n,H,K]`, dv `[B,T*n,HV,V]`, dbeta like beta, dInitialState `[N,HV,K,V]` where initialState was given.
  * @throws (rejects) as {@link recurrenceBackward}
  */
-export const deltaProductBackward: AsyncOperation<
+export const deltaProductBackward: AsyncBackward<
   DeltaProductBackwardInputs,
   DeltaProductBackwardOptions,
   DeltaProductBackwardResult
@@ -252,7 +266,7 @@ export const deltaProductBackward: AsyncOperation<
  * {@link deltaProductBackward} on the caller's thread and memory, with the pool's help.
  * @throws the same errors, synchronously
  */
-export const deltaProductBackwardSync: SyncOperation<
+export const deltaProductBackwardSync: SyncBackward<
   DeltaProductBackwardInputs,
   DeltaProductBackwardOptions,
   DeltaProductBackwardResult
@@ -262,7 +276,11 @@ export const deltaProductBackwardSync: SyncOperation<
 export type GatedDeltaProductInputs = QueryKeyValue & TokenGate & WriteStrength & StartingState;
 
 /** Options of {@link gatedDeltaProduct}. */
-export type GatedDeltaProductOptions = ForwardOptions & HouseholderOption;
+export type GatedDeltaProductOptions = ForwardOptions &
+  QueryKeyNormOption &
+  GateOption &
+  StrengthOption &
+  HouseholderOption;
 
 /** Inputs of {@link gatedDeltaProductBackward}. */
 export type GatedDeltaProductBackwardInputs = QueryKeyValue &
@@ -272,8 +290,11 @@ export type GatedDeltaProductBackwardInputs = QueryKeyValue &
 
 /** Options of {@link gatedDeltaProductBackward}: those of the forward that shape the problem. */
 export type GatedDeltaProductBackwardOptions = BackwardOptions<
-  'dq' | 'dk' | 'dv' | 'dg' | 'dbeta' | 'dInitialState'
+  'dg' | 'dALog' | 'dDtBias' | 'dbeta'
 > &
+  QueryKeyNormOption &
+  GateOption &
+  StrengthOption &
   HouseholderOption;
 
 /** What {@link gatedDeltaProductBackward} returns. */
@@ -284,12 +305,13 @@ export type GatedDeltaProductBackwardResult = BackwardResult & GateGradient & St
  *
  *     S <- exp(g_t) S, then S <- (I - beta_tj k_tj k_tj^T) S + beta_tj k_tj v_tj^T  for j = 1..n;   o_t = scale * S^T q_t
  *
- * All float32: q `[B,T,H,K]`, k `[B,T*n,H,K]`, v `[B,T*n,HV,V]`, g `[B,T,HV]`, beta `[B,T*n,HV]` -> o `[B,T,HV,V]`.
+ * Shapes: q `[B,T,H,K]`, k `[B,T*n,H,K]`, v `[B,T*n,HV,V]`, g `[B,T,HV]`, beta `[B,T*n,HV]` -> o `[B,T,HV,V]`. Dtypes
+ * as in {@link recurrence}.
  *
  * @throws (rejects) as {@link recurrence}
  * @see Siems et al., DeltaProduct, 2025 (arXiv:2502.10297)
  */
-export const gatedDeltaProduct: AsyncOperation<
+export const gatedDeltaProduct: AsyncForward<
   GatedDeltaProductInputs,
   GatedDeltaProductOptions,
   ForwardResult
@@ -299,19 +321,19 @@ export const gatedDeltaProduct: AsyncOperation<
  * {@link gatedDeltaProduct} on the caller's thread and memory, with the pool's help.
  * @throws the same errors, synchronously
  */
-export const gatedDeltaProductSync: SyncOperation<
+export const gatedDeltaProductSync: SyncForward<
   GatedDeltaProductInputs,
   GatedDeltaProductOptions,
   ForwardResult
 > = synchronous('gatedDeltaProduct');
 
 /**
- * Gradients of {@link gatedDeltaProduct} from dO `[B,T,HV,V]` and dFinalState `[B,HV,K,V]`: dq `[B,T,H,K]`, dk
- * `[B,T*n,H,K]`, dv `[B,T*n,HV,V]`, dg like g, dbeta like beta, dInitialState `[B,HV,K,V]` where initialState was
- * given.
+ * Gradients of {@link gatedDeltaProduct} from dO `[B,T,HV,V]` and dFinalState `[N,HV,K,V]`: dq `[B,T,H,K]`, dk
+ * `[B,T*n,H,K]`, dv `[B,T*n,HV,V]`, dg like g, dALog and dDtBias where `gate` was given, dbeta like beta, dInitialState
+ * `[N,HV,K,V]` where initialState was given.
  * @throws (rejects) as {@link recurrenceBackward}
  */
-export const gatedDeltaProductBackward: AsyncOperation<
+export const gatedDeltaProductBackward: AsyncBackward<
   GatedDeltaProductBackwardInputs,
   GatedDeltaProductBackwardOptions,
   GatedDeltaProductBackwardResult
@@ -321,7 +343,7 @@ export const gatedDeltaProductBackward: AsyncOperation<
  * {@link gatedDeltaProductBackward} on the caller's thread and memory, with the pool's help.
  * @throws the same errors, synchronously
  */
-export const gatedDeltaProductBackwardSync: SyncOperation<
+export const gatedDeltaProductBackwardSync: SyncBackward<
   GatedDeltaProductBackwardInputs,
   GatedDeltaProductBackwardOptions,
   GatedDeltaProductBackwardResult
