@@ -10,23 +10,34 @@ typedef uint16_t UnalignedHVec __attribute__((vector_size(kLanes * 2), aligned(2
 RANKONE_INLINE HVec loadBits(const uint16_t* p) { return *reinterpret_cast<const UnalignedHVec*>(p); }
 RANKONE_INLINE void storeBits(uint16_t* p, HVec x) { *reinterpret_cast<UnalignedHVec*>(p) = x; }
 RANKONE_INLINE HVec loadBitsPart(const uint16_t* p, int n) {
+#if RANKONE_LEVEL == 2
+  return (HVec)_mm256_maskz_loadu_epi16(static_cast<__mmask16>((1u << n) - 1), p);
+#else
   uint16_t t[kLanes] = {};
   for (int i = 0; i < n; ++i) t[i] = p[i];
   return loadBits(t);
+#endif
 }
 RANKONE_INLINE void storeBitsPart(uint16_t* p, HVec x, int n) {
+#if RANKONE_LEVEL == 2
+  _mm256_mask_storeu_epi16(p, static_cast<__mmask16>((1u << n) - 1), (__m256i)x);
+#else
   uint16_t t[kLanes];
   storeBits(t, x);
   for (int i = 0; i < n; ++i) p[i] = t[i];
+#endif
 }
 
-// How a kernel reads and writes elements of one dtype: load, loadPart, store, storePart of kLanes floats.
+// How a kernel reads and writes elements of one dtype: load, loadPart, store, storePart of kLanes floats; one and
+// putOne of a single one.
 struct F32 {
   using Element = float;
   static RANKONE_INLINE Vec load(const float* p) { return RANKONE_ISA_NS::load(p); }
   static RANKONE_INLINE Vec loadPart(const float* p, int n) { return RANKONE_ISA_NS::loadPart(p, n); }
   static RANKONE_INLINE void store(float* p, Vec x) { RANKONE_ISA_NS::store(p, x); }
   static RANKONE_INLINE void storePart(float* p, Vec x, int n) { RANKONE_ISA_NS::storePart(p, x, n); }
+  static RANKONE_INLINE float one(const float* p) { return *p; }
+  static RANKONE_INLINE void putOne(float* p, float x) { *p = x; }
 };
 
 template <class Format>
@@ -36,6 +47,8 @@ struct HalfWidth {
   static RANKONE_INLINE Vec loadPart(const uint16_t* p, int n) { return Format::widen(loadBitsPart(p, n)); }
   static RANKONE_INLINE void store(uint16_t* p, Vec x) { storeBits(p, Format::narrow(x)); }
   static RANKONE_INLINE void storePart(uint16_t* p, Vec x, int n) { storeBitsPart(p, Format::narrow(x), n); }
+  static RANKONE_INLINE float one(const uint16_t* p) { return Format::widen(HVec{*p})[0]; }
+  static RANKONE_INLINE void putOne(uint16_t* p, float x) { *p = Format::narrow(splat(x))[0]; }
 };
 
 struct BF16 : HalfWidth<BF16> {

@@ -3,14 +3,16 @@
 #include <cstdint>
 
 #include "core/parallel.h"
+#include "core/tensor.h"
 
 namespace rankone {
 
 struct AdamWArgs {
-  float* param;       // [size], updated
-  const float* grad;  // [size]
-  float* m;           // [size], updated: running mean of the gradient
-  float* v;           // [size], updated: running mean of its square
+  float* param;      // [size], updated
+  const void* grad;  // [size]
+  DType gradDType;
+  float* m;  // [size], updated: running mean of the gradient
+  float* v;  // [size], updated: running mean of its square
   int64_t size;
   float keep;          // 1 - lr * weightDecay
   float stepSize;      // lr / (1 - beta1^step)

@@ -9,10 +9,12 @@ namespace {
 
 constexpr int64_t kPiece = 1024;  // elements; a task has several
 
+template <class D>
 void update(const AdamWArgs& p, int64_t begin, int64_t end) {
+  const auto* grad = elements<D>(p.grad);
   for (int64_t i = begin; i < end; i += kLanes) {
     const int n = lanesLeft(i, end);
-    const Vec g = get(p.grad + i, n), m0 = get(p.m + i, n);
+    const Vec g = get<D>(grad + i, n), m0 = get(p.m + i, n);
     const Vec m = fma(splat(p.mRate), g - m0, m0);
     const Vec v = fma(g * p.vRate, g, get(p.v + i, n) * p.beta2);
     put(p.m + i, m, n);
@@ -26,8 +28,10 @@ void update(const AdamWArgs& p, int64_t begin, int64_t end) {
 
 void adamW(const AdamWArgs& p) {
   const Split s = splitWork((p.size + kPiece - 1) / kPiece, 32 * kPiece);
-  parallelFor(s.tasks, p.cancel,
-              [&](int64_t t) { update(p, s.begin(t) * kPiece, std::min(p.size, s.end(t) * kPiece)); });
+  withDType(p.gradDType, [&](auto d) {
+    parallelFor(s.tasks, p.cancel,
+                [&](int64_t t) { update<decltype(d)>(p, s.begin(t) * kPiece, std::min(p.size, s.end(t) * kPiece)); });
+  });
 }
 
 }  // namespace RANKONE_ISA_NS

@@ -3,11 +3,13 @@
 #include <cstdint>
 
 #include "core/parallel.h"
+#include "core/tensor.h"
 
 namespace rankone {
 
 struct CrossEntropyArgs {
-  const float* logits;     // [N, V]
+  const void* logits;  // [N, V]
+  DType dtype;
   const int32_t* targets;  // [N], each in [0, V) or ignoreIndex
   float* loss;             // one number
   float* losses;           // [N]
@@ -16,9 +18,10 @@ struct CrossEntropyArgs {
 };
 
 struct CrossEntropyBackwardArgs {
-  const float* logits;     // [N, V]
+  const void* logits;      // [N, V]
   const int32_t* targets;  // [N], each in [0, V) or ignoreIndex
-  float* dLogits;          // [N, V]
+  void* dLogits;           // [N, V]
+  DType dtype, gradDType;  // of logits, of dLogits
   double dLoss;
   int64_t N, V, ignoreIndex;
   const CancelFlag* cancel = nullptr;

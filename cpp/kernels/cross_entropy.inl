@@ -16,18 +16,22 @@ struct RowSum {
   double sum;     // of e^(x - m)
 };
 
-RowSum rowSum(const float* x, int64_t V) {
+template <class D>
+RowSum rowSum(const typename D::Element* x, int64_t V) {
   const float lowest = -std::numeric_limits<float>::infinity();
   RowSum row{lowest, 0};
   for (int64_t piece = 0; piece < V; piece += kPiece) {
     const int64_t end = std::min(V, piece + kPiece), whole = piece + (end - piece) / kLanes * kLanes;
     Vec top = splat(lowest);
     for (int64_t i = piece; i < whole; i += kLanes) {
-      const Vec v = load(x + i);
+      const Vec v = D::load(x + i);
       top = select(v > top, v, top);  // passes over NaN, which the sum then shows
     }
     float m = std::max(row.largest, largest(top));
-    for (int64_t i = whole; i < end; ++i) m = x[i] > m ? x[i] : m;
+    for (int64_t i = whole; i < end; ++i) {
+      const float v = D::one(x + i);
+      m = v > m ? v : m;
+    }
     if (m > row.largest) {
       row.sum *= std::exp(static_cast<double>(row.largest) - m);
       row.largest = m;
@@ -35,12 +39,12 @@ RowSum rowSum(const float* x, int64_t V) {
     const Vec base = splat(m == lowest ? 0.0f : m);  // -inf - -inf is no number
     Vec acc = zero();
     int64_t i = piece;
-    for (; i < whole; i += kLanes) acc += exp(load(x + i) - base);
+    for (; i < whole; i += kLanes) acc += exp(D::load(x + i) - base);
     float rest = 0;
     if (i < end) {
       const int n = lanesLeft(i, end);
       float e[kLanes];
-      store(e, exp(loadPart(x + i, n) - base));
+      store(e, exp(D::loadPart(x + i, n) - base));
       for (int j = 0; j < n; ++j) rest += e[j];
     }
     row.sum += static_cast<double>(sum(acc)) + rest;
@@ -55,6 +59,7 @@ int64_t target(const int32_t* targets, int64_t row, int64_t V, int64_t ignoreInd
   return t;
 }
 
+template <class D>
 void forwardRows(const CrossEntropyArgs& p, int64_t begin, int64_t end) {
   for (int64_t row = begin; row < end; ++row) {
     const int64_t t = target(p.targets, row, p.V, p.ignoreIndex);
@@ -62,29 +67,31 @@ void forwardRows(const CrossEntropyArgs& p, int64_t begin, int64_t end) {
       p.losses[row] = 0;
       continue;
     }
-    const float* x = p.logits + row * p.V;
-    const RowSum s = rowSum(x, p.V);
-    p.losses[row] = static_cast<float>(std::log(s.sum) + (static_cast<double>(s.largest) - x[t]));
+    const auto* x = elements<D>(p.logits, row * p.V);
+    const RowSum s = rowSum<D>(x, p.V);
+    p.losses[row] = static_cast<float>(std::log(s.sum) + (static_cast<double>(s.largest) - D::one(x + t)));
   }
 }
 
+template <class D, class G>
 void backwardRows(const CrossEntropyBackwardArgs& p, double scale, int64_t begin, int64_t end) {
   for (int64_t row = begin; row < end; ++row) {
     const int64_t t = target(p.targets, row, p.V, p.ignoreIndex);
-    float* d = p.dLogits + row * p.V;
+    auto* d = elements<G>(p.dLogits, row * p.V);
     if (t == p.ignoreIndex) {
-      std::memset(d, 0, static_cast<size_t>(p.V) * sizeof(float));
+      std::memset(d, 0, static_cast<size_t>(p.V) * sizeof(*d));
       continue;
     }
-    const float* x = p.logits + row * p.V;
-    const RowSum s = rowSum(x, p.V);
+    const auto* x = elements<D>(p.logits, row * p.V);
+    const RowSum s = rowSum<D>(x, p.V);
     const Vec base = splat(s.largest), factor = splat(static_cast<float>(scale / s.sum));
     for (int64_t i = 0; i < p.V; i += kLanes) {
       const int n = lanesLeft(i, p.V);
-      put(d + i, exp(get(x + i, n) - base) * factor, n);
+      put<G>(d + i, exp(get<D>(x + i, n) - base) * factor, n);
     }
     // the difference in float64: softmax may be near 1
-    d[t] = static_cast<float>(scale * (std::exp(static_cast<double>(x[t]) - s.largest) / s.sum - 1));
+    const double top = std::exp(static_cast<double>(D::one(x + t)) - s.largest);
+    G::putOne(d + t, static_cast<float>(scale * (top / s.sum - 1)));
   }
 }
 
@@ -92,7 +99,9 @@ void backwardRows(const CrossEntropyBackwardArgs& p, double scale, int64_t begin
 
 void crossEntropy(const CrossEntropyArgs& p) {
   const Split s = splitWork(p.N, 24 * p.V);
-  parallelFor(s.tasks, p.cancel, [&](int64_t t) { forwardRows(p, s.begin(t), s.end(t)); });
+  withDType(p.dtype, [&](auto d) {
+    parallelFor(s.tasks, p.cancel, [&](int64_t t) { forwardRows<decltype(d)>(p, s.begin(t), s.end(t)); });
+  });
   double total = 0;
   int64_t count = 0;
   for (int64_t row = 0; row < p.N; ++row) {
@@ -108,7 +117,10 @@ void crossEntropyBackward(const CrossEntropyBackwardArgs& p) {
   for (int64_t row = 0; row < p.N; ++row) count += target(p.targets, row, p.V, p.ignoreIndex) != p.ignoreIndex;
   const double scale = p.dLoss / static_cast<double>(std::max<int64_t>(1, count));
   const Split s = splitWork(p.N, 48 * p.V);
-  parallelFor(s.tasks, p.cancel, [&](int64_t t) { backwardRows(p, scale, s.begin(t), s.end(t)); });
+  withGradients(p.dtype, p.gradDType, [&](auto d, auto g) {
+    parallelFor(s.tasks, p.cancel,
+                [&](int64_t t) { backwardRows<decltype(d), decltype(g)>(p, scale, s.begin(t), s.end(t)); });
+  });
 }
 
 }  // namespace RANKONE_ISA_NS

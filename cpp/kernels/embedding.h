@@ -1,23 +1,26 @@
-// Rows of a table by index, and the gradient of the table. See embedding.cpp.
+// Rows of a table by index, and the gradient of the table. See embedding.inl.
 #pragma once
 #include <cstdint>
 
 #include "core/parallel.h"
+#include "core/tensor.h"
 
 namespace rankone {
 
 struct EmbeddingArgs {
-  const int32_t* ids;   // [count], each in [0, V)
-  const float* weight;  // [V, D]
-  float* y;             // [count, D]
+  const int32_t* ids;  // [count], each in [0, V)
+  const void* weight;  // [V, D]
+  void* y;             // [count, D]
+  DType dtype;         // of both
   int64_t count, V, D;
   const CancelFlag* cancel = nullptr;
 };
 
 struct EmbeddingBackwardArgs {
-  const int32_t* ids;  // [count], each in [0, V)
-  const float* dY;     // [count, D]
-  float* dWeight;      // [V, D]
+  const int32_t* ids;      // [count], each in [0, V)
+  const void* dY;          // [count, D]
+  void* dWeight;           // [V, D]
+  DType dtype, gradDType;  // of dY, of dWeight
   int64_t count, V, D;
   const CancelFlag* cancel = nullptr;
 };

@@ -35,9 +35,9 @@ RANKONE_INLINE Vec broadcast(const float* p) {
 #endif
 }
 
-// a: element (row i, step k) at a[k * lda + i]; b: vectors of columns at b[k * ldb].
+// a: unit k of row i at a[k * lda + i]; b: vectors of columns at b[k * ldb].
 template <int MR, int NV>
-__attribute__((noinline)) void tile(int64_t steps, const float* a, int64_t lda, const float* b, int64_t ldb,
+__attribute__((noinline)) void tile(int64_t units, const float* a, int64_t lda, const float* b, int64_t ldb,
                                     const TileOut& out) {
   Vec acc[MR][NV];
 #pragma GCC unroll 16
@@ -48,7 +48,7 @@ __attribute__((noinline)) void tile(int64_t steps, const float* a, int64_t lda, 
   if (out.add)
     for (int i = 0; i < MR; ++i)
       for (int j = 0; j < NV * kLanes; j += 16) __builtin_prefetch(out.y + i * out.ld + j, 1, 2);
-  for (int64_t k = 0; k < steps; ++k) {
+  for (int64_t k = 0; k < units; ++k) {
     Vec column[NV];
 #pragma GCC unroll 4
     for (int j = 0; j < NV; ++j) column[j] = load(b + j * kLanes);
@@ -56,7 +56,7 @@ __attribute__((noinline)) void tile(int64_t steps, const float* a, int64_t lda, 
     for (int i = 0; i < MR; ++i) {
       const Vec row = broadcast(a + i);
 #pragma GCC unroll 4
-      for (int j = 0; j < NV; ++j) acc[i][j] = fma(row, column[j], acc[i][j]);
+      for (int j = 0; j < NV; ++j) acc[i][j] = multiplyAdd(row, column[j], acc[i][j]);
     }
     a += lda;
     b += ldb;

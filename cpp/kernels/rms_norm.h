@@ -3,27 +3,31 @@
 #include <cstdint>
 
 #include "core/parallel.h"
+#include "core/tensor.h"
 
 namespace rankone {
 
 struct RmsNormArgs {
-  const float* x;       // [rows, D]
-  const float* gate;    // [rows, D], or null
-  const float* weight;  // [D], or null: ones
-  float* y;             // [rows, D]
+  const void* x;             // [rows, D]
+  const void* gate;          // [rows, D], or null
+  const void* weight;        // [D], or null: ones
+  void* y;                   // [rows, D]
+  DType dtype, weightDType;  // of x, gate and y; of weight
   int64_t rows, D;
   double eps;
   const CancelFlag* cancel = nullptr;
 };
 
 struct RmsNormBackwardArgs {
-  const float* x;       // [rows, D]
-  const float* gate;    // [rows, D], or null
-  const float* weight;  // [D], or null: ones
-  const float* dY;      // [rows, D]
-  float* dX;            // [rows, D]
-  float* dGate;         // [rows, D]; null without gate
-  float* dWeight;       // [D]; null without weight
+  const void* x;             // [rows, D]
+  const void* gate;          // [rows, D], or null
+  const void* weight;        // [D], or null: ones
+  const void* dY;            // [rows, D]
+  void* dX;                  // [rows, D]
+  void* dGate;               // [rows, D]; null without gate
+  void* dWeight;             // [D]; null without weight
+  DType dtype, weightDType;  // of x, gate and dY; of weight
+  DType gradDType, dWeightDType;
   int64_t rows, D;
   double eps;
   const CancelFlag* cancel = nullptr;

@@ -2,8 +2,8 @@
 // u = dY * weight [* silu(gate)],  dX = r (u - h mean(u h)),  dWeight = sum over rows of dY [* silu(gate)] * h,
 // dGate = dY * weight * h * silu'(gate).
 // Sums of a row are float32 within 512 elements and float64 across, r is float64 rounded once: relative error of a row
-// below 1e-6. dWeight is summed in blocks of 32 rows, then by rowSum. Zhang and Sennrich, "Root Mean Square Layer
-// Normalization" (2019); the gate as in Mamba-2's and Gated DeltaNet's output norm.
+// below 1e-6 before it is rounded to its dtype. dWeight is summed in blocks of 32 rows, then by rowSum. Zhang and
+// Sennrich, "Root Mean Square Layer Normalization" (2019); the gate as in Mamba-2's and Gated DeltaNet's output norm.
 #include "kernels/elementwise.inl"
 
 namespace rankone {
@@ -16,21 +16,22 @@ constexpr double kSmallSquares = 1e-24, kLargeSquares = 1e38;
 
 RANKONE_INLINE float sumFour(const Vec (&acc)[4]) { return sum((acc[0] + acc[1]) + (acc[2] + acc[3])); }
 
-double sumSquares(const float* x, int64_t D) {
+template <class D>
+double sumSquares(const typename D::Element* x, int64_t width) {
   double total = 0;
-  for (int64_t piece = 0; piece < D; piece += kSumPiece) {
-    const int64_t end = std::min(D, piece + kSumPiece);
+  for (int64_t piece = 0; piece < width; piece += kSumPiece) {
+    const int64_t end = std::min(width, piece + kSumPiece);
     Vec acc[4] = {};
     int64_t i = piece;
     for (; i + 4 * kLanes <= end; i += 4 * kLanes) {
 #pragma GCC unroll 4
       for (int j = 0; j < 4; ++j) {
-        const Vec v = load(x + i + j * kLanes);
+        const Vec v = D::load(x + i + j * kLanes);
         acc[j] = fma(v, v, acc[j]);
       }
     }
     for (; i < end; i += kLanes) {
-      const Vec v = get(x + i, lanesLeft(i, end));
+      const Vec v = get<D>(x + i, lanesLeft(i, end));
       acc[0] = fma(v, v, acc[0]);
     }
     total += sumFour(acc);
@@ -38,35 +39,47 @@ double sumSquares(const float* x, int64_t D) {
   // Squares that leave float32's range, on either side.
   if (!(total > kSmallSquares && total < kLargeSquares)) {
     total = 0;
-    for (int64_t i = 0; i < D; ++i) total += static_cast<double>(x[i]) * x[i];
+    for (int64_t i = 0; i < width; ++i) {
+      const double v = D::one(x + i);
+      total += v * v;
+    }
   }
   return total;
 }
 
-float inverseRms(const float* x, int64_t D, double eps) {
-  return static_cast<float>(1 / std::sqrt(sumSquares(x, D) / static_cast<double>(D) + eps));
+template <class D>
+float inverseRms(const typename D::Element* x, int64_t width, double eps) {
+  return static_cast<float>(1 / std::sqrt(sumSquares<D>(x, width) / static_cast<double>(width) + eps));
 }
 
-template <bool kGated>
-void forwardRow(const RmsNormArgs& p, int64_t row) {
-  const float* x = p.x + row * p.D;
-  float* y = p.y + row * p.D;
-  const Vec r = splat(inverseRms(x, p.D, p.eps));
+template <class D, bool kGated>
+void forwardRow(const RmsNormArgs& p, const float* weight, int64_t row) {
+  const auto* x = elements<D>(p.x, row * p.D);
+  auto* y = elements<D>(p.y, row * p.D);
+  const Vec r = splat(inverseRms<D>(x, p.D, p.eps));
   for (int64_t i = 0; i < p.D; i += kLanes) {
     const int n = lanesLeft(i, p.D);
-    Vec v = get(x + i, n) * r;
-    if (p.weight) v *= get(p.weight + i, n);
-    if (kGated) v *= silu(get(p.gate + row * p.D + i, n));
-    put(y + i, v, n);
+    Vec v = get<D>(x + i, n) * r;
+    if (weight) v *= get(weight + i, n);
+    if (kGated) v *= silu(get<D>(elements<D>(p.gate, row * p.D + i), n));
+    put<D>(y + i, v, n);
   }
 }
 
-// dWeight: the partial sum of this row's block, or null.
-template <bool kGated>
-void backwardRow(const RmsNormBackwardArgs& p, int64_t row, float* dWeight) {
-  const float *x = p.x + row * p.D, *dY = p.dY + row * p.D;
-  float* dX = p.dX + row * p.D;
-  const float scale = inverseRms(x, p.D, p.eps);
+// What a task of the backward works with, in float32.
+struct BackwardRow {
+  const float* weight;  // [D], or null
+  float* dWeight;       // [D]: the partial sum of the row's block, or null
+  float* u;             // [D]: room for u where dX is not float32
+};
+
+template <class D, class G, bool kGated>
+void backwardRow(const RmsNormBackwardArgs& p, int64_t row, const BackwardRow& task) {
+  const auto *x = elements<D>(p.x, row * p.D), *dY = elements<D>(p.dY, row * p.D);
+  auto* dX = elements<G>(p.dX, row * p.D);
+  float* us = task.u;
+  if constexpr (std::is_same_v<G, F32>) us = dX;
+  const float scale = inverseRms<D>(x, p.D, p.eps);
   const Vec r = splat(scale);
   double dot = 0;
   for (int64_t piece = 0; piece < p.D; piece += kSumPiece) {
@@ -74,17 +87,17 @@ void backwardRow(const RmsNormBackwardArgs& p, int64_t row, float* dWeight) {
     Vec acc = zero();
     for (int64_t i = piece; i < end; i += kLanes) {
       const int n = lanesLeft(i, end);
-      const Vec h = get(x + i, n) * r;
-      Vec u = get(dY + i, n);
+      const Vec h = get<D>(x + i, n) * r;
+      Vec u = get<D>(dY + i, n);
       if (kGated) {
-        const SiluAndSlope s = siluAndSlope(get(p.gate + row * p.D + i, n));
+        const SiluAndSlope s = siluAndSlope(get<D>(elements<D>(p.gate, row * p.D + i), n));
         const Vec dGate = u * h * s.slope;
-        put(p.dGate + row * p.D + i, p.weight ? dGate * get(p.weight + i, n) : dGate, n);
+        put<G>(elements<G>(p.dGate, row * p.D + i), task.weight ? dGate * get(task.weight + i, n) : dGate, n);
         u *= s.value;
       }
-      if (dWeight) put(dWeight + i, fma(u, h, get(dWeight + i, n)), n);
-      if (p.weight) u *= get(p.weight + i, n);
-      put(dX + i, u, n);  // the second pass takes u from here
+      if (task.dWeight) put(task.dWeight + i, fma(u, h, get(task.dWeight + i, n)), n);
+      if (task.weight) u *= get(task.weight + i, n);
+      put(us + i, u, n);  // the second pass takes u from here
       acc = fma(u, h, acc);
     }
     dot += sum(acc);
@@ -92,38 +105,53 @@ void backwardRow(const RmsNormBackwardArgs& p, int64_t row, float* dWeight) {
   const Vec mean = splat(static_cast<float>(dot / static_cast<double>(p.D)) * scale);
   for (int64_t i = 0; i < p.D; i += kLanes) {
     const int n = lanesLeft(i, p.D);
-    put(dX + i, r * fnma(get(x + i, n), mean, get(dX + i, n)), n);
+    put<G>(dX + i, r * fnma(get<D>(x + i, n), mean, get(us + i, n)), n);
   }
 }
 
-void forwardRows(const RmsNormArgs& p, int64_t begin, int64_t end) {
-  for (int64_t row = begin; row < end; ++row) p.gate ? forwardRow<true>(p, row) : forwardRow<false>(p, row);
+template <class D>
+void forwardRows(const RmsNormArgs& p, const float* weight, int64_t begin, int64_t end) {
+  for (int64_t row = begin; row < end; ++row)
+    p.gate ? forwardRow<D, true>(p, weight, row) : forwardRow<D, false>(p, weight, row);
 }
 
-void backwardBlocks(const RmsNormBackwardArgs& p, float* partial, int64_t begin, int64_t end) {
+template <class D, class G>
+void backwardBlocks(const RmsNormBackwardArgs& p, const float* weight, float* partial, int64_t begin, int64_t end) {
+  const int64_t room = std::is_same_v<G, F32> ? 0 : p.D;
+  Scratch scratch(room);
+  BackwardRow task{weight, nullptr, scratch.take(room)};
   for (int64_t block = begin; block < end; ++block) {
-    float* dWeight = partial ? partial + block * p.D : nullptr;
-    if (dWeight)
-      for (int64_t i = 0; i < p.D; ++i) dWeight[i] = 0;
+    if (partial) {
+      task.dWeight = partial + block * p.D;
+      for (int64_t i = 0; i < p.D; ++i) task.dWeight[i] = 0;
+    }
     for (int64_t row = block * kRowBlock; row < std::min(p.rows, (block + 1) * kRowBlock); ++row)
-      p.gate ? backwardRow<true>(p, row, dWeight) : backwardRow<false>(p, row, dWeight);
+      p.gate ? backwardRow<D, G, true>(p, row, task) : backwardRow<D, G, false>(p, row, task);
   }
 }
 
 }  // namespace
 
 void rmsNorm(const RmsNormArgs& p) {
+  Scratch scratch(floatsOf(p.weight, p.weightDType, p.D));
+  const float* weight = asFloats(p.weight, p.weightDType, p.D, scratch);
   const Split s = splitWork(p.rows, (p.gate ? 40 : 10) * p.D);
-  parallelFor(s.tasks, p.cancel, [&](int64_t t) { forwardRows(p, s.begin(t), s.end(t)); });
+  withDType(p.dtype, [&](auto d) {
+    parallelFor(s.tasks, p.cancel, [&](int64_t t) { forwardRows<decltype(d)>(p, weight, s.begin(t), s.end(t)); });
+  });
 }
 
 void rmsNormBackward(const RmsNormBackwardArgs& p) {
-  const int64_t blocks = (p.rows + kRowBlock - 1) / kRowBlock;
-  Scratch scratch(p.dWeight ? blocks * p.D : 0);
-  float* partial = p.dWeight ? scratch.take(blocks * p.D) : nullptr;  // [blocks, D]
+  const int64_t blocks = (p.rows + kRowBlock - 1) / kRowBlock, partials = p.dWeight ? blocks * p.D : 0;
+  Scratch scratch(floatsOf(p.weight, p.weightDType, p.D) + static_cast<size_t>(partials));
+  const float* weight = asFloats(p.weight, p.weightDType, p.D, scratch);
+  float* partial = p.dWeight ? scratch.take(static_cast<size_t>(partials)) : nullptr;  // [blocks, D]
   const Split s = splitWork(blocks, kRowBlock * (p.gate ? 60 : 25) * p.D);
-  parallelFor(s.tasks, p.cancel, [&](int64_t t) { backwardBlocks(p, partial, s.begin(t), s.end(t)); });
-  if (p.dWeight) rankone::rowSum({partial, p.dWeight, blocks, p.D, p.cancel});
+  withGradients(p.dtype, p.gradDType, [&](auto d, auto g) {
+    parallelFor(s.tasks, p.cancel,
+                [&](int64_t t) { backwardBlocks<decltype(d), decltype(g)>(p, weight, partial, s.begin(t), s.end(t)); });
+  });
+  if (p.dWeight) rankone::rowSum({partial, p.dWeight, blocks, p.D, p.cancel, DType::F32, p.dWeightDType});
 }
 
 }  // namespace RANKONE_ISA_NS

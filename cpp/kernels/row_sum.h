@@ -3,14 +3,16 @@
 #include <cstdint>
 
 #include "core/parallel.h"
+#include "core/tensor.h"
 
 namespace rankone {
 
 struct RowSumArgs {
-  const float* x;  // [rows, N]
-  float* y;        // [N]
+  const void* x;  // [rows, N]
+  void* y;        // [N]
   int64_t rows, N;
   const CancelFlag* cancel = nullptr;
+  DType dtype = DType::F32, yDType = DType::F32;
 };
 
 void rowSum(const RowSumArgs& args);

@@ -1,6 +1,7 @@
 // y_t = act(bias + sum_j weight_j x_{t-W+1+j}) per channel, in ascending j in float32: error <= (W + 1) * 2^-24 * sum
 // |w||x|. Tokens before the first come from initialState, which a forward leaves as finalState for the next call.
 // dWeight and dBias are summed over blocks of 64 tokens in float32, then by rowSum: relative error below 1e-5.
+// Half-width tensors are converted as they are loaded and stored; taps and bias are float32 copies.
 // The short convolution of H3 (Fu et al., 2022) and of Mamba, DeltaNet and their kin.
 #include "kernels/elementwise.inl"
 #include "kernels/short_conv_taps.inl"
@@ -13,45 +14,59 @@ constexpr int64_t kBlock = 64;    // tokens of a task; at least kMaxConvWidth, s
 constexpr int64_t kStripe = 512;  // channels of a task of the backward
 
 // taps[j] = weight[:, j], or in reverse order of j
-void transposeTaps(const float* weight, int64_t D, int64_t W, bool reverse, float* taps) {
+template <class E>
+void transposeTaps(const void* weight, int64_t D, int64_t W, bool reverse, float* taps) {
   for (int64_t j = 0; j < W; ++j) {
     float* row = taps + (reverse ? W - 1 - j : j) * D;
-    for (int64_t d = 0; d < D; ++d) row[d] = weight[d * W + j];
+    for (int64_t d = 0; d < D; ++d) row[d] = E::one(elements<E>(weight, d * W + j));
   }
+}
+void takeTaps(const void* weight, DType dtype, int64_t D, int64_t W, bool reverse, float* taps) {
+  withDType(dtype, [&](auto e) { transposeTaps<decltype(e)>(weight, D, W, reverse, taps); });
 }
 
 // The W-1 tokens before the first and the `tokens` <= W-1 first ones, one after the other: [W-1 + tokens, channels].
-void fillHead(const float* x, const float* state, int64_t D, int64_t W, int64_t c0, int64_t channels, int64_t tokens,
-              float* head) {
+template <class E>
+void fillHead(const typename E::Element* x, const float* state, int64_t D, int64_t W, int64_t c0, int64_t channels,
+              int64_t tokens, float* head) {
   const int64_t past = W - 1;
   for (int64_t i = 0; i < past; ++i)
     for (int64_t c = 0; c < channels; ++c) head[i * channels + c] = state ? state[(c0 + c) * past + i] : 0.0f;
-  for (int64_t t = 0; t < tokens; ++t)
-    std::memcpy(head + (past + t) * channels, x + t * D + c0, static_cast<size_t>(channels) * sizeof(float));
+  for (int64_t t = 0; t < tokens; ++t) widenElements<E>(x + t * D + c0, channels, head + (past + t) * channels);
 }
 
 // The last W-1 tokens that a sequence has seen. In place over its initial state if need be.
+template <class E>
 void writeFinalState(const ShortConvArgs& p, int64_t b) {
   const int64_t past = p.W - 1;
-  const float *x = p.x + b * p.T * p.D, *initial = p.initialState ? p.initialState + b * p.D * past : nullptr;
+  const auto* x = elements<E>(p.x, b * p.T * p.D);
+  const float* initial = p.initialState ? p.initialState + b * p.D * past : nullptr;
   float* out = p.finalState + b * p.D * past;
   for (int64_t d = 0; d < p.D; ++d)
     for (int64_t i = 0; i < past; ++i) {
       const int64_t t = p.T - past + i;
-      out[d * past + i] = t >= 0 ? x[t * p.D + d] : initial ? initial[d * past + p.T + i] : 0.0f;
+      out[d * past + i] = t >= 0 ? E::one(x + t * p.D + d) : initial ? initial[d * past + p.T + i] : 0.0f;
     }
 }
 
 // Tokens [t0, t1) of one sequence, channels [c0, c0 + p.channels): y starts at token t0. t0 is 0 or at least W-1.
-void convSpan(TapLoop p, const float* x, const float* state, int64_t D, int64_t c0, int64_t t0, int64_t t1) {
+template <class E, class Y>
+void convSpan(TapLoop<E, Y> p, const typename E::Element* x, const float* state, int64_t D, int64_t c0, int64_t t0,
+              int64_t t1) {
   const int64_t past = p.W - 1, early = t0 == 0 ? std::min(t1, past) : 0;
-  if (early > 0) {
-    Scratch scratch(2 * past * p.channels);
-    float* head = scratch.take(2 * past * p.channels);
-    fillHead(x, state, D, p.W, c0, p.channels, early, head);
-    p.x = head;
-    p.ldX = p.channels;
-    conv(p, early);
+  if (early > 0) {  // through float32, which the state is
+    const int64_t wide = std::is_same_v<Y, F32> ? 0 : early * p.channels;
+    Scratch scratch(alignFloats(2 * past * p.channels) + wide);
+    float *head = scratch.take(2 * past * p.channels), *y = scratch.take(wide);
+    fillHead<E>(x, state, D, p.W, c0, p.channels, early, head);
+    TapLoop<F32, F32> loop{head, p.channels, p.taps, p.ldTaps, p.W, p.bias, p.silu, y, p.channels, p.channels};
+    if constexpr (std::is_same_v<Y, F32>) {
+      loop.y = p.y;
+      loop.ldY = p.ldY;
+    }
+    conv(loop, early);
+    if (wide)
+      for (int64_t t = 0; t < early; ++t) narrowElements<Y>(y + t * p.channels, p.channels, p.y + t * p.ldY);
   }
   if (t0 + early == t1) return;
   p.x = x + (t0 + early - past) * D + c0;
@@ -60,60 +75,69 @@ void convSpan(TapLoop p, const float* x, const float* state, int64_t D, int64_t 
   conv(p, t1 - t0 - early);
 }
 
-void forwardBlocks(const ShortConvArgs& p, const float* taps, int64_t blocks, int64_t begin, int64_t end) {
+template <class E>
+void forwardBlocks(const ShortConvArgs& p, const float* taps, const float* bias, int64_t blocks, int64_t begin,
+                   int64_t end) {
   for (int64_t task = begin; task < end; ++task) {
     const int64_t b = task / blocks, t0 = task % blocks * kBlock, t1 = std::min(p.T, t0 + kBlock);
-    TapLoop loop{nullptr, 0, taps, p.D, p.W, p.bias, p.silu, p.y + (b * p.T + t0) * p.D, p.D, p.D};
-    convSpan(loop, p.x + b * p.T * p.D, p.initialState ? p.initialState + b * p.D * (p.W - 1) : nullptr, p.D, 0, t0,
-             t1);
+    const TapLoop<E, E> loop{nullptr, 0,  taps, p.D, p.W, bias, p.silu, elements<E>(p.y, (b * p.T + t0) * p.D),
+                             p.D,     p.D};
+    convSpan(loop, elements<E>(p.x, b * p.T * p.D), p.initialState ? p.initialState + b * p.D * (p.W - 1) : nullptr,
+             p.D, 0, t0, t1);
   }
 }
+
+// Parameters of a backward in float32.
+struct Parameters {
+  const float* taps;      // [W, D]
+  const float* reversed;  // [W, D]
+  const float* bias;      // [D], or null
+};
 
 struct Stripe {
   int64_t b, block, c0, channels;
 };
 
 // d[t - t0] = the gradient at the activation's input of tokens [t0, end); zero from T on. [end - t0, channels]
-void activationGradient(const ShortConvBackwardArgs& p, const float* taps, const Stripe& s, const float* state,
+template <class E>
+void activationGradient(const ShortConvBackwardArgs& p, const Parameters& w, const Stripe& s, const float* state,
                         int64_t t0, int64_t end, float* d) {
   const int64_t stop = std::min(end, p.T), channels = s.channels;
-  const float *x = p.x + s.b * p.T * p.D, *dY = p.dY + s.b * p.T * p.D + s.c0;
+  const auto *x = elements<E>(p.x, s.b * p.T * p.D), *dY = elements<E>(p.dY, s.b * p.T * p.D + s.c0);
   if (p.silu && stop > t0) {
-    TapLoop loop{nullptr, 0, taps + s.c0, p.D, p.W, p.bias ? p.bias + s.c0 : nullptr, false, d, channels, channels};
+    const float* bias = w.bias ? w.bias + s.c0 : nullptr;
+    const TapLoop<E, F32> loop{nullptr, 0, w.taps + s.c0, p.D, p.W, bias, false, d, channels, channels};
     convSpan(loop, x, state, p.D, s.c0, t0, stop);
   }
   for (int64_t t = t0; t < end; ++t) {
     float* row = d + (t - t0) * channels;
     for (int64_t c = 0; c < channels; c += kLanes) {
       const int n = lanesLeft(c, channels);
-      Vec g = t < stop ? get(dY + t * p.D + c, n) : zero();
-      if (p.silu && t < stop) g *= siluAndSlope(get(row + c, n)).slope;
+      Vec g = zero();
+      if (t < stop) g = get<E>(dY + t * p.D + c, n);
+      if (t < stop && p.silu) g = g * siluAndSlope(get(row + c, n)).slope;
       put(row + c, g, n);
     }
   }
 }
 
 // partial [W + 1, D] of this block: dWeight by tap, then dBias
+template <class E>
 void sumTaps(const ShortConvBackwardArgs& p, const Stripe& s, const float* state, int64_t t0, int64_t t1,
              const float* d, float* partial) {
   const int64_t past = p.W - 1, early = t0 == 0 ? std::min(t1, past) : 0, channels = s.channels;
-  const float* x = p.x + s.b * p.T * p.D;
+  const auto* x = elements<E>(p.x, s.b * p.T * p.D);
   for (int64_t j = 0; j <= p.W; ++j) std::memset(partial + j * p.D, 0, static_cast<size_t>(channels) * sizeof(float));
-  TapLoop loop{};
-  loop.ldTaps = p.D;
-  loop.W = p.W;
-  loop.channels = channels;
   if (early > 0) {
     Scratch scratch(2 * past * channels);
     float* head = scratch.take(2 * past * channels);
-    fillHead(x, state, p.D, p.W, s.c0, channels, early, head);
-    loop.x = head;
-    loop.ldX = channels;
+    fillHead<E>(x, state, p.D, p.W, s.c0, channels, early, head);
+    TapLoop<F32, F32> loop{head, channels, nullptr, p.D, p.W, nullptr, false, nullptr, 0, channels};
     correlate(loop, d, channels, early, partial);
   }
   if (t0 + early < t1) {
-    loop.x = x + (t0 + early - past) * p.D + s.c0;
-    loop.ldX = p.D;
+    const auto* first = x + (t0 + early - past) * p.D + s.c0;
+    TapLoop<E, F32> loop{first, p.D, nullptr, p.D, p.W, nullptr, false, nullptr, 0, channels};
     correlate(loop, d + early * channels, channels, t1 - t0 - early, partial);
   }
   float* bias = partial + p.W * p.D;
@@ -122,45 +146,63 @@ void sumTaps(const ShortConvBackwardArgs& p, const Stripe& s, const float* state
 }
 
 // The tokens before the first: what the first outputs, and through a short sequence the final state, owe to them.
-void initialStateGradient(const ShortConvBackwardArgs& p, const Stripe& s, const float* d) {
+void initialStateGradient(const ShortConvBackwardArgs& p, const float* taps, const Stripe& s, const float* d) {
   const int64_t past = p.W - 1;
   const int64_t state = (s.b * p.D + s.c0) * past;
   for (int64_t c = 0; c < s.channels; ++c)
     for (int64_t i = 0; i < past; ++i) {
       double g = 0;
       for (int64_t j = std::max<int64_t>(0, i - p.T + 1); j <= i; ++j)
-        g += static_cast<double>(p.weight[(s.c0 + c) * p.W + j]) * d[(i - j) * s.channels + c];
+        g += static_cast<double>(taps[j * p.D + s.c0 + c]) * d[(i - j) * s.channels + c];
       if (p.dFinalState && i >= p.T) g += p.dFinalState[state + c * past + i - p.T];
       p.dInitialState[state + c * past + i] = static_cast<float>(g);
     }
 }
 
-void backwardStripe(const ShortConvBackwardArgs& p, const Stripe& s, const float* taps, const float* reversed,
-                    float* partial) {
-  const int64_t past = p.W - 1, t0 = s.block * kBlock, t1 = std::min(p.T, t0 + kBlock), channels = s.channels;
-  const float* state = p.initialState ? p.initialState + s.b * p.D * past : nullptr;
-  Scratch scratch((kBlock + past) * channels);
-  float* d = scratch.take((kBlock + past) * channels);
-  activationGradient(p, taps, s, state, t0, t1 + past, d);
-  // dX_t = sum_j weight_j d_{t+W-1-j}: the same convolution with the taps reversed, over the tokens to come
-  float* dX = p.dX + (s.b * p.T + t0) * p.D + s.c0;
-  conv({d, channels, reversed + s.c0, p.D, p.W, nullptr, false, dX, p.D, channels}, t1 - t0);
+// dX_t = sum_j weight_j d_{t+W-1-j}: the same convolution with the taps reversed, over the tokens to come.
+void inputGradient(const ShortConvBackwardArgs& p, const Parameters& w, const Stripe& s, int64_t t0, int64_t t1,
+                   const float* d, float* dX, int64_t ld) {
+  const int64_t past = p.W - 1, channels = s.channels;
+  conv<F32, F32>({d, channels, w.reversed + s.c0, p.D, p.W, nullptr, false, dX, ld, channels}, t1 - t0);
   if (p.dFinalState)
     for (int64_t t = std::max(t0, p.T - past); t < t1; ++t)
       for (int64_t c = 0; c < channels; ++c)
-        dX[(t - t0) * p.D + c] += p.dFinalState[(s.b * p.D + s.c0 + c) * past + t - (p.T - past)];
-  sumTaps(p, s, state, t0, t1, d, partial + s.c0);
-  if (t0 == 0 && p.dInitialState) initialStateGradient(p, s, d);
+        dX[(t - t0) * ld + c] += p.dFinalState[(s.b * p.D + s.c0 + c) * past + t - (p.T - past)];
 }
 
-void backwardStripes(const ShortConvBackwardArgs& p, int64_t blocks, const float* taps, const float* reversed,
-                     float* partial, int64_t begin, int64_t end) {
+template <class E>
+void backwardStripe(const ShortConvBackwardArgs& p, const Stripe& s, const Parameters& w, float* partial) {
+  const int64_t past = p.W - 1, t0 = s.block * kBlock, t1 = std::min(p.T, t0 + kBlock), channels = s.channels;
+  const float* state = p.initialState ? p.initialState + s.b * p.D * past : nullptr;
+  const int64_t wide = p.gradDType == DType::F32 ? 0 : kBlock * channels;
+  Scratch scratch(alignFloats((kBlock + past) * channels) + wide);
+  float *d = scratch.take((kBlock + past) * channels), *block = scratch.take(wide);
+  activationGradient<E>(p, w, s, state, t0, t1 + past, d);
+  const int64_t at = (s.b * p.T + t0) * p.D + s.c0;
+  inputGradient(p, w, s, t0, t1, d, wide ? block : elements<F32>(p.dX, at), wide ? channels : p.D);
+  if (wide)
+    for (int64_t t = t0; t < t1; ++t)
+      narrow(block + (t - t0) * channels, channels, p.dX, p.gradDType, at + (t - t0) * p.D);
+  sumTaps<E>(p, s, state, t0, t1, d, partial + s.c0);
+  if (t0 == 0 && p.dInitialState) initialStateGradient(p, w.taps, s, d);
+}
+
+template <class E>
+void backwardStripes(const ShortConvBackwardArgs& p, int64_t blocks, const Parameters& w, float* partial, int64_t begin,
+                     int64_t end) {
   const int64_t stripes = (p.D + kStripe - 1) / kStripe;
   for (int64_t task = begin; task < end; ++task) {
     const int64_t stripe = task % stripes, block = task / stripes, c0 = stripe * kStripe;
     const Stripe s{block / blocks, block % blocks, c0, std::min(kStripe, p.D - c0)};
-    backwardStripe(p, s, taps, reversed, partial + block * (p.W + 1) * p.D);
+    backwardStripe<E>(p, s, w, partial + block * (p.W + 1) * p.D);
   }
+}
+
+// dWeight [D, W] from its transpose.
+template <class G>
+void writeTaps(const float* sums, int64_t D, int64_t W, void* dWeight) {
+  for (int64_t d = 0; d < D; ++d)
+    for (int64_t j = 0; j < W; ++j) G::putOne(elements<G>(dWeight, d * W + j), sums[j * D + d]);
 }
 
 // Of one sequence; one block even without tokens, for the states.
@@ -170,31 +212,39 @@ int64_t blockCount(int64_t T) { return std::max<int64_t>(1, (T + kBlock - 1) / k
 
 void shortConv(const ShortConvArgs& p) {
   const int64_t blocks = blockCount(p.T);
-  Scratch scratch(p.W * p.D);
+  Scratch scratch(alignFloats(p.W * p.D) + floatsOf(p.bias, p.biasDType, p.D));
   float* taps = scratch.take(p.W * p.D);  // [W, D]
-  transposeTaps(p.weight, p.D, p.W, false, taps);
+  takeTaps(p.weight, p.weightDType, p.D, p.W, false, taps);
+  const float* bias = asFloats(p.bias, p.biasDType, p.D, scratch);
   const Split s = splitWork(p.B * blocks, std::min(p.T, kBlock) * (2 * p.W + (p.silu ? 30 : 4)) * p.D);
-  parallelFor(s.tasks, p.cancel, [&](int64_t t) { forwardBlocks(p, taps, blocks, s.begin(t), s.end(t)); });
-  if (p.finalState)
-    for (int64_t b = 0; b < p.B; ++b) writeFinalState(p, b);
+  withDType(p.dtype, [&](auto e) {
+    using E = decltype(e);
+    parallelFor(s.tasks, p.cancel, [&](int64_t t) { forwardBlocks<E>(p, taps, bias, blocks, s.begin(t), s.end(t)); });
+    if (p.finalState)
+      for (int64_t b = 0; b < p.B; ++b) writeFinalState<E>(p, b);
+  });
 }
 
 void shortConvBackward(const ShortConvBackwardArgs& p) {
   const int64_t blocks = blockCount(p.T), stripes = (p.D + kStripe - 1) / kStripe, row = (p.W + 1) * p.D;
-  Scratch scratch(2 * alignFloats(p.W * p.D) + alignFloats(row) + alignFloats(p.B * blocks * row));
-  float* taps = scratch.take(p.W * p.D);              // [W, D]
-  float* reversed = scratch.take(p.W * p.D);          // [W, D]
+  Scratch scratch(2 * alignFloats(p.W * p.D) + floatsOf(p.bias, p.biasDType, p.D) + alignFloats(row) +
+                  alignFloats(p.B * blocks * row));
+  float* taps = scratch.take(p.W * p.D);
+  float* reversed = scratch.take(p.W * p.D);
+  const float* bias = asFloats(p.bias, p.biasDType, p.D, scratch);
   float* sums = scratch.take(row);                    // [W + 1, D]
   float* partial = scratch.take(p.B * blocks * row);  // [B * blocks, W + 1, D]
-  transposeTaps(p.weight, p.D, p.W, false, taps);
-  transposeTaps(p.weight, p.D, p.W, true, reversed);
+  takeTaps(p.weight, p.weightDType, p.D, p.W, false, taps);
+  takeTaps(p.weight, p.weightDType, p.D, p.W, true, reversed);
+  const Parameters w{taps, reversed, bias};
   const Split s = splitWork(p.B * blocks * stripes, kBlock * (6 * p.W + 50) * std::min(p.D, kStripe));
-  parallelFor(s.tasks, p.cancel,
-              [&](int64_t t) { backwardStripes(p, blocks, taps, reversed, partial, s.begin(t), s.end(t)); });
+  withDType(p.dtype, [&](auto e) {
+    parallelFor(s.tasks, p.cancel,
+                [&](int64_t t) { backwardStripes<decltype(e)>(p, blocks, w, partial, s.begin(t), s.end(t)); });
+  });
   rankone::rowSum({partial, sums, p.B * blocks, row, p.cancel});
-  for (int64_t d = 0; d < p.D; ++d)
-    for (int64_t j = 0; j < p.W; ++j) p.dWeight[d * p.W + j] = sums[j * p.D + d];
-  if (p.dBias) std::memcpy(p.dBias, sums + p.W * p.D, static_cast<size_t>(p.D) * sizeof(float));
+  withDType(p.dWeightDType, [&](auto g) { writeTaps<decltype(g)>(sums, p.D, p.W, p.dWeight); });
+  if (p.dBias) narrow(sums + p.W * p.D, p.D, p.dBias, p.dBiasDType, 0);
 }
 
 }  // namespace RANKONE_ISA_NS

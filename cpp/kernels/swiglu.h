@@ -3,23 +3,26 @@
 #include <cstdint>
 
 #include "core/parallel.h"
+#include "core/tensor.h"
 
 namespace rankone {
 
 struct SwigluArgs {
-  const float* gate;  // [size]
-  const float* up;    // [size]
-  float* y;           // [size]
+  const void* gate;  // [size]
+  const void* up;    // [size]
+  void* y;           // [size]
+  DType dtype;       // of all
   int64_t size;
   const CancelFlag* cancel = nullptr;
 };
 
 struct SwigluBackwardArgs {
-  const float* gate;  // [size]
-  const float* up;    // [size]
-  const float* dY;    // [size]
-  float* dGate;       // [size]
-  float* dUp;         // [size]
+  const void* gate;        // [size]
+  const void* up;          // [size]
+  const void* dY;          // [size]
+  void* dGate;             // [size]
+  void* dUp;               // [size]
+  DType dtype, gradDType;  // of the inputs; of dGate and dUp
   int64_t size;
   const CancelFlag* cancel = nullptr;
 };

@@ -1,5 +1,5 @@
-// y = silu(gate) * up in float32, relative error below 1e-6 an element. Shazeer, "GLU Variants Improve Transformer"
-// (2020).
+// y = silu(gate) * up in float32, relative error below 1e-6 an element before it is rounded to its dtype. Shazeer, "GLU
+// Variants Improve Transformer" (2020).
 #include "kernels/elementwise.inl"
 
 namespace rankone {
@@ -8,20 +8,26 @@ namespace {
 
 constexpr int64_t kPiece = 1024;  // elements; a task has several
 
+template <class D>
 void forward(const SwigluArgs& p, int64_t begin, int64_t end) {
+  const auto *gate = elements<D>(p.gate), *up = elements<D>(p.up);
+  auto* y = elements<D>(p.y);
   for (int64_t i = begin; i < end; i += kLanes) {
     const int n = lanesLeft(i, end);
-    put(p.y + i, silu(get(p.gate + i, n)) * get(p.up + i, n), n);
+    put<D>(y + i, silu(get<D>(gate + i, n)) * get<D>(up + i, n), n);
   }
 }
 
+template <class D, class G>
 void backward(const SwigluBackwardArgs& p, int64_t begin, int64_t end) {
+  const auto *gate = elements<D>(p.gate), *up = elements<D>(p.up), *dY = elements<D>(p.dY);
+  auto *dGate = elements<G>(p.dGate), *dUp = elements<G>(p.dUp);
   for (int64_t i = begin; i < end; i += kLanes) {
     const int n = lanesLeft(i, end);
-    const SiluAndSlope s = siluAndSlope(get(p.gate + i, n));
-    const Vec dY = get(p.dY + i, n);
-    put(p.dGate + i, dY * get(p.up + i, n) * s.slope, n);
-    put(p.dUp + i, dY * s.value, n);
+    const SiluAndSlope s = siluAndSlope(get<D>(gate + i, n));
+    const Vec d = get<D>(dY + i, n);
+    put<G>(dGate + i, d * get<D>(up + i, n) * s.slope, n);
+    put<G>(dUp + i, d * s.value, n);
   }
 }
 
@@ -29,14 +35,19 @@ void backward(const SwigluBackwardArgs& p, int64_t begin, int64_t end) {
 
 void swiglu(const SwigluArgs& p) {
   const Split s = splitWork((p.size + kPiece - 1) / kPiece, 32 * kPiece);
-  parallelFor(s.tasks, p.cancel,
-              [&](int64_t t) { forward(p, s.begin(t) * kPiece, std::min(p.size, s.end(t) * kPiece)); });
+  withDType(p.dtype, [&](auto d) {
+    parallelFor(s.tasks, p.cancel,
+                [&](int64_t t) { forward<decltype(d)>(p, s.begin(t) * kPiece, std::min(p.size, s.end(t) * kPiece)); });
+  });
 }
 
 void swigluBackward(const SwigluBackwardArgs& p) {
   const Split s = splitWork((p.size + kPiece - 1) / kPiece, 40 * kPiece);
-  parallelFor(s.tasks, p.cancel,
-              [&](int64_t t) { backward(p, s.begin(t) * kPiece, std::min(p.size, s.end(t) * kPiece)); });
+  withGradients(p.dtype, p.gradDType, [&](auto d, auto g) {
+    parallelFor(s.tasks, p.cancel, [&](int64_t t) {
+      backward<decltype(d), decltype(g)>(p, s.begin(t) * kPiece, std::min(p.size, s.end(t) * kPiece));
+    });
+  });
 }
 
 }  // namespace RANKONE_ISA_NS

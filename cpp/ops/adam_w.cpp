@@ -32,7 +32,8 @@ void run(const Call& call) {
   const double step = call.number(kStep, 1);
   AdamWArgs a;
   a.param = call.input(kParam).f32();
-  a.grad = call.input(kGrad).f32();
+  a.grad = call.input(kGrad).data;
+  a.gradDType = call.input(kGrad).dtype;
   a.m = call.input(kM).f32();
   a.v = call.input(kV).f32();
   a.size = call.input(kParam).size();
@@ -48,7 +49,7 @@ void run(const Call& call) {
 }
 
 constexpr InputSpec kInputs[] = {{"param", true, kF32, Access::Update},
-                                 {"grad"},
+                                 {"grad", true, kFloats},
                                  {"m", true, kF32, Access::Update},
                                  {"v", true, kF32, Access::Update}};
 constexpr OptionSpec kOptions[] = {{"lr", OptionKind::Number},          {"beta1", OptionKind::Number},

@@ -8,7 +8,7 @@ namespace rankone {
 namespace {
 
 enum Input { kLogits, kTargets, kDLoss };
-enum Option { kIgnoreIndex };
+enum Option { kIgnoreIndex, kGradDtype };
 enum Output { kLoss, kLosses };
 
 constexpr int64_t kDefaultIgnore = -100;
@@ -40,27 +40,31 @@ void plan(Call& call) {
 
 void run(const Call& call) {
   const Tensor &logits = call.input(kLogits), &targets = call.input(kTargets);
-  crossEntropy({logits.f32(), targets.as<int32_t>(), call.outputs[kLoss].f32(), call.outputs[kLosses].f32(),
-                targets.size(), logits.shape[logits.rank - 1], call.integer(kIgnoreIndex, kDefaultIgnore),
-                call.cancel});
+  crossEntropy({logits.data, logits.dtype, targets.as<int32_t>(), call.outputs[kLoss].f32(),
+                call.outputs[kLosses].f32(), targets.size(), logits.shape[logits.rank - 1],
+                call.integer(kIgnoreIndex, kDefaultIgnore), call.cancel});
 }
 
 void planBackward(Call& call) {
   check(call);
   if (call.input(kDLoss).present()) expectShape(call, kDLoss, {}, "[]");
-  setOutputLike(call, 0, call.input(kLogits));
+  const Tensor& logits = call.input(kLogits);
+  setOutputLike(call, 0, logits, gradientDType(call, kGradDtype, logits));
 }
 
 void runBackward(const Call& call) {
   const Tensor &logits = call.input(kLogits), &targets = call.input(kTargets), &dLoss = call.input(kDLoss);
-  crossEntropyBackward({logits.f32(), targets.as<int32_t>(), call.outputs[0].f32(),
+  const Tensor& dLogits = call.outputs[0];
+  crossEntropyBackward({logits.data, targets.as<int32_t>(), dLogits.data, logits.dtype, dLogits.dtype,
                         dLoss.present() ? static_cast<double>(*dLoss.f32()) : 1.0, targets.size(),
                         logits.shape[logits.rank - 1], call.integer(kIgnoreIndex, kDefaultIgnore), call.cancel});
 }
 
-constexpr InputSpec kInputs[] = {{"logits"}, {"targets", true, kI32}};
-constexpr InputSpec kBackwardInputs[] = {{"logits"}, {"targets", true, kI32}, {"dLoss", false}};
+constexpr InputSpec kInputs[] = {{"logits", true, kFloats}, {"targets", true, kI32}};
+constexpr InputSpec kBackwardInputs[] = {{"logits", true, kFloats}, {"targets", true, kI32}, {"dLoss", false}};
 constexpr OptionSpec kOptions[] = {{"ignoreIndex", OptionKind::Integer}};
+constexpr OptionSpec kBackwardOptions[] = {{"ignoreIndex", OptionKind::Integer},
+                                           {"gradDtype", OptionKind::Choice, "f32|input"}};
 constexpr OutputSpec kOutputs[] = {{"loss"}, {"losses"}};
 constexpr OutputSpec kGradients[] = {{"dLogits"}};
 
@@ -68,7 +72,7 @@ constexpr OutputSpec kGradients[] = {{"dLogits"}};
 
 extern const OpSpec crossEntropyOp, crossEntropyBackwardOp;
 const OpSpec crossEntropyOp{"crossEntropy", kInputs, kOptions, kOutputs, plan, run};
-const OpSpec crossEntropyBackwardOp{"crossEntropyBackward", kBackwardInputs, kOptions, kGradients,
+const OpSpec crossEntropyBackwardOp{"crossEntropyBackward", kBackwardInputs, kBackwardOptions, kGradients,
                                     planBackward,           runBackward};
 
 }  // namespace rankone

@@ -8,7 +8,7 @@ namespace rankone {
 namespace {
 
 enum Input { kIds, kWeight, kDY = kWeight };
-enum BackwardOption { kNumEmbeddings };
+enum BackwardOption { kNumEmbeddings, kGradDtype };
 
 void checkIds(const Call& call, int64_t V) {
   const Tensor& ids = call.input(kIds);
@@ -32,13 +32,13 @@ void plan(Call& call) {
   int64_t shape[kMaxRank];
   for (int i = 0; i < ids.rank; ++i) shape[i] = ids.shape[i];
   shape[ids.rank] = weight.shape[1];
-  setOutput(call, 0, shape, ids.rank + 1);
+  setOutput(call, 0, shape, ids.rank + 1, weight.dtype);
 }
 
 void run(const Call& call) {
   const Tensor &ids = call.input(kIds), &weight = call.input(kWeight);
-  embedding({ids.as<int32_t>(), weight.f32(), call.outputs[0].f32(), ids.size(), weight.shape[0], weight.shape[1],
-             call.cancel});
+  embedding({ids.as<int32_t>(), weight.data, call.outputs[0].data, weight.dtype, ids.size(), weight.shape[0],
+             weight.shape[1], call.cancel});
 }
 
 void planBackward(Call& call) {
@@ -54,18 +54,19 @@ void planBackward(Call& call) {
   expectInteger(call, kNumEmbeddings, 0, int64_t{1} << 31);
   const int64_t V = call.integer(kNumEmbeddings, 0);
   checkIds(call, V);
-  setOutput(call, 0, {V, dY.shape[dY.rank - 1]});
+  setOutput(call, 0, {V, dY.shape[dY.rank - 1]}, gradientDType(call, kGradDtype, dY));
 }
 
 void runBackward(const Call& call) {
-  const Tensor &ids = call.input(kIds), &dW = call.outputs[0];
+  const Tensor &ids = call.input(kIds), &dY = call.input(kDY), &dW = call.outputs[0];
   embeddingBackward(
-      {ids.as<int32_t>(), call.input(kDY).f32(), dW.f32(), ids.size(), dW.shape[0], dW.shape[1], call.cancel});
+      {ids.as<int32_t>(), dY.data, dW.data, dY.dtype, dW.dtype, ids.size(), dW.shape[0], dW.shape[1], call.cancel});
 }
 
-constexpr InputSpec kInputs[] = {{"ids", true, kI32}, {"weight"}};
-constexpr InputSpec kBackwardInputs[] = {{"ids", true, kI32}, {"dY"}};
-constexpr OptionSpec kBackwardOptions[] = {{"numEmbeddings", OptionKind::Integer}};
+constexpr InputSpec kInputs[] = {{"ids", true, kI32}, {"weight", true, kFloats}};
+constexpr InputSpec kBackwardInputs[] = {{"ids", true, kI32}, {"dY", true, kFloats}};
+constexpr OptionSpec kBackwardOptions[] = {{"numEmbeddings", OptionKind::Integer},
+                                           {"gradDtype", OptionKind::Choice, "f32|input"}};
 constexpr OutputSpec kOutputs[] = {{"y"}};
 constexpr OutputSpec kGradients[] = {{"dWeight"}};
 

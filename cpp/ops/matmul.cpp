@@ -1,6 +1,7 @@
 // y = op(a) op(b) + bias and its gradients.
 #include "kernels/matmul.h"
 
+#include "core/cpu.h"
 #include "kernels/row_sum.h"
 #include "ops/op.h"
 #include "ops/shapes.h"
@@ -9,7 +10,7 @@ namespace rankone {
 namespace {
 
 enum Input { kA, kB, kBias, kDY = kBias };
-enum Option { kTransposeA, kTransposeB, kWithBias };
+enum Option { kTransposeA, kTransposeB, kCompute, kWithBias, kGradDtype };
 enum Gradient { kDA, kDB, kDBias };
 
 struct Problem {
@@ -20,6 +21,9 @@ struct Problem {
 
 // The one copy of the shape rules: a [...,M,K] or [...,K,M], b [...,K,N] or [...,N,K].
 Problem bind(const Call& call) {
+  expectDType(call, kB, kA);
+  if (call.integer(kCompute, 0) == 1 && !hasBf16Dot())
+    fail(ErrorKind::Range, "compute: expected 'f32' on this instruction set (%s), got 'bf16'", isaName(activeIsa()));
   const Tensor &a = call.inputs[kA], &b = call.inputs[kB];
   const bool tA = call.flag(kTransposeA), tB = call.flag(kTransposeB);
   expectMinRank(call, kA, 2, tA ? "[...,K,M]" : "[...,M,K]");
@@ -55,10 +59,11 @@ int resultShape(const Problem& p, int64_t (&shape)[kMaxRank]) {
 void plan(Call& call) {
   expectInputs(call);
   const Problem p = bind(call);
+  expectDType(call, kBias, kA, true);
   if (call.inputs[kBias].present()) expectShape(call, kBias, {p.N}, "[N]");
   int64_t shape[kMaxRank];
   const int rank = resultShape(p, shape);
-  setOutput(call, 0, shape, rank);
+  setOutput(call, 0, shape, rank, call.inputs[kA].dtype);
 }
 
 // A batch against one shared b is a single product over all its rows.
@@ -71,10 +76,14 @@ void mergeRows(MatmulArgs& m) {
 void run(const Call& call) {
   const Problem p = bind(call);
   MatmulArgs m;
-  m.a = call.inputs[kA].f32();
-  m.b = call.inputs[kB].f32();
-  m.bias = call.inputs[kBias].present() ? call.inputs[kBias].f32() : nullptr;
-  m.y = call.outputs[0].f32();
+  m.a = call.inputs[kA].data;
+  m.b = call.inputs[kB].data;
+  m.bias = call.inputs[kBias].data;
+  m.y = call.outputs[0].data;
+  m.dtype = call.inputs[kA].dtype;
+  m.biasDType = call.inputs[kBias].dtype;
+  m.yDType = call.outputs[0].dtype;
+  m.bf16 = call.integer(kCompute, 0) == 1;
   m.batch = p.batch;
   m.M = p.M;
   m.N = p.N;
@@ -91,18 +100,20 @@ void run(const Call& call) {
 void planBackward(Call& call) {
   expectInputs(call);
   const Problem p = bind(call);
+  expectDType(call, kDY, kA);
   Tensor expected;
   expected.rank = resultShape(p, expected.shape);
   if (!call.inputs[kDY].sameShape(expected))
     fail(ErrorKind::Range, "dY: expected shape [...,M,N] = %s, got %s", expected.shapeText().c_str(),
          call.inputs[kDY].shapeText().c_str());
-  setOutputLike(call, kDA, call.inputs[kA]);
-  setOutputLike(call, kDB, call.inputs[kB]);
-  if (call.flag(kWithBias)) setOutput(call, kDBias, {p.N});
+  const DType dtype = gradientDType(call, kGradDtype, call.inputs[kA]);
+  setOutputLike(call, kDA, call.inputs[kA], dtype);
+  setOutputLike(call, kDB, call.inputs[kB], dtype);
+  if (call.flag(kWithBias)) setOutput(call, kDBias, {p.N}, dtype);
 }
 
 struct Factor {
-  const float* data;
+  const void* data;
   int64_t step;  // from one product's to the next one's; 0: shared
   bool transposed;
 };
@@ -110,11 +121,14 @@ struct Factor {
 // grad [rows, columns] = left [rows, inner] right [inner, columns]. An argument that was shared gets the sum over the
 // batch, which is one longer product where the batch lies along the inner dimension of both factors.
 void gradient(const Call& call, const Problem& p, Factor left, Factor right, int64_t rows, int64_t columns,
-              int64_t inner, bool shared, float* grad) {
+              int64_t inner, bool shared, const Tensor& grad) {
   MatmulArgs m;
   m.a = left.data;
   m.b = right.data;
-  m.y = grad;
+  m.y = grad.data;
+  m.dtype = call.inputs[kA].dtype;
+  m.yDType = grad.dtype;
+  m.bf16 = call.integer(kCompute, 0) == 1;
   m.M = rows;
   m.N = columns;
   m.K = inner;
@@ -139,10 +153,10 @@ void gradient(const Call& call, const Problem& p, Factor left, Factor right, int
 void runBackward(const Call& call) {
   const Problem p = bind(call);
   const bool tA = call.flag(kTransposeA), tB = call.flag(kTransposeB);
-  const float *a = call.inputs[kA].f32(), *b = call.inputs[kB].f32(), *dY = call.inputs[kDY].f32();
+  const void *a = call.inputs[kA].data, *b = call.inputs[kB].data, *dY = call.inputs[kDY].data;
   const int64_t stepA = p.batchedA ? p.M * p.K : 0, stepB = p.batchedB ? p.K * p.N : 0, stepY = p.M * p.N;
   const bool sharedA = !p.batchedA && p.batchedB, sharedB = !p.batchedB && p.batchedA;
-  float *dA = call.outputs[kDA].f32(), *dB = call.outputs[kDB].f32();
+  const Tensor &dA = call.outputs[kDA], &dB = call.outputs[kDB], &dBias = call.outputs[kDBias];
   if (tA)
     gradient(call, p, {b, stepB, tB}, {dY, stepY, true}, p.K, p.M, p.N, sharedA, dA);
   else
@@ -151,14 +165,18 @@ void runBackward(const Call& call) {
     gradient(call, p, {dY, stepY, true}, {a, stepA, tA}, p.N, p.K, p.M, sharedB, dB);
   else
     gradient(call, p, {a, stepA, !tA}, {dY, stepY, false}, p.K, p.N, p.M, sharedB, dB);
-  if (call.outputs[kDBias].present()) rowSum({dY, call.outputs[kDBias].f32(), p.batch * p.M, p.N, call.cancel});
+  if (dBias.present()) rowSum({dY, dBias.data, p.batch * p.M, p.N, call.cancel, call.inputs[kDY].dtype, dBias.dtype});
 }
 
-constexpr InputSpec kInputs[] = {{"a"}, {"b"}, {"bias", false}};
-constexpr InputSpec kBackwardInputs[] = {{"a"}, {"b"}, {"dY"}};
-constexpr OptionSpec kOptions[] = {{"transposeA", OptionKind::Flag}, {"transposeB", OptionKind::Flag}};
-constexpr OptionSpec kBackwardOptions[] = {
-    {"transposeA", OptionKind::Flag}, {"transposeB", OptionKind::Flag}, {"withBias", OptionKind::Flag}};
+constexpr InputSpec kInputs[] = {{"a", true, kFloats}, {"b", true, kFloats}, {"bias", false, kFloats}};
+constexpr InputSpec kBackwardInputs[] = {{"a", true, kFloats}, {"b", true, kFloats}, {"dY", true, kFloats}};
+constexpr OptionSpec kOptions[] = {
+    {"transposeA", OptionKind::Flag}, {"transposeB", OptionKind::Flag}, {"compute", OptionKind::Choice, "f32|bf16"}};
+constexpr OptionSpec kBackwardOptions[] = {{"transposeA", OptionKind::Flag},
+                                           {"transposeB", OptionKind::Flag},
+                                           {"compute", OptionKind::Choice, "f32|bf16"},
+                                           {"withBias", OptionKind::Flag},
+                                           {"gradDtype", OptionKind::Choice, "f32|input"}};
 constexpr OutputSpec kOutputs[] = {{"y"}};
 constexpr OutputSpec kGradients[] = {{"da"}, {"db"}, {"dBias"}};
 

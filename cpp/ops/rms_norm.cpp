@@ -7,7 +7,7 @@
 namespace rankone {
 namespace {
 
-enum Option { kEps };
+enum Option { kEps, kGradDtype };
 
 // Where the arguments stand in the spec of each of the two ops; the gate is absent from the plain one.
 struct Places {
@@ -23,52 +23,58 @@ void check(Call& call, const Places& at) {
   const Tensor& x = call.input(kX);
   const int64_t D = x.shape[x.rank - 1];
   if (D < 1) fail(ErrorKind::Range, "x: expected shape [...,D] with D >= 1, got %s", x.shapeText().c_str());
-  if (at.gate >= 0) expectSameShape(call, at.gate, kX);
+  if (at.gate >= 0) {
+    expectDType(call, at.gate, kX);
+    expectSameShape(call, at.gate, kX);
+  }
+  expectDType(call, at.weight, kX, true);
   if (call.input(at.weight).present()) expectShape(call, at.weight, {D}, "[D]");
   expectNotNegative(call, kEps);
 }
 
-const float* optional(const Call& call, int input) {
-  return input >= 0 && call.input(input).present() ? call.input(input).f32() : nullptr;
-}
+const void* optional(const Call& call, int input) { return input >= 0 ? call.input(input).data : nullptr; }
 
 template <const Places& at>
 void plan(Call& call) {
   check(call, at);
-  setOutputLike(call, 0, call.input(kX));
+  setOutputLike(call, 0, call.input(kX), call.input(kX).dtype);
 }
 
 template <const Places& at>
 void run(const Call& call) {
-  const Tensor& x = call.input(kX);
-  rmsNorm({x.f32(), optional(call, at.gate), optional(call, at.weight), call.outputs[0].f32(), outerSize(x, 1),
+  const Tensor &x = call.input(kX), &weight = call.input(at.weight);
+  rmsNorm({x.data, optional(call, at.gate), weight.data, call.outputs[0].data, x.dtype, weight.dtype, outerSize(x, 1),
            x.shape[x.rank - 1], call.number(kEps, 1e-6), call.cancel});
 }
 
 template <const Places& at>
 void planBackward(Call& call) {
   check(call, at);
+  expectDType(call, at.dY, kX);
   expectSameShape(call, at.dY, kX);
-  setOutputLike(call, kDX, call.input(kX));
-  if (at.dGate >= 0) setOutputLike(call, at.dGate, call.input(kX));
-  if (call.input(at.weight).present()) setOutputLike(call, at.dWeight, call.input(at.weight));
+  const Tensor &x = call.input(kX), &weight = call.input(at.weight);
+  setOutputLike(call, kDX, x, gradientDType(call, kGradDtype, x));
+  if (at.dGate >= 0) setOutputLike(call, at.dGate, x, gradientDType(call, kGradDtype, x));
+  if (weight.present()) setOutputLike(call, at.dWeight, weight, gradientDType(call, kGradDtype, weight));
 }
 
 template <const Places& at>
 void runBackward(const Call& call) {
-  const Tensor& x = call.input(kX);
-  const Tensor& dWeight = call.outputs[at.dWeight];
-  rmsNormBackward({x.f32(), optional(call, at.gate), optional(call, at.weight), call.input(at.dY).f32(),
-                   call.outputs[kDX].f32(), at.dGate >= 0 ? call.outputs[at.dGate].f32() : nullptr,
-                   dWeight.present() ? dWeight.f32() : nullptr, outerSize(x, 1), x.shape[x.rank - 1],
+  const Tensor &x = call.input(kX), &weight = call.input(at.weight);
+  const Tensor &dX = call.outputs[kDX], &dWeight = call.outputs[at.dWeight];
+  rmsNormBackward({x.data, optional(call, at.gate), weight.data, call.input(at.dY).data, dX.data,
+                   at.dGate >= 0 ? call.outputs[at.dGate].data : nullptr, dWeight.present() ? dWeight.data : nullptr,
+                   x.dtype, weight.dtype, dX.dtype, dWeight.dtype, outerSize(x, 1), x.shape[x.rank - 1],
                    call.number(kEps, 1e-6), call.cancel});
 }
 
-constexpr InputSpec kInputs[] = {{"x"}, {"weight", false}};
-constexpr InputSpec kBackwardInputs[] = {{"x"}, {"weight", false}, {"dY"}};
-constexpr InputSpec kGatedInputs[] = {{"x"}, {"gate"}, {"weight", false}};
-constexpr InputSpec kGatedBackwardInputs[] = {{"x"}, {"gate"}, {"weight", false}, {"dY"}};
+constexpr InputSpec kInputs[] = {{"x", true, kFloats}, {"weight", false, kFloats}};
+constexpr InputSpec kBackwardInputs[] = {{"x", true, kFloats}, {"weight", false, kFloats}, {"dY", true, kFloats}};
+constexpr InputSpec kGatedInputs[] = {{"x", true, kFloats}, {"gate", true, kFloats}, {"weight", false, kFloats}};
+constexpr InputSpec kGatedBackwardInputs[] = {
+    {"x", true, kFloats}, {"gate", true, kFloats}, {"weight", false, kFloats}, {"dY", true, kFloats}};
 constexpr OptionSpec kOptions[] = {{"eps", OptionKind::Number}};
+constexpr OptionSpec kBackwardOptions[] = {{"eps", OptionKind::Number}, {"gradDtype", OptionKind::Choice, "f32|input"}};
 constexpr OutputSpec kOutputs[] = {{"y"}};
 constexpr OutputSpec kGradients[] = {{"dx"}, {"dWeight"}};
 constexpr OutputSpec kGatedGradients[] = {{"dx"}, {"dGate"}, {"dWeight"}};
@@ -77,10 +83,10 @@ constexpr OutputSpec kGatedGradients[] = {{"dx"}, {"dGate"}, {"dWeight"}};
 
 extern const OpSpec rmsNormOp, rmsNormBackwardOp, rmsNormGatedOp, rmsNormGatedBackwardOp;
 const OpSpec rmsNormOp{"rmsNorm", kInputs, kOptions, kOutputs, plan<kPlain>, run<kPlain>};
-const OpSpec rmsNormBackwardOp{"rmsNormBackward", kBackwardInputs,      kOptions,
+const OpSpec rmsNormBackwardOp{"rmsNormBackward", kBackwardInputs,      kBackwardOptions,
                                kGradients,        planBackward<kPlain>, runBackward<kPlain>};
 const OpSpec rmsNormGatedOp{"rmsNormGated", kGatedInputs, kOptions, kOutputs, plan<kGated>, run<kGated>};
-const OpSpec rmsNormGatedBackwardOp{"rmsNormGatedBackward", kGatedBackwardInputs, kOptions,
+const OpSpec rmsNormGatedBackwardOp{"rmsNormGatedBackward", kGatedBackwardInputs, kBackwardOptions,
                                     kGatedGradients,        planBackward<kGated>, runBackward<kGated>};
 
 }  // namespace rankone

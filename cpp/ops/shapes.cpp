@@ -75,6 +75,10 @@ void setOutputLike(Call& call, int output, const Tensor& like, DType dtype) {
   setOutput(call, output, like.shape, like.rank, dtype);
 }
 
+DType gradientDType(const Call& call, int option, const Tensor& of) {
+  return call.integer(option, 0) == 1 ? of.dtype : DType::F32;
+}
+
 int64_t outerSize(const Tensor& t, int inner) {
   uint64_t n = 1;  // may wrap on the way to a size of zero
   for (int i = 0; i < t.rank - inner; ++i) n *= static_cast<uint64_t>(t.shape[i]);

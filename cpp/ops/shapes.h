@@ -24,6 +24,9 @@ void setOutput(Call& call, int output, const int64_t* shape, int rank, DType dty
 void setOutput(Call& call, int output, std::initializer_list<int64_t> shape, DType dtype = DType::F32);
 void setOutputLike(Call& call, int output, const Tensor& like, DType dtype = DType::F32);
 
+// The dtype of the gradient of an argument `of`: float32, or its own where option gradDtype, "f32|input", says so.
+DType gradientDType(const Call& call, int option, const Tensor& of);
+
 // All dimensions but the last `inner`, as one.
 int64_t outerSize(const Tensor& t, int inner);
 

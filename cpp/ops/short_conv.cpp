@@ -9,6 +9,7 @@ namespace {
 
 enum Input { kX, kWeight, kBias, kInitialState, kDY, kDFinalState };
 enum Option { kActivation, kOutputFinalState };
+enum BackwardOption { kGradDtype = 1 };
 enum Output { kY, kFinalState };
 enum Gradient { kDX, kDWeight, kDBias, kDInitialState };
 
@@ -26,6 +27,7 @@ Problem bind(const Call& call) {
     fail(ErrorKind::Range, "weight: expected a width W from 1 to %lld, got %s", static_cast<long long>(kMaxConvWidth),
          weight.shapeText().c_str());
   if (call.input(kBias).present()) expectShape(call, kBias, {p.D}, "[D]");
+  for (int parameter : {kWeight, kBias}) expectDType(call, parameter, kX, true);
   if (call.input(kInitialState).present()) expectShape(call, kInitialState, {p.B, p.D, p.W - 1}, "[B,D,W-1]");
   return p;
 }
@@ -38,19 +40,22 @@ int64_t batchToRun(const Problem& p, const float* state) {
 void plan(Call& call) {
   expectInputs(call);
   const Problem p = bind(call);
-  setOutputLike(call, kY, call.input(kX));
+  setOutputLike(call, kY, call.input(kX), call.input(kX).dtype);
   if (call.flag(kOutputFinalState)) setOutput(call, kFinalState, {p.B, p.D, p.W - 1});
 }
 
 void run(const Call& call) {
   const Problem p = bind(call);
   ShortConvArgs a;
-  a.x = call.input(kX).f32();
-  a.weight = call.input(kWeight).f32();
-  a.bias = call.input(kBias).f32();
+  a.x = call.input(kX).data;
+  a.weight = call.input(kWeight).data;
+  a.bias = call.input(kBias).data;
   a.initialState = call.input(kInitialState).f32();
-  a.y = call.outputs[kY].f32();
+  a.y = call.outputs[kY].data;
   a.finalState = call.outputs[kFinalState].f32();
+  a.dtype = call.input(kX).dtype;
+  a.weightDType = call.input(kWeight).dtype;
+  a.biasDType = call.input(kBias).dtype;
   a.B = batchToRun(p, a.finalState);
   a.T = p.T;
   a.D = p.D;
@@ -63,27 +68,37 @@ void run(const Call& call) {
 void planBackward(Call& call) {
   expectInputs(call);
   const Problem p = bind(call);
+  expectDType(call, kDY, kX);
   expectSameShape(call, kDY, kX);
   if (call.input(kDFinalState).present()) expectShape(call, kDFinalState, {p.B, p.D, p.W - 1}, "[B,D,W-1]");
-  setOutputLike(call, kDX, call.input(kX));
-  setOutputLike(call, kDWeight, call.input(kWeight));
-  if (call.input(kBias).present()) setOutput(call, kDBias, {p.D});
+  const auto setGradient = [&](int gradient, const Tensor& of) {
+    setOutputLike(call, gradient, of, gradientDType(call, kGradDtype, of));
+  };
+  setGradient(kDX, call.input(kX));
+  setGradient(kDWeight, call.input(kWeight));
+  if (call.input(kBias).present()) setGradient(kDBias, call.input(kBias));
   if (call.input(kInitialState).present()) setOutputLike(call, kDInitialState, call.input(kInitialState));
 }
 
 void runBackward(const Call& call) {
   const Problem p = bind(call);
   ShortConvBackwardArgs a;
-  a.x = call.input(kX).f32();
-  a.weight = call.input(kWeight).f32();
-  a.bias = call.input(kBias).f32();
+  a.x = call.input(kX).data;
+  a.weight = call.input(kWeight).data;
+  a.bias = call.input(kBias).data;
   a.initialState = call.input(kInitialState).f32();
-  a.dY = call.input(kDY).f32();
+  a.dY = call.input(kDY).data;
   a.dFinalState = call.input(kDFinalState).f32();
-  a.dX = call.outputs[kDX].f32();
-  a.dWeight = call.outputs[kDWeight].f32();
-  a.dBias = call.outputs[kDBias].f32();
+  a.dX = call.outputs[kDX].data;
+  a.dWeight = call.outputs[kDWeight].data;
+  a.dBias = call.outputs[kDBias].data;
   a.dInitialState = call.outputs[kDInitialState].f32();
+  a.dtype = call.input(kX).dtype;
+  a.weightDType = call.input(kWeight).dtype;
+  a.biasDType = call.input(kBias).dtype;
+  a.gradDType = call.outputs[kDX].dtype;
+  a.dWeightDType = call.outputs[kDWeight].dtype;
+  a.dBiasDType = call.outputs[kDBias].dtype;
   a.B = batchToRun(p, a.dInitialState);
   a.T = p.T;
   a.D = p.D;
@@ -93,12 +108,14 @@ void runBackward(const Call& call) {
   shortConvBackward(a);
 }
 
-constexpr InputSpec kInputs[] = {{"x"}, {"weight"}, {"bias", false}, {"initialState", false}};
-constexpr InputSpec kBackwardInputs[] = {
-    {"x"}, {"weight"}, {"bias", false}, {"initialState", false}, {"dY"}, {"dFinalState", false}};
+constexpr InputSpec kInputs[] = {
+    {"x", true, kFloats}, {"weight", true, kFloats}, {"bias", false, kFloats}, {"initialState", false}};
+constexpr InputSpec kBackwardInputs[] = {{"x", true, kFloats},    {"weight", true, kFloats}, {"bias", false, kFloats},
+                                         {"initialState", false}, {"dY", true, kFloats},     {"dFinalState", false}};
 constexpr OptionSpec kOptions[] = {{"activation", OptionKind::Choice, "none|silu"},
                                    {"outputFinalState", OptionKind::Flag}};
-constexpr OptionSpec kBackwardOptions[] = {{"activation", OptionKind::Choice, "none|silu"}};
+constexpr OptionSpec kBackwardOptions[] = {{"activation", OptionKind::Choice, "none|silu"},
+                                           {"gradDtype", OptionKind::Choice, "f32|input"}};
 constexpr OutputSpec kOutputs[] = {{"y"}, {"finalState"}};
 constexpr OutputSpec kGradients[] = {{"dx"}, {"dWeight"}, {"dBias"}, {"dInitialState"}};
 

@@ -9,34 +9,41 @@ namespace {
 
 enum Input { kGate, kUp, kDY };
 enum Gradient { kDGate, kDUp };
+enum BackwardOption { kGradDtype };
+
+void check(const Call& call) {
+  expectInputs(call);
+  expectDType(call, kUp, kGate);
+  expectSameShape(call, kUp, kGate);
+}
 
 void plan(Call& call) {
-  expectInputs(call);
-  expectSameShape(call, kUp, kGate);
-  setOutputLike(call, 0, call.input(kGate));
+  check(call);
+  setOutputLike(call, 0, call.input(kGate), call.input(kGate).dtype);
 }
 
 void run(const Call& call) {
   const Tensor& gate = call.input(kGate);
-  swiglu({gate.f32(), call.input(kUp).f32(), call.outputs[0].f32(), gate.size(), call.cancel});
+  swiglu({gate.data, call.input(kUp).data, call.outputs[0].data, gate.dtype, gate.size(), call.cancel});
 }
 
 void planBackward(Call& call) {
-  expectInputs(call);
-  expectSameShape(call, kUp, kGate);
+  check(call);
+  expectDType(call, kDY, kGate);
   expectSameShape(call, kDY, kGate);
-  setOutputLike(call, kDGate, call.input(kGate));
-  setOutputLike(call, kDUp, call.input(kGate));
+  const Tensor& gate = call.input(kGate);
+  for (int gradient : {kDGate, kDUp}) setOutputLike(call, gradient, gate, gradientDType(call, kGradDtype, gate));
 }
 
 void runBackward(const Call& call) {
   const Tensor& gate = call.input(kGate);
-  swigluBackward({gate.f32(), call.input(kUp).f32(), call.input(kDY).f32(), call.outputs[kDGate].f32(),
-                  call.outputs[kDUp].f32(), gate.size(), call.cancel});
+  swigluBackward({gate.data, call.input(kUp).data, call.input(kDY).data, call.outputs[kDGate].data,
+                  call.outputs[kDUp].data, gate.dtype, call.outputs[kDGate].dtype, gate.size(), call.cancel});
 }
 
-constexpr InputSpec kInputs[] = {{"gate"}, {"up"}};
-constexpr InputSpec kBackwardInputs[] = {{"gate"}, {"up"}, {"dY"}};
+constexpr InputSpec kInputs[] = {{"gate", true, kFloats}, {"up", true, kFloats}};
+constexpr InputSpec kBackwardInputs[] = {{"gate", true, kFloats}, {"up", true, kFloats}, {"dY", true, kFloats}};
+constexpr OptionSpec kBackwardOptions[] = {{"gradDtype", OptionKind::Choice, "f32|input"}};
 constexpr OutputSpec kOutputs[] = {{"y"}};
 constexpr OutputSpec kGradients[] = {{"dGate"}, {"dUp"}};
 
@@ -44,6 +51,7 @@ constexpr OutputSpec kGradients[] = {{"dGate"}, {"dUp"}};
 
 extern const OpSpec swigluOp, swigluBackwardOp;
 const OpSpec swigluOp{"swiglu", kInputs, {}, kOutputs, plan, run};
-const OpSpec swigluBackwardOp{"swigluBackward", kBackwardInputs, {}, kGradients, planBackward, runBackward};
+const OpSpec swigluBackwardOp{"swigluBackward", kBackwardInputs, kBackwardOptions,
+                              kGradients,       planBackward,    runBackward};
 
 }  // namespace rankone
