@@ -321,6 +321,10 @@ export class World {
       node.value = node.value.slice();
       node.value[node.value.length >> 1] = special;
     }
+    if (special !== undefined && node.value instanceof Uint16Array && node.value.length) {
+      node.value = node.value.slice();
+      node.value[node.value.length >> 1] = 0x7fff; // NaN in either format
+    }
     const { value } = node;
     const Kind = value.constructor as new (
       buffer: any,
@@ -330,7 +334,7 @@ export class World {
     const bytes = value.byteLength;
     const onto = (buffer: ArrayBufferLike, offset: number, length?: number): typeof value => {
       const view = new Kind(buffer, offset, length);
-      view.set(value);
+      view.set(value as any);
       return view;
     };
     const Resizable = ArrayBuffer as any;
@@ -372,15 +376,17 @@ export class World {
       case 'long':
         return onto(new ArrayBuffer(bytes + 4 * value.BYTES_PER_ELEMENT), 0);
       case 'doubles':
-        return Float64Array.from(value);
+        return Float64Array.from(value as any, Number);
       case 'integers':
-        return value instanceof Int32Array ? Uint32Array.from(value) : Int32Array.from(value);
+        return value instanceof Int32Array
+          ? Uint32Array.from(value)
+          : Int32Array.from(value as any, Number);
       case 'halves':
-        return Uint16Array.from(value);
+        return Uint16Array.from(value as any, Number);
       case 'bytes':
         return new Uint8Array(value.slice().buffer);
       case 'numbers':
-        return Array.from(value);
+        return Array.from(value as any);
       case 'look-alike':
         return Object.create(Kind.prototype, { length: { value: value.length } });
       case 'proxy':

@@ -2,13 +2,14 @@
 import fc from 'fast-check';
 import { description, type EntryDescription } from '../../ts/binding';
 import * as rankone from '../../ts/index';
+import { fromBits } from '../support/half';
 import { Random } from '../support/random';
 import { sizeOf } from '../support/tensor';
 import { type Node, objectNode, raw, tensorNode, World } from './build';
 import { planted, wasPlanted } from './hostile';
 import { type Mutation, mutate, mutation } from './mutations';
 import { difference, expected } from './oracle';
-import { baseCall, forwardName } from './problems';
+import { type BaseCall, baseCall, forwardName } from './problems';
 
 export interface Recipe {
   entry: string;
@@ -68,19 +69,17 @@ function prepare(entry: EntryDescription, r: Recipe) {
   const inputs: Record<string, Node> = {};
   for (const [name, value] of Object.entries(base.inputs)) inputs[name] = tensorNode(value);
   const options: Record<string, Node> = {};
-  for (const [name, value] of Object.entries(base.options)) options[name] = raw(value);
+  for (const [name, value] of Object.entries(base.options)) options[name] = optionNode(value);
 
-  let state: rankone.RecurrentState | undefined;
-  let startState: rankone.Tensor | undefined;
-  if (base.stateShape && base.stateShape[0] > 0 && random.integer(6) === 0) {
-    const [batch, valueHeads, keyDim, valueDim] = base.stateShape;
-    state = rankone.createState({ batch, valueHeads, keyDim, valueDim });
-    startState = { data: random.normals(sizeOf(base.stateShape)), shape: base.stateShape };
-    state.copyFrom(startState);
-    inputs.state = raw(state);
-    for (const name of ['initialState']) delete inputs[name];
+  const held = base.state && base.state.shape[0] > 0 && random.integer(6) === 0;
+  const start = held ? startOf(base.state!, random) : undefined;
+  if (start) {
+    inputs.state = raw(start.state);
+    if (start.rows) options.stateIndices = optionNode(start.rows);
+    for (const name of ['initialState', 'initialZ']) delete inputs[name];
     for (const name of ['outputFinalState', 'saveForBackward']) delete options[name];
   }
+  const state = start?.state;
   let saved: rankone.SavedForward | undefined;
   if (entry.takesSaved && random.integer(4) === 0) {
     const forward = description.entries.find(({ name }) => name === forwardName(entry))!;
@@ -92,7 +91,7 @@ function prepare(entry: EntryDescription, r: Recipe) {
     }).saved;
     inputs.saved = raw(saved);
   }
-  if (entry.outputs.length && !state && random.integer(4) === 0) {
+  if (entry.outputs.length && !start && random.integer(4) === 0) {
     const shapes = functions[`${entry.name}Sync`](base.inputs, base.options);
     const out: Record<string, Node> = {};
     for (const { name } of entry.outputs)
@@ -100,6 +99,7 @@ function prepare(entry: EntryDescription, r: Recipe) {
         out[name] = tensorNode({
           data: new (shapes[name].data.constructor as any)(shapes[name].data.length),
           shape: shapes[name].shape,
+          dtype: shapes[name].dtype,
         });
     options.out = objectNode(out);
   }
@@ -145,7 +145,8 @@ function prepare(entry: EntryDescription, r: Recipe) {
     }
   if (readOptions?.kind === 'object')
     for (const [key, { node }] of readOptions.props)
-      if (key !== 'out' && key !== 'signal') effective.options[key] = world.build(node);
+      if (!['out', 'signal', 'stateIndices'].includes(key))
+        effective.options[key] = effectiveOption(node);
   if (abort === 'before') aborter.abort(planted.object);
   let begun = false;
   let disturbed = false;
@@ -235,13 +236,11 @@ function prepare(entry: EntryDescription, r: Recipe) {
           tensors[name] = { shape: input.shape, values: decode(made, input.dtype) };
       }
       const stateNode = property(readInputs, 'state');
-      if (startState && stateNode?.kind === 'raw' && stateNode.value === state) {
-        effective.inputs.initialState = startState;
-        if (!state!.disposed) {
-          const { data, shape } = state!.toTensor();
-          tensors.finalState = { shape: [...shape], values: decode(data, 'f32') };
-          state!.dispose();
-        }
+      if (start && stateNode?.kind === 'raw' && stateNode.value === state) {
+        const rowsNode = property(readOptions, 'stateIndices');
+        const rows = rowsNode && effectiveOption(rowsNode);
+        const wrong = start.account(rows, effective.inputs, tensors);
+        if (wrong) return wrong;
       }
       saved?.dispose();
       // A saved of other values answers for those.
@@ -260,6 +259,15 @@ function prepare(entry: EntryDescription, r: Recipe) {
       return difference(tensors, reference, half ? 2e-2 : 1e-3);
     },
   };
+
+  function effectiveOption(node: Node): unknown {
+    if (node.kind === 'array') return decode((node.alias ?? node).made, undefined);
+    if (node.kind !== 'object') return world.build(node);
+    const members = [...node.props].map(([key, { node: member }]) => {
+      return [key, effectiveTensor(member) ?? world.build(member)];
+    });
+    return Object.fromEntries(members);
+  }
 
   function effectiveTensor(node: Node | undefined): any {
     if (node?.kind === 'raw') {
@@ -310,26 +318,81 @@ function snapshot(array: unknown): Buffer | undefined {
 
 /** The numbers that an array stands for. */
 function decode(data: any, dtype: unknown): ArrayLike<number> {
-  if (data.length && data instanceof Uint16Array && (dtype === 'bf16' || dtype === 'f16'))
-    return Float64Array.from(data, dtype === 'bf16' ? fromBf16 : fromF16);
-  return data.length ? Float64Array.from(data, Number) : [];
+  if (!data.length) return [];
+  if (data instanceof Uint16Array && (dtype === 'bf16' || dtype === 'f16'))
+    return Float64Array.from(data, (bits) => fromBits(dtype, bits));
+  return Float64Array.from(data, Number);
 }
 
-const word = new DataView(new ArrayBuffer(4));
-
-function fromBf16(bits: number): number {
-  word.setUint16(0, bits);
-  word.setUint16(2, 0);
-  return word.getFloat32(0);
+/** An option as a node: index arrays and groups can be changed within. */
+function optionNode(value: unknown): Node {
+  if (value instanceof Int32Array || value instanceof BigInt64Array)
+    return { kind: 'array', value, form: 'plain' };
+  if (typeof value !== 'object' || value === null || Array.isArray(value)) return raw(value);
+  const members = Object.entries(value).map(([key, member]) => {
+    return [key, typeof member === 'object' ? tensorNode(member) : raw(member)];
+  });
+  return objectNode(Object.fromEntries(members));
 }
 
-function fromF16(bits: number): number {
-  const sign = bits & 0x8000 ? -1 : 1;
-  const exponent = (bits >> 10) & 31;
-  const fraction = bits & 1023;
-  if (exponent === 31) return fraction ? Number.NaN : sign * Infinity;
-  if (exponent === 0) return sign * fraction * 2 ** -24;
-  return sign * (1024 + fraction) * 2 ** (exponent - 25);
+/** A state with random contents, at times a pool of more rows than the call's sequences. */
+function startOf({ shape, keyHeads }: NonNullable<BaseCall['state']>, random: Random) {
+  const [N, valueHeads, keyDim, valueDim] = shape;
+  const pooled = random.integer(2) === 0;
+  const batch = pooled ? N + random.integer(3) : N;
+  const order = Array.from({ length: batch }, (_, i) => i);
+  for (let i = batch - 1; i > 0; i--) {
+    const j = random.integer(i + 1);
+    [order[i], order[j]] = [order[j], order[i]];
+  }
+  const state = rankone.createState({
+    batch,
+    valueHeads,
+    keyDim,
+    valueDim,
+    ...(keyHeads > 0 && { keyHeads }),
+  });
+  const draw = (of: readonly number[], positive: boolean) => {
+    const size = sizeOf(of);
+    return { data: positive ? random.uniforms(size, 0.1) : random.normals(size), shape: [...of] };
+  };
+  const before = draw(state.shape, false);
+  const beforeZ = state.zShape && draw(state.zShape, true);
+  state.copyFrom(before, beforeZ);
+  return {
+    state,
+    rows: pooled ? Int32Array.from(order.slice(0, N)) : undefined,
+    /** The state among the inputs and results as the reference knows them; what is wrong with the rest of a pool. */
+    account(
+      rows: any,
+      inputs: Record<string, any>,
+      tensors: Record<string, any>,
+    ): string | undefined {
+      if (state.disposed) return undefined;
+      const taken: number[] = rows ? [...rows] : [];
+      const parts = [
+        ['initialState', 'finalState', before, state.toTensor()],
+        ['initialZ', 'finalZ', beforeZ, state.zToTensor()],
+      ] as const;
+      state.dispose();
+      for (const [initial, final, from, to] of parts) {
+        if (!from || !to) continue;
+        const own = rows ? taken : Array.from({ length: from.shape[0] }, (_, i) => i);
+        const size = from.data.length / from.shape[0];
+        const gather = (data: Float32Array) =>
+          Float32Array.from({ length: own.length * size }, (_, i) => {
+            return data[own[Math.floor(i / size)] * size + (i % size)];
+          });
+        const gathered = [own.length, ...from.shape.slice(1)];
+        inputs[initial] = { data: gather(from.data), shape: gathered };
+        tensors[final] = { values: gather(to.data), shape: gathered };
+        for (let i = 0; i < from.data.length; i++)
+          if (!own.includes(Math.floor(i / size)) && from.data[i] !== to.data[i])
+            return "a row of the pool was written that was not the call's";
+      }
+      return undefined;
+    },
+  };
 }
 
 const I2 = { data: Float32Array.of(1, 0, 0, 1), shape: [2, 2] };

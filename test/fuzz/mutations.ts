@@ -36,6 +36,7 @@ export type Mutation =
   | { do: 'absent'; at: number }
   | { do: 'input'; at: number; value: string; shape: number[] }
   | { do: 'option'; at: number; value: number }
+  | { do: 'indices'; at: number; values: number[] }
   | { do: 'out'; at: number; shape: number[] };
 
 const at = fc.nat(63);
@@ -105,6 +106,14 @@ export const mutation: fc.Arbitrary<Mutation> = fc.oneof(
     arbitrary: fc.record({ do: fc.constant('input' as const), at, value, shape: small }),
   },
   { weight: 3, arbitrary: fc.record({ do: fc.constant('option' as const), at, value: fc.nat(7) }) },
+  {
+    weight: 1,
+    arbitrary: fc.record({
+      do: fc.constant('indices' as const),
+      at,
+      values: fc.array(fc.oneof(fc.integer({ min: -2, max: 12 }), fc.integer()), { maxLength: 6 }),
+    }),
+  },
   { weight: 1, arbitrary: fc.record({ do: fc.constant('out' as const), at, shape: small }) },
 );
 
@@ -199,18 +208,31 @@ export function mutate(root: ObjectNode, entry: EntryDescription, m: Mutation): 
       break;
     }
     case 'input': {
-      const names = [...entry.inputs.map(({ name }) => name), 'state', 'saved', 'bias'];
+      const places = [
+        ...entry.inputs.map(({ name, group }) => ({ name, group })),
+        ...['state', 'saved', 'bias'].map((name) => ({ name, group: undefined })),
+      ];
+      const { name, group } = places[m.at % places.length];
       const length = m.shape.reduce((a, b) => a * b, 1);
-      const tensor = { data: new Float32Array(length), shape: m.shape };
-      const name = names[m.at % names.length];
-      part('inputs')?.props.set(name, {
-        node: m.shape.length ? tensorNode(tensor) : raw(hostile(m.value)),
-      });
+      const tensor = tensorNode({ data: new Float32Array(length), shape: m.shape });
+      const indices: Node = { kind: 'array', value: Int32Array.from(m.shape), form: 'plain' };
+      const node = group === '' ? indices : m.shape.length ? tensor : raw(hostile(m.value));
+      place(part(group === undefined ? 'inputs' : 'options'), group, name, node);
       break;
     }
     case 'option': {
       const chosen = pick(entry.options, m.at);
-      if (chosen) part('options')?.props.set(chosen.name, { node: raw(legal(chosen, m.value)) });
+      if (chosen) place(part('options'), chosen.group, chosen.name, raw(legal(chosen, m.value)));
+      break;
+    }
+    case 'indices': {
+      const integers = found.arrays.filter(
+        ({ value }) => value instanceof Int32Array || value instanceof BigInt64Array,
+      );
+      const chosen = pick(integers, m.at);
+      if (chosen?.value instanceof BigInt64Array)
+        chosen.value = BigInt64Array.from(m.values, (x) => BigInt(x) << (x & 1 ? 40n : 0n));
+      else if (chosen) chosen.value = Int32Array.from(m.values);
       break;
     }
     case 'out': {
@@ -225,6 +247,18 @@ export function mutate(root: ObjectNode, entry: EntryDescription, m: Mutation): 
       break;
     }
   }
+}
+
+/** Sets a property of the arguments, or of one of the groups among the options. */
+function place(node: ObjectNode | undefined, group: string | undefined, name: string, value: Node) {
+  if (!node) return;
+  if (!group) {
+    node.props.set(name, { node: value });
+    return;
+  }
+  const inner = node.props.get(group)?.node;
+  if (inner?.kind === 'object') inner.props.set(name, { node: value });
+  else node.props.set(group, { node: objectNode({ [name]: value }) });
 }
 
 /** A value of the option's kind; of a kind that is not known here, anything. */

@@ -4,20 +4,22 @@
  * tried by the fuzzer's mutations.
  */
 import type { EntryDescription } from '../../ts/binding';
+import { encode, type HalfDtype } from '../support/half';
 import { Random } from '../support/random';
 import { sizeOf } from '../support/tensor';
 
 export interface Value {
-  data: Float32Array | Int32Array | Uint16Array;
+  data: Float32Array | Int32Array | Uint16Array | BigInt64Array;
   shape: number[];
   dtype?: string;
 }
 
 export interface BaseCall {
   inputs: Record<string, Value>;
+  /** Numbers and the like, bare index arrays, and groups: objects of tensors and numbers. */
   options: Record<string, unknown>;
   /** Dimensions of the state that the call would take in place of initialState. */
-  stateShape?: [number, number, number, number];
+  state?: { shape: [number, number, number, number]; keyHeads: number };
 }
 
 type Fill = 'normal' | 'small' | 'key' | 'gate' | 'unit' | 'positive' | 'negative' | 'index';
@@ -30,6 +32,8 @@ interface Dims {
   K: number;
   V: number;
   n: number;
+  /** Sequences, B of them unless they are packed. */
+  N: number;
   D: number;
   W: number;
   rows: number;
@@ -50,6 +54,8 @@ export function forwardName(entry: EntryDescription): string {
   return entry.name.replace(/Backward$/, '');
 }
 
+const has = (entry: EntryDescription, input: string): boolean =>
+  entry.inputs.some(({ name }) => name === input);
 const takes = (entry: EntryDescription, option: string): boolean =>
   entry.options.some(({ name }) => name === option);
 
@@ -67,6 +73,7 @@ export function baseCall(entry: EntryDescription, seed: number): BaseCall {
     K: upTo(20),
     V: upTo(20),
     n: 1,
+    N: 0,
     D: upTo(20),
     W: upTo(4),
     rows: upTo(9),
@@ -74,6 +81,11 @@ export function baseCall(entry: EntryDescription, seed: number): BaseCall {
   };
   const options: Record<string, unknown> = {};
   const family = forwardName(entry);
+  if (has(entry, 'cuSeqlens') && random.integer(3) === 0) {
+    dims.B = 1;
+    options.cuSeqlens = boundaries(random, dims.T);
+  }
+  dims.N = options.cuSeqlens ? (options.cuSeqlens as Int32Array).length - 1 : dims.B;
   let shapes: Shapes;
   let skip: string[] = [];
   switch (family) {
@@ -132,20 +144,48 @@ export function baseCall(entry: EntryDescription, seed: number): BaseCall {
   if (takes(entry, 'chunkSize') && maybe()) options.chunkSize = 16 << random.integer(3);
   if (takes(entry, 'outputFinalState') && maybe()) options.outputFinalState = maybe();
   if (takes(entry, 'saveForBackward') && maybe()) options.saveForBackward = maybe();
+  const half: HalfDtype | undefined = ([undefined, undefined, 'bf16', 'f16'] as const)[
+    random.integer(4)
+  ];
+  const value = (name: string, dtypes: string[]): Value => {
+    const drawn = draw(random, shapes[name][0], shapes[name][1], dims.rows, dims.K);
+    // What goes with a half-width q may be float32 itself.
+    const narrow =
+      half && dtypes.includes(half) && (!['g', 'beta', 'dt'].includes(name) || maybe());
+    return narrow ? encode(half, drawn as { data: Float32Array; shape: number[] }) : drawn;
+  };
   const inputs: Record<string, Value> = {};
-  for (const { name, required } of entry.inputs) {
-    const known = shapes[name];
-    if (!known && required)
+  const gate: Record<string, unknown> = {};
+  for (const { name, required, dtypes, group } of entry.inputs) {
+    if (required && !shapes[name])
       throw new Error(`${entry.name}: test/fuzz/problems.ts has no shape for ${name}`);
-    if (!known || skip.includes(name) || (!required && maybe())) continue;
-    inputs[name] = draw(random, known[0], known[1], dims.rows, dims.K);
+    if (!shapes[name] || skip.includes(name) || (!required && maybe())) continue;
+    if (group === undefined) inputs[name] = value(name, dtypes);
+    else if (group === 'gate') gate[name] = value(name, dtypes);
   }
-  // An additive recurrence has no beta, and a delta has one, whatever the coin said.
-  if (entry.name.startsWith('recurrence') && options.update === 'delta')
-    inputs.beta ??= draw(random, shapes.beta[0], 'unit', 0, 1);
+  // A coin does not say whether there is a beta, a g or what a fused gate needs.
+  for (const { name, dtypes } of entry.inputs)
+    if (['beta', 'g'].includes(name) && shapes[name] && !skip.includes(name))
+      inputs[name] ??= value(name, dtypes);
+  if (shapes.aLog && !skip.includes('aLog')) {
+    gate.aLog ??= value('aLog', ['f32']);
+    if (maybe()) gate.lowerBound = -1 - random.integer(4);
+    options.gate = gate;
+  }
   const base: BaseCall = { inputs, options };
-  if (entry.takesState) base.stateShape = [dims.B, dims.HV, dims.K, dims.V];
+  if (entry.takesState)
+    base.state = {
+      shape: [dims.N, dims.HV, dims.K, dims.V],
+      keyHeads: options.normalize ? dims.H : 0,
+    };
   return base;
+}
+
+/** Offsets of packed sequences, some of them empty. */
+function boundaries(random: Random, T: number): Int32Array | BigInt64Array {
+  const inner = Array.from({ length: random.integer(4) }, () => random.integer(T + 1));
+  const all = [0, ...inner.sort((a, b) => a - b), T];
+  return random.integer(2) ? Int32Array.from(all) : BigInt64Array.from(all, BigInt);
 }
 
 function gridShapes(
@@ -168,27 +208,41 @@ function gridShapes(
   }
   if (takes(entry, 'scale') && random.integer(2)) options.scale = 0.5;
   if (takes(entry, 'layers')) Object.assign(options, { layer: random.integer(4), layers: 4 });
-  const { B, T, H, HV, K, V, n } = dims;
+  const gated = (rank === 3 || rank === 4) && has(entry, 'aLog') && random.integer(3) === 0;
+  if (takes(entry, 'qkL2norm') && random.integer(3) === 0) options.qkL2norm = true;
+  if (delta && takes(entry, 'betaActivation') && random.integer(2))
+    options.betaActivation = ['none', 'sigmoid', 'sigmoid2'][random.integer(3)];
+  const normalize = !delta && rank === 0 && takes(entry, 'normalize') && random.integer(3) === 0;
+  if (normalize) options.normalize = true;
+  // Of one sign, what divides the output is not small beside its terms.
+  const query: Fill = normalize ? 'positive' : 'normal';
+  const { B, T, N, H, HV, K, V, n } = dims;
   const gates: Record<number, number[]> = { 1: [HV], 3: [B, T, HV], 4: [B, T, HV, K] };
-  const state = [B, HV, K, V];
+  const state = [N, HV, K, V];
   const shapes: Shapes = {
-    q: [[B, T, H, K], 'normal'],
-    k: [[B, T * n, H, K], 'key'],
+    q: [[B, T, H, K], query],
+    k: [[B, T * n, H, K], normalize ? 'positive' : 'key'],
     v: [[B, T * n, HV, V], 'normal'],
     g: [family === 'hgrn2' ? [B, T, H, K] : (gates[rank] ?? []), 'gate'],
     beta: [[B, T * n, HV], 'unit'],
     initialState: [state, 'normal'],
+    initialZ: [[N, H, K], 'positive'],
     dO: [[B, T, HV, V], 'normal'],
     dFinalState: [state, 'normal'],
+    dFinalZ: [[N, H, K], 'normal'],
+    aLog: [[HV], 'small'],
+    dtBias: [rank === 4 ? [HV, K] : [HV], 'small'],
   };
   const skip = [];
-  if (rank === 0) skip.push('g');
+  if (rank === 0 && family !== 'hgrn2') skip.push('g');
   if (!delta) skip.push('beta');
-  return [shapes, family === 'hgrn2' ? [] : skip];
+  if (!normalize) skip.push('initialZ', 'dFinalZ');
+  if (!gated) skip.push('aLog', 'dtBias');
+  return [shapes, skip];
 }
 
-function mamba2Shapes({ B, T, H, HV, K, V }: Dims): Shapes {
-  const state = [B, HV, K, V];
+function mamba2Shapes({ B, T, N, H, HV, K, V }: Dims): Shapes {
+  const state = [N, HV, K, V];
   return {
     x: [[B, T, HV, V], 'normal'],
     dt: [[B, T, HV], 'unit'],
