@@ -11,9 +11,9 @@ import type {
   SimpleGlaInputs,
   SimpleGlaOptions,
 } from '../../ops/additivePresets';
+import type { ForwardResult, NormalizedForwardResult } from '../../ops/grid';
 import type { Hgrn2Inputs, Hgrn2Options } from '../../ops/hgrn2';
 import type { Mamba2Inputs, Mamba2Options, Mamba2Result } from '../../ops/mamba2';
-import type { ForwardResult } from '../../ops/recurrence';
 import { differentiable } from './differentiable';
 import type { DifferentiableOperation } from './types';
 
@@ -21,12 +21,13 @@ import type { DifferentiableOperation } from './types';
  * Linear attention without gate: `S <- S + k_t v_t^T; o_t = scale * S^T q_t`. q `[B,T,H,K]`, k `[B,T,H,K]`, v
  * `[B,T,HV,V]` -> o `[B,T,HV,V]`.
  * @throws as {@link recurrence}
- * @see Katharopoulos et al., Transformers are RNNs, 2020 (arXiv:2006.16236); without its feature map and normalizer
+ * @see Katharopoulos et al., Transformers are RNNs, 2020 (arXiv:2006.16236); without its feature map; its
+ * normalizer is the option `normalize`
  */
 export const linearAttention: DifferentiableOperation<
   LinearAttentionInputs,
   LinearAttentionOptions,
-  ForwardResult
+  NormalizedForwardResult
 > = differentiable('linearAttention');
 
 /**

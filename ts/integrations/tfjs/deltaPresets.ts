@@ -11,7 +11,7 @@ import type {
   KdaInputs,
   KdaOptions,
 } from '../../ops/deltaPresets';
-import type { ForwardResult } from '../../ops/recurrence';
+import type { ForwardResult } from '../../ops/grid';
 import { differentiable } from './differentiable';
 import type { DifferentiableOperation } from './types';
 

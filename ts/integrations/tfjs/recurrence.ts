@@ -1,4 +1,5 @@
-import type { ForwardResult, RecurrenceInputs, RecurrenceOptions } from '../../ops/recurrence';
+import type { NormalizedForwardResult } from '../../ops/grid';
+import type { RecurrenceInputs, RecurrenceOptions } from '../../ops/recurrence';
 import { differentiable } from './differentiable';
 import type { DifferentiableOperation } from './types';
 
@@ -16,5 +17,5 @@ import type { DifferentiableOperation } from './types';
 export const recurrence: DifferentiableOperation<
   RecurrenceInputs,
   RecurrenceOptions,
-  ForwardResult
+  NormalizedForwardResult
 > = differentiable('recurrence');
