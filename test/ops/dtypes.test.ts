@@ -438,6 +438,17 @@ if (info().isa === 'avx512bf16') {
       });
     }
   });
+
+  arithmetic('is not that of f32', () => {
+    const spec = { B: 1, T: 256, H: 1, K: 64, V: 64, gate: 'token', update: 'additive' } as const;
+    const { dO: _dO, ...forwardInputs } = makeProblem(spec);
+    const run = (compute: string) => {
+      return native.recurrenceSync(forwardInputs, { mode: 'chunk', compute }).o
+        .data as Float32Array;
+    };
+    const [half, full] = [run('bf16'), run('f32')];
+    assert.ok(half.some((x, i) => Math.abs(x - full[i]) > 1e-5 * Math.abs(full[i])));
+  });
 } else {
   arithmetic('is refused without its dot product', () => {
     const spec: ProblemSpec = { ...dimensions, gate: 'token', update: 'delta' };
