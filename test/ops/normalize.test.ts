@@ -5,7 +5,7 @@ import * as assert from 'uvu/assert';
 import { createState } from '../../ts/index';
 import { forward } from '../reference/recurrence.ts';
 import { everything, expectSame, expectSameBits, sameForThreads } from '../support/bits.ts';
-import type { NormalizedProblem, ProblemSpec } from '../support/cases.ts';
+import type { Problem, ProblemSpec } from '../support/cases.ts';
 import { makeProblem } from '../support/cases.ts';
 import { expectWithin, rowFor } from '../support/compare.ts';
 import { halfDtypes, unwritten } from '../support/half.ts';
@@ -83,7 +83,7 @@ forms('packed, some of it empty', () => {
 
 forms('keys of both signs, where the denominator is not small', () => {
   const spec: ProblemSpec = { B: 1, T: 30, H: 1, K: 8, V: 12, ...states, ...cell, seed: 420 };
-  const edit = ({ q, k, initialZ }: NormalizedProblem): void => {
+  const edit = ({ q, k, initialZ }: Problem): void => {
     // A large initial z along the queries keeps the sum away from zero.
     for (let i = 0; i < k.data.length; i += 2) k.data[i] *= -1;
     q.data.forEach((x, i) => {

@@ -45,18 +45,13 @@ export interface Problem {
   g?: Tensor32; // [HV], [B,T,HV] or [B,T,HV,K]
   beta?: Tensor32; // [B,T*n,HV]
   initialState?: Tensor32; // [N,HV,K,V]
+  initialZ?: Tensor32; // [N,H,K]
   dO: Tensor32; // [B,T,HV,V]
   dFinalState?: Tensor32; // [N,HV,K,V]
-}
-
-export interface NormalizedProblem extends Problem {
-  initialZ?: Tensor32; // [N,H,K]
   dFinalZ?: Tensor32; // [N,H,K]
 }
 
-export function makeProblem(spec: ProblemSpec & { normalize: true }): NormalizedProblem;
-export function makeProblem(spec: ProblemSpec): Problem;
-export function makeProblem(spec: ProblemSpec): NormalizedProblem {
+export function makeProblem(spec: ProblemSpec): Problem {
   const { B, T, H, HV = H, K, V, n = 1, gate, update, N = B } = spec;
   const { seed = 1, betaMax = 1, gateScale = 1 / 16 } = spec;
   const random = new Random(seed);
@@ -65,7 +60,7 @@ export function makeProblem(spec: ProblemSpec): NormalizedProblem {
   };
   const normal = (shape: number[]): Tensor32 => draw(shape, () => random.normal());
 
-  const problem: NormalizedProblem = {
+  const problem: Problem = {
     q: normal([B, T, H, K]),
     k: normalizeRows(normal([B, T * n, H, K])),
     v: normal([B, T * n, HV, V]),
@@ -89,7 +84,7 @@ export function describeProblem(spec: ProblemSpec): string {
 }
 
 function addNormalizer(
-  problem: NormalizedProblem,
+  problem: Problem,
   { H, K, B, N = B, ...spec }: ProblemSpec,
   draw: (shape: number[]) => Tensor32,
 ): void {

@@ -5,7 +5,7 @@ import type { RecurrenceOptions } from '../../ts/index';
 import * as rankone from '../../ts/index';
 import type { RecurrenceOptions as ReferenceOptions } from '../reference/recurrence.ts';
 import { backward, forward } from '../reference/recurrence.ts';
-import type { Gate, NormalizedProblem, Problem, ProblemSpec, Update } from './cases.ts';
+import type { Gate, Problem, ProblemSpec, Update } from './cases.ts';
 import { describeProblem, gates, makeProblem } from './cases.ts';
 import type { ContractDtype, TensorName } from './compare.ts';
 import { expectWithin, rowFor } from './compare.ts';
@@ -64,7 +64,7 @@ export interface CheckOptions extends DtypeOptions {
   /** Results may cancel, so that their condition decides what can be asked of them. */
   cancels?: boolean;
   /** Changes the problem before it runs. */
-  edit?: (problem: NormalizedProblem) => void;
+  edit?: (problem: Problem) => void;
   /** Options that the reference and the engine both take. */
   options?: ReferenceOptions;
   forms?: readonly RecurrenceOptions[];
@@ -191,7 +191,7 @@ function expectRounded(label: string, actual: Results, full: Results, options: D
 
 /** Gradients that a problem has, by name. */
 export function gradientsOf(
-  problem: Partial<NormalizedProblem>,
+  problem: Partial<Problem>,
   { gate }: ReferenceOptions = {},
 ): Partial<Record<TensorName, true>> {
   return {

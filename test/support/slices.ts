@@ -1,5 +1,5 @@
 /** Parts of problems: stretches of tokens, single batch rows. */
-import type { NormalizedProblem, Problem } from './cases.ts';
+import type { Problem } from './cases.ts';
 import type { Tensor32 } from './tensor.ts';
 import { sizeOf } from './tensor.ts';
 
@@ -58,13 +58,13 @@ export function batchRowOf(problem: Problem, b: number): Problem {
 
 /** One sequence of a packed problem as a problem of its own. n is the steps per token. */
 export function sequenceOf(
-  problem: NormalizedProblem,
+  problem: Problem,
   bounds: readonly number[],
   index: number,
   n = 1,
-): NormalizedProblem {
+): Problem {
   const [from, to] = [bounds[index], bounds[index + 1]];
-  const parts: NormalizedProblem = {
+  const parts: Problem = {
     ...tokensOf(problem, from, to, n),
     dO: slice(problem.dO, 1, from, to),
   };
