@@ -6,7 +6,7 @@ import { createState, info } from '../../ts/index';
 import * as reference from '../reference/presets.ts';
 import { forward } from '../reference/recurrence.ts';
 import { everything, expectSame, expectSameBits, sameForThreads } from '../support/bits.ts';
-import type { ProblemSpec } from '../support/cases.ts';
+import type { Problem, ProblemSpec } from '../support/cases.ts';
 import { makeProblem } from '../support/cases.ts';
 import { contract, expectWithin, layouts, rowFor } from '../support/compare.ts';
 import type { FloatDtype, HalfDtype } from '../support/half.ts';
@@ -332,6 +332,21 @@ exact('f16: a result beyond the largest is Infinity, and the state is not', () =
   }
 });
 
+for (const dtype of halfDtypes) {
+  for (const cell of cells.filter(({ gate, n }) => gate !== 'none' && n < 3)) {
+    exact(`${dtype}, ${nameOf(cell)}: gates that reset`, () => {
+      const spec: ProblemSpec = { B: 1, T: 30, H: 1, HV: 2, K: 9, V: 21, seed: 140, ...cell };
+      const random = new Random(141);
+      const edit = ({ g }: Problem): void => {
+        g!.data.forEach((_, i) => {
+          if (random.uniform() < 0.2) g!.data[i] = [-104.5, -300, -Infinity][random.integer(3)];
+        });
+      };
+      checkProblem({ ...spec, ...states }, { dtype, halfGates: true, edit, forms: FEW_FORMS });
+    });
+  }
+}
+
 exact.run();
 
 const mixtures = suite('dtypes: arguments that do not fit');
@@ -410,6 +425,32 @@ mixtures('of a backward', () => {
   assert.is(dq, half.out.dq);
   assert.is(dg.dtype, 'f32');
   expectSame('dq', dq, encode('bf16', native.recurrenceBackwardSync(call).dq));
+});
+
+mixtures('inputs changed after an asynchronous call, and out on an input', async () => {
+  const { given } = inDtype(good.seen, { dtype: 'bf16', halfGates: true });
+  const copies = Object.entries(given).map(([name, x]) => [name, { ...x, data: x.data.slice() }]);
+  const { dO: _dO, dFinalState: _dState, ...own } = Object.fromEntries(copies);
+  const expected = native.recurrenceSync(own);
+  const pending = native.recurrence(own);
+  for (const { data } of Object.values(own) as AnyTensor[]) data.fill(0xffff);
+  expectSame('o', (await pending).o, expected.o);
+  throwsWith(
+    () => native.recurrenceSync(inputs, { out: { o: inputs.v } }),
+    RangeError,
+    /^\[recurrence\] out\.o: .*shared with v/,
+  );
+});
+
+mixtures('in shared memory', () => {
+  const shared = Object.entries(inputs).map(([name, x]) => {
+    const Type = x.data.constructor as Uint16ArrayConstructor;
+    const data = new Type(new SharedArrayBuffer(x.data.byteLength));
+    data.set(x.data);
+    return [name, { ...x, data }];
+  });
+  const { o } = native.recurrenceSync(Object.fromEntries(shared));
+  expectSame('o', o, native.recurrenceSync(inputs).o);
 });
 
 const Float16Array = (globalThis as any).Float16Array;
