@@ -164,7 +164,7 @@ forms.run();
 
 const carried = suite('normalize: split anywhere = whole');
 
-const spec: ProblemSpec = { B: 2, T: 37, H: 2, HV: 4, K: 18, V: 21, ...states, ...cell, seed: 430 };
+const spec = { B: 2, T: 37, H: 2, HV: 4, K: 18, V: 21, ...states, ...cell, seed: 430 };
 const problem = makeProblem(spec);
 const { dO, dFinalState, dFinalZ, ...inputs } = problem;
 const whole = forward(inputs, options);
