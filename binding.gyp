@@ -19,8 +19,8 @@
       ],
       "conditions": [
         ["OS=='linux'", {
-          # The engine's threads outlive the environment that loaded it.
-          "ldflags": ["-Wl,-z,nodelete", "-Wl,--gc-sections", "<(extra_ldflags)"],
+          # The engine's threads outlive the environment that loaded it; a symbol that is missing shall show at load.
+          "ldflags": ["-Wl,-z,nodelete", "-Wl,-z,now", "-Wl,--gc-sections", "<(extra_ldflags)"],
         }],
         ["OS=='mac'", {
           "xcode_settings": {

@@ -23,8 +23,13 @@ for (const folder of ['oracle', 'cli'])
     if (file.endsWith('.d.ts')) fs.rmSync(path.join(dist, folder, file));
 fs.chmodSync(path.join(dist, 'cli/main.js'), 0o755);
 
-const names = Object.keys(require(path.join(dist, 'index.js'))).sort();
-const list = names.map((name) => `  ${name},\n`).join('');
-fs.writeFileSync(path.join(dist, 'index.mjs'), `export {\n${list}} from './index.js';\n`);
-fs.writeFileSync(path.join(dist, 'index.d.mts'), "export * from './index.js';\n");
-console.log(`dist: ${names.length} exports`);
+// Entry points of the package, as its exports name them.
+for (const entry of ['index', 'integrations/tfjs/index']) {
+  const file = path.join(dist, entry);
+  const from = `./${path.basename(entry)}.js`;
+  const names = Object.keys(require(file)).sort();
+  const list = names.map((name) => `  ${name},\n`).join('');
+  fs.writeFileSync(`${file}.mjs`, `export {\n${list}} from '${from}';\n`);
+  fs.writeFileSync(`${file}.d.mts`, `export * from '${from}';\n`);
+  console.log(`dist/${entry}: ${names.length} exports`);
+}

@@ -5,11 +5,17 @@ export function show(value: unknown): string {
     return value.length > 40 ? `'${value.slice(0, 40)}...'` : `'${value}'`;
   if (typeof value === 'function') return 'a function';
   if (typeof value === 'symbol') return 'a symbol';
-  if (typeof value === 'bigint') return `${value}n`;
+  if (typeof value === 'bigint')
+    return BigInt.asIntN(64, value) === value ? `${value}n` : 'a long bigint';
   if (typeof value !== 'object') return String(value);
-  if (Array.isArray(value)) return 'an array';
-  const name = (value as object).constructor?.name;
-  return name && name !== 'Object' ? `a ${name}` : 'an object';
+  try {
+    if (Array.isArray(value)) return 'an array';
+    const name: unknown = (value as object).constructor?.name;
+    if (typeof name === 'string' && name && name !== 'Object') return `a ${name.slice(0, 40)}`;
+  } catch {
+    // A proxy or an accessor of the caller's; the error that is being written matters more.
+  }
+  return 'an object';
 }
 
 /** @internal */
@@ -51,7 +57,7 @@ export function unknownKey(
   const shown = key.length > 40 ? `${key.slice(0, 40)}...` : key;
   if (legal.length === 0)
     return typeError(operation, `${shown}: expected no such key, got ${what} of that name`);
-  const near = nearest(key, legal);
+  const near = nearest(shown, legal);
   const hint = near ? `; nearest: ${near}` : '';
   return typeError(
     operation,

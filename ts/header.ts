@@ -66,7 +66,9 @@ export function writeTensor(
       operation,
       `${name}: expected shape to be an array of numbers, got ${show(shape)}`,
     );
-  const rank = shape.length;
+  const rank: unknown = shape.length; // a proxy may say anything
+  if (typeof rank !== 'number' || !(rank >= 0) || !Number.isInteger(rank))
+    throw typeError(operation, `${name}: expected shape to have a length, got ${show(rank)}`);
   if (rank > description.maxRank)
     throw rangeError(
       operation,

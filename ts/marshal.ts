@@ -145,7 +145,14 @@ export class Operation {
     const { signal } = request;
     if (signal === undefined) return this.#read(shapes, await pending, request);
     const job = shapes[description.jobAt];
-    watch(signal, job);
+    try {
+      watch(signal, job);
+    } catch (error) {
+      // A signal that is not of the platform: nobody will hear of the call's end.
+      binding.cancel(job);
+      await pending.catch(() => {});
+      throw error;
+    }
     try {
       return this.#read(shapes, await pending, request);
     } catch (error) {
@@ -191,15 +198,21 @@ export class Operation {
     names: Map<string, number>,
   ): unknown[] {
     const values = new Array(names.size);
-    // for...in does not see the accessors of a class.
-    const prototype = Object.getPrototypeOf(object);
-    const plain = prototype === Object.prototype || prototype === null;
-    for (const key in object) {
+    const take = (key: string): number => {
       const index = names.get(key);
       if (index === undefined) throw unknownKey(this.#name, what, key, [...names.keys()]);
-      if (plain) values[index] = object[key];
+      return index;
+    };
+    const keys = Object.keys(object);
+    const prototype = Object.getPrototypeOf(object);
+    const plain = prototype === Object.prototype || prototype === null;
+    if (plain && Object.getOwnPropertyNames(object).length === keys.length) {
+      for (const key of keys) values[take(key)] = object[key];
+    } else {
+      // By name: neither the accessors of a class nor what is not enumerable are among the keys.
+      for (const key in object) take(key);
+      for (const [name, index] of names) values[index] = object[name];
     }
-    if (!plain) for (const [name, index] of names) values[index] = object[name];
     return values;
   }
 
@@ -271,6 +284,11 @@ export class Operation {
         `${group.name}: expected an object {${[...group.names.keys()].join(', ')}}, got ${show(object)}`,
       );
     const values = this.#values('an option', object, group.names);
+    if (values.every((value) => value === undefined))
+      throw typeError(
+        this.#name,
+        `${group.name}.${group.members[0].name}: expected a tensor {data, shape}, got undefined`,
+      );
     group.members.forEach((member, i) => {
       if (values[i] === undefined) return;
       if ('kind' in member) {
@@ -304,11 +322,10 @@ export class Operation {
 
   /** Two numbers, in two option slots. */
   #writePair(header: Float64Array, { name, at }: OptionSlot, value: any): void {
-    const good =
-      Array.isArray(value) && value.length === 2 && value.every((x) => typeof x === 'number');
-    if (!good)
+    const [low, high] = Array.isArray(value) && value.length === 2 ? value : [];
+    if (typeof low !== 'number' || typeof high !== 'number')
       throw typeError(this.#name, `${name}: expected two numbers [min, max], got ${show(value)}`);
-    header.set([1, value[0], 1, value[1]], at);
+    header.set([1, low, 1, high], at);
   }
 
   /** Returns the caller's tensors, in the order of the outputs. */

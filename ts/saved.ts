@@ -1,6 +1,10 @@
 /// <reference lib="esnext.disposable" preserve="true" />
 import { binding, type Handle } from './binding';
+import { typeError } from './errors';
 import { disposeSymbol } from './state';
+
+/** What only this file can give to the constructor. */
+const OWN = Symbol('own');
 
 /**
  * What a forward with `saveForBackward` keeps so that its backward need not recompute it: the state at every chunk start
@@ -10,13 +14,15 @@ import { disposeSymbol } from './state';
 export class SavedForward implements Disposable {
   readonly #handle: Handle;
 
-  private constructor(handle: Handle) {
+  private constructor(own: symbol, handle: Handle) {
+    if (own !== OWN)
+      throw typeError('SavedForward', 'constructor: expected saveForBackward, got a call of it');
     this.#handle = handle;
   }
 
   /** @internal */
   static of(handle: Handle): SavedForward {
-    return new SavedForward(handle);
+    return new SavedForward(OWN, handle);
   }
 
   /** @internal */

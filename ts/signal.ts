@@ -24,7 +24,8 @@ export function checkSignal(operation: string, value: any): AbortSignalLike | un
 
 /** What a call that the signal aborted rejects with. @internal */
 export function abortReason(signal: AbortSignalLike): unknown {
-  if (signal.reason !== undefined) return signal.reason;
+  const { reason } = signal;
+  if (reason !== undefined) return reason;
   const text = 'This operation was aborted';
   if (typeof DOMException === 'function') return new DOMException(text, 'AbortError');
   return Object.assign(new Error(text), { name: 'AbortError', code: 'ABORT_ERR' });
@@ -41,8 +42,8 @@ export function watch(signal: AbortSignalLike, job: number): void {
   const abort = () => {
     for (const each of jobs) binding.cancel(each);
   };
-  watches.set(signal, { jobs, abort });
   signal.addEventListener('abort', abort);
+  watches.set(signal, { jobs, abort });
 }
 
 /** To follow every watch(), once the job has ended. @internal */

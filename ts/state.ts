@@ -22,6 +22,8 @@ export interface StateShape {
   keyHeads?: number;
 }
 
+/** What only this file can give to the constructor. */
+const OWN = Symbol('own');
 const FIELDS = ['batch', 'valueHeads', 'keyDim', 'valueDim', 'keyHeads'];
 
 type Dimensions = readonly [number, number, number, number];
@@ -75,7 +77,9 @@ export class RecurrentState implements Disposable {
   readonly #keyHeads: number;
   #disposed = false;
 
-  private constructor(handle: Handle, shape: Dimensions, keyHeads: number) {
+  private constructor(own: symbol, handle: Handle, shape: Dimensions, keyHeads: number) {
+    if (own !== OWN)
+      throw typeError('RecurrentState', 'constructor: expected createState(), got a call of it');
     this.#handle = handle;
     this.#shape = Object.freeze(shape);
     this.#keyHeads = keyHeads;
@@ -83,7 +87,7 @@ export class RecurrentState implements Disposable {
 
   /** @internal */
   static of(handle: Handle, shape: Dimensions, keyHeads: number): RecurrentState {
-    return new RecurrentState(handle, shape, keyHeads);
+    return new RecurrentState(OWN, handle, shape, keyHeads);
   }
 
   /** @internal */
@@ -169,7 +173,7 @@ export class RecurrentState implements Disposable {
 
   /** A second state with the same contents. */
   clone(): RecurrentState {
-    return new RecurrentState(binding.stateClone(this.#handle), this.#shape, this.#keyHeads);
+    return new RecurrentState(OWN, binding.stateClone(this.#handle), this.#shape, this.#keyHeads);
   }
 
   /**

@@ -87,34 +87,6 @@ export type ResultOf<D extends 'f32' | HalfDType> = D extends HalfDType
 /** Bare indices, as options take them. They are copied before they are checked. */
 export type IndexArray = Int32Array | BigInt64Array;
 
-/** `T` with the tensors named `Halves` in a half-width type and those named `Either` in that one or float32. */
-export type HalfInputs<
-  T,
-  Halves extends string,
-  Either extends string = never,
-  D extends HalfDType = HalfDType,
-> = {
-  [P in keyof T]: P extends Halves
-    ? HalfTensor<D> | Exclude<T[P], Tensor>
-    : P extends Either
-      ? HalfTensor<D> | T[P]
-      : T[P];
-};
-
-/** `T` with the results named `Halves` in a half-width type and those named `Either` in that one or float32. */
-export type HalfResults<
-  T,
-  Halves extends string,
-  Either extends string = never,
-  D extends HalfDType = HalfDType,
-> = {
-  [P in keyof T]: P extends Halves
-    ? HalfResultTensor<D> | Exclude<T[P], ResultTensor>
-    : P extends Either
-      ? HalfResultTensor<D> | T[P]
-      : T[P];
-};
-
 /** The part of an `AbortSignal` that asynchronous calls use. */
 export interface AbortSignalLike {
   readonly aborted: boolean;

@@ -131,7 +131,7 @@ async function peerOf(
 }
 
 function ownOf({ H, K }: Shape, problem: Problem, count: number): Contender {
-  const { dO: _dO, initialState, ...inputs } = problem;
+  const { dO: _dO, initialState, initialZ: _, ...inputs } = problem;
   if (count === 1) {
     return {
       run: async () => {

@@ -11,9 +11,16 @@
 
 namespace rankone {
 
+// What every processor of the architecture has.
+#if defined(__aarch64__)
+constexpr const char *kBaselineName = "neon", *kIsaNames = "neon";
+#else
+constexpr const char *kBaselineName = "baseline", *kIsaNames = "baseline, avx2, avx512 or avx512bf16";
+#endif
+
 const char* isaName(Isa isa) {
   switch (isa) {
-    case Isa::Baseline: return "baseline";
+    case Isa::Baseline: return kBaselineName;
     case Isa::Avx2: return "avx2";
     case Isa::Avx512: return "avx512";
     case Isa::Avx512Bf16: return "avx512bf16";
@@ -71,7 +78,7 @@ Isa activeIsa() {
       if (!isaAvailable(isa)) fail(ErrorKind::Range, "RANKONE_ISA=%s: this machine does not have it", wish);
       return isa;
     }
-    fail(ErrorKind::Range, "RANKONE_ISA=%s: expected baseline, avx2, avx512 or avx512bf16", wish);
+    fail(ErrorKind::Range, "RANKONE_ISA=%s: expected %s", wish, kIsaNames);
   }();
   return chosen;
 }

@@ -8,7 +8,7 @@ enum class Isa { Baseline, Avx2, Avx512, Avx512Bf16 };
 
 constexpr int kIsaCount = 4;
 
-const char* isaName(Isa isa);  // "baseline", "avx2", "avx512", "avx512bf16"
+const char* isaName(Isa isa);  // "baseline" (on arm64 "neon"), "avx2", "avx512", "avx512bf16"
 bool isaAvailable(Isa isa);    // compiled in and supported by processor and operating system
 
 // The level in use: the widest available one, or the one that RANKONE_ISA names. Decided once, at the first call.

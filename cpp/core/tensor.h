@@ -39,9 +39,9 @@ struct Tensor {
 
   bool present() const { return rank >= 0; }
   int64_t size() const {
-    int64_t n = 1;
-    for (int i = 0; i < rank; ++i) n *= shape[i];
-    return n;
+    uint64_t n = 1;  // may wrap on the way to a size of zero
+    for (int i = 0; i < rank; ++i) n *= static_cast<uint64_t>(shape[i]);
+    return static_cast<int64_t>(n);
   }
   size_t bytes() const { return static_cast<size_t>(size()) * dtypeSize(dtype); }
   template <class T>

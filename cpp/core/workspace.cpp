@@ -44,6 +44,22 @@ void poison(float* data, size_t count) {
   for (size_t i = 0; i < count; ++i) data[i] = std::numeric_limits<float>::quiet_NaN();
 }
 
+#ifdef RANKONE_SEPARATE_SCRATCH
+
+Scratch::Scratch(size_t floats) : capacity_(alignFloats(floats)) {}
+Scratch::~Scratch() = default;
+
+float* Scratch::take(size_t floats) {
+  const size_t n = alignFloats(floats);
+  if (n > capacity_ - used_ || n > std::numeric_limits<size_t>::max() / sizeof(float)) throw std::bad_alloc();
+  used_ += n;
+  float* p = pieces_.emplace_back(n * sizeof(float)).f32();
+  if (poisonRequested()) poison(p, n);
+  return p;
+}
+
+#else
+
 Scratch::Scratch(size_t floats) : capacity_(alignFloats(floats)) {
   Arena& a = arena();
   mark_ = a.used;
@@ -80,6 +96,8 @@ float* Scratch::take(size_t floats) {
   used_ += n;
   return p;
 }
+
+#endif
 
 AlignedBuffer::AlignedBuffer(size_t bytes) : data_(allocate(bytes)), bytes_(bytes) {}
 AlignedBuffer::~AlignedBuffer() { std::free(data_); }

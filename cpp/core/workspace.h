@@ -4,10 +4,12 @@
 //   float* a = scratch.take(n);       // pieces of it, each aligned to 64 bytes
 //
 // Blocks nest like a stack within a thread. Throws std::bad_alloc. With RANKONE_POISON=1 every block is filled with NaN
-// first, so that a kernel that reads what it did not write fails its test.
+// first, so that a kernel that reads what it did not write fails its test. Built with RANKONE_SEPARATE_SCRATCH every
+// piece is a heap block of its own, for AddressSanitizer to see a step from one into the next.
 #pragma once
 #include <cstddef>
 #include <cstdint>
+#include <vector>
 
 namespace rankone {
 
@@ -15,6 +17,8 @@ bool poisonRequested();
 void poison(float* data, size_t count);
 
 constexpr size_t alignFloats(size_t n) { return (n + 15) & ~size_t{15}; }
+
+class AlignedBuffer;
 
 class Scratch {
  public:
@@ -29,6 +33,9 @@ class Scratch {
   size_t used_ = 0, capacity_ = 0;
   size_t mark_ = 0;
   bool own_ = false;
+#ifdef RANKONE_SEPARATE_SCRATCH
+  std::vector<AlignedBuffer> pieces_;
+#endif
 };
 
 // A block that outlives the call (states, saved activations, copies of inputs). Aligned to 64 bytes.

@@ -129,7 +129,7 @@ class HeadRows {
     dO_ = rows(dO, true, token, p.HV, hv, p.V, capacity);
     beta_ = rows(p.beta, p.betaActivation == BetaActivation::None, step, p.HV, hv, 1, capacity * p.n);
     if (p.gate == GateKind::Head)
-      headGate_ = element(p.g, hv);
+      headGate_ = p.g ? element(p.g, hv) : 0;  // a preset's own gate is made only where there are tokens
     else if (p.gate != GateKind::None)
       g_ = rows(p.g, !p.gateActivation, token, p.HV, hv, p.gate == GateKind::Channel ? p.K : 1, capacity);
   }

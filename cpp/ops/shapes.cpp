@@ -80,9 +80,9 @@ DType gradientDType(const Call& call, int option, const Tensor& of) {
 }
 
 int64_t outerSize(const Tensor& t, int inner) {
-  int64_t n = 1;
-  for (int i = 0; i < t.rank - inner; ++i) n *= t.shape[i];
-  return n;
+  uint64_t n = 1;  // may wrap on the way to a size of zero
+  for (int i = 0; i < t.rank - inner; ++i) n *= static_cast<uint64_t>(t.shape[i]);
+  return static_cast<int64_t>(n);
 }
 
 }  // namespace rankone

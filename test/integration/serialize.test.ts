@@ -216,7 +216,7 @@ test('what is no array of bytes', () => {
 });
 
 test('a state that cannot be read', async () => {
-  const [T, D] = [4000, 128];
+  const [T, D] = [16_000, 128]; // so much work that an abort comes before its end
   const state = createState({ batch: 1, valueHeads: 2, keyDim: D, valueDim: D });
   const wide = ramp(1, T, 2, D);
   const beta = ramp(1, T, 2);
@@ -224,9 +224,9 @@ test('a state that cannot be read', async () => {
   const aborter = new AbortController();
   const options = { signal: aborter.signal };
   const pending = gatedDeltaNet({ q: wide, k: wide, v: wide, g, beta, state }, options);
+  aborter.abort();
   const refused = (pattern: RegExp) => throwsWith(() => state.serialize(), Error, pattern);
   refused(/^\[RecurrentState.serialize\] state: it is busy/);
-  aborter.abort();
   await rejectsWith(() => pending, Error, /abort/);
   refused(/^\[RecurrentState.serialize\] state: .*half advanced/);
   state.dispose();

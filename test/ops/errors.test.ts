@@ -370,6 +370,21 @@ test('nothing to compute', () => {
   }
 });
 
+test('nothing to compute for presets that make their gate', () => {
+  const results = inChild(`const all = [];
+    for (const name of ['retention', 'lightningAttention'])
+      for (const [B, T] of [[0, 0], [0, 3], [2, 0]]) {
+        const inputs = { q: zeros(B, T, 2, 8), k: zeros(B, T, 2, 8), v: zeros(B, T, 4, 4) };
+        const options = name === 'retention' ? {} : { layer: 1, layers: 2 };
+        all.push(outcome(() => rankone[name + 'Sync'](inputs, options)));
+        const given = { ...inputs, dO: inputs.v, initialState: zeros(B, 4, 8, 4) };
+        all.push(outcome(() => rankone[name + 'BackwardSync'](given, options)));
+      }
+    return all;`);
+  assert.is(results.length, 12);
+  for (const { message } of results) assert.is(message, undefined);
+});
+
 test('sizes that an empty tensor leaves free', () => {
   const [huge, long, heads] = inChild(`
     const huge = outcome(() => rankone.recurrenceSync(

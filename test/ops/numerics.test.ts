@@ -373,7 +373,7 @@ large('a state in place is read before it is written, also where columns are sca
   inputs.v.data.forEach((x, i) => {
     inputs.v.data[i] = 1e31 * x;
   });
-  const { initialState, ...rest } = inputs;
+  const { initialState, initialZ: ___, ...rest } = inputs;
   const expected = recurrenceSync(inputs, { outputFinalState: true });
   const state = createState({ batch: 1, valueHeads: 1, keyDim: spec.K, valueDim: spec.V });
   state.copyFrom(initialState!);

@@ -213,7 +213,7 @@ semantics('a normalized token by hand', () => {
 });
 
 semantics('packed sequences are separate ones, normalizer and all', () => {
-  const spec: ProblemSpec = { ...small, ...plain, ...states, B: 1, T: 6, N: 2, normalize: true };
+  const spec = { ...small, ...plain, ...states, B: 1, T: 6, N: 2, normalize: true } as const;
   const { q, k, v, initialState, initialZ } = makeProblem(spec);
   const options = { normalize: true, cuSeqlens: [0, 4, 6] };
   const all = forward({ q, k, v, initialState, initialZ }, options);

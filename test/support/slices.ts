@@ -64,7 +64,10 @@ export function sequenceOf(
   n = 1,
 ): Problem {
   const [from, to] = [bounds[index], bounds[index + 1]];
-  const parts: Problem = { ...tokensOf(problem, from, to, n), dO: slice(problem.dO, 1, from, to) };
+  const parts: Problem = {
+    ...tokensOf(problem, from, to, n),
+    dO: slice(problem.dO, 1, from, to),
+  };
   for (const name of ['initialState', 'initialZ', 'dFinalState', 'dFinalZ'] as const) {
     const states = problem[name];
     if (states) parts[name] = slice(states, 0, index, index + 1);

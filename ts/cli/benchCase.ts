@@ -1,10 +1,8 @@
 // What a benchmark runs, and the check that must pass before.
-import type { Tensor32 } from '#oracle/support/tensor';
 import type { Form } from './check';
-import { check, makeProblem, tokenOf } from './check';
+import { check, encode, makeProblem, optionsOf, STARTS, stateOf, without } from './check';
 import type { Dtype } from './dtype';
-import { encodeTensors } from './dtype';
-import { engine, operationNamed } from './engine';
+import { operationNamed } from './engine';
 import type { Operation, Pass, Shape } from './operation';
 import type { Timing } from './timing';
 import { time } from './timing';
@@ -77,23 +75,20 @@ export function prepare(one: Case): () => unknown {
 function prepareRecurrence({ op, pass, shape, dtype, mode }: Case): () => unknown {
   const tokens = pass === 'decode' ? { ...shape, T: 1 } : shape;
   const { inputs, gradients } = makeProblem(op, tokens, dtype);
-  const { initialState, ...rest } = inputs;
-  const { dFinalState: _, ...dOutput } = gradients;
-  const encode = (tensors: typeof inputs): object => encodeTensors(tensors, dtype, op.float32);
-  const given = encode(rest);
-  const options = { ...op.options, mode };
+  const rest = without(inputs, STARTS);
+  const dOutput = without(gradients, ['dFinalState', 'dFinalZ']);
+  const call = { op, dtype };
+  const given = encode(call, rest);
+  const options = { ...optionsOf(op, inputs), mode };
   const forward = operationNamed(`${op.call}Sync`);
   if (pass === 'decode') {
-    const [batch, valueHeads, keyDim, valueDim] = initialState.shape;
-    const state = engine().createState({ batch, valueHeads, keyDim, valueDim });
-    state.copyFrom(initialState as Tensor32);
-    const one = { ...encode(tokenOf(rest, 0, 1)), state };
+    const one = { ...given, state: stateOf(inputs) };
     return () => forward(one, options);
   }
   if (pass === 'backward') {
     const { saved } = forward(given, { ...options, saveForBackward: true });
     const backward = operationNamed(`${op.call}BackwardSync`);
-    const withSaved = { ...given, ...encode(dOutput), saved };
+    const withSaved = { ...given, ...encode(call, dOutput), saved };
     return () => backward(withSaved, options);
   }
   const out = forward(given, options);
@@ -102,10 +97,9 @@ function prepareRecurrence({ op, pass, shape, dtype, mode }: Case): () => unknow
 
 function prepareLayer({ op, pass, shape, dtype }: Case): () => unknown {
   const { inputs, gradients } = makeProblem(op, shape, dtype);
-  const encode = (tensors: typeof inputs): object => encodeTensors(tensors, dtype, op.float32);
   const backward = pass === 'backward';
-  const kept = Object.entries(inputs).filter(([name]) => !op.forwardOnly?.includes(name));
-  const given = encode({ ...Object.fromEntries(kept), ...(backward && gradients) });
+  const kept = without(inputs, op.forwardOnly ?? []);
+  const given = encode({ op, dtype }, { ...kept, ...(backward && gradients) });
   const call = operationNamed(`${op.call}${backward ? 'Backward' : ''}Sync`);
   const out = call(given, op.options);
   return () => call(given, { ...op.options, out });

@@ -25,7 +25,8 @@ export interface Finding {
 
 /** The forms of an operation that `verify` goes through. */
 export function formsOf(op: Operation): Form[] {
-  if (op.recurrent) return ['recurrent', 'chunk', 'decode', 'backward'];
+  if (op.recurrent)
+    return ['recurrent', 'chunk', ...(op.packed ? [] : ['decode' as const]), 'backward'];
   return [...op.passes] as Form[];
 }
 
@@ -59,7 +60,9 @@ export function check(op: Operation, shape: Shape, dtype: Dtype, forms: readonly
     for (const results of resultsOf(problem, form)) {
       for (const [name, reference] of Object.entries(expected)) {
         if (!reference) continue;
-        const fraction = fractionOfLimit(results[name], reference, op.row(name, shape, dtype));
+        const row = op.row(name, shape, dtype);
+        const starts = problem.inputs.cuSeqlens?.data;
+        const fraction = fractionOfLimit(results[name], reference, row, starts);
         if (fraction >= worst.fraction) Object.assign(worst, { tensor: name, fraction });
       }
     }
@@ -75,18 +78,23 @@ export function fractionOfLimit(
   result: TensorLike | undefined,
   reference: TensorLike,
   { limit, layout }: Row,
+  cuSeqlens?: ArrayLike<number>,
 ): number {
   const { shape } = reference;
   if (result?.shape.join() !== shape.join()) return Infinity;
   // A result per head has no token axis.
   const axes = shape.length === 1 && layout.kept.length > 0 ? layouts.heads : layout;
-  const { row, token } = relativeErrors(valuesOf(result).data, reference.data, { shape, axes });
+  const options = { shape, axes, cuSeqlens };
+  const { row, token } = relativeErrors(valuesOf(result).data, reference.data, options);
   return Math.max(share(row.error, limit), share(token?.error ?? 0, 10 * limit));
 }
 
 function share(error: number, limit: number): number {
   return error === 0 ? 0 : error / limit;
 }
+
+/** What a call with a state does not take. */
+export const STARTS = ['initialState', 'initialZ'];
 
 type Results = Record<string, TensorLike | undefined>;
 
@@ -106,13 +114,23 @@ function resultsOf(problem: Problem, form: Form): Results[] {
   }
 }
 
-function encode({ op, dtype }: Problem, tensors: Tensors): object {
-  return encodeTensors(tensors, dtype, op.float32);
+/** Inputs as a call takes them, less those that stand among its options. */
+export function encode({ op, dtype }: Pick<Problem, 'op' | 'dtype'>, tensors: Tensors): object {
+  return encodeTensors(without(tensors, op.nested?.names ?? []), dtype, op.float32);
+}
+
+export function without(tensors: Tensors, names: readonly string[]): Tensors {
+  return Object.fromEntries(Object.entries(tensors).filter(([name]) => !names.includes(name)));
+}
+
+/** The options of every call on a problem. */
+export function optionsOf(op: Operation, inputs: Tensors): object {
+  return { ...op.options, ...op.nested?.options(inputs) };
 }
 
 function forwardOf(problem: Problem, mode: object): Results {
   const { op, inputs } = problem;
-  const options = { ...op.options, ...mode, outputFinalState: true };
+  const options = { ...optionsOf(op, inputs), ...mode, outputFinalState: true };
   return operationNamed(`${op.call}Sync`)(encode(problem, inputs), options);
 }
 
@@ -129,40 +147,48 @@ function plainForward(problem: Problem): Results {
 /** With what the forward saved, where it saves, and without. */
 function backward(problem: Problem): Results[] {
   const { op, shape, inputs, gradients } = problem;
-  const kept = Object.entries(inputs).filter(([name]) => !op.forwardOnly?.includes(name));
-  const given = encode(problem, { ...Object.fromEntries(kept), ...gradients });
-  const options = { ...op.options, ...op.backwardOptions?.(shape) };
+  const given = encode(problem, { ...without(inputs, op.forwardOnly ?? []), ...gradients });
+  const options = { ...optionsOf(op, inputs), ...op.backwardOptions?.(shape) };
   const run = operationNamed(`${op.call}BackwardSync`);
   const results = [run(given, options)];
   if (!op.recurrent) return results;
-  const saving = { ...op.options, saveForBackward: true };
+  const saving = { ...optionsOf(op, inputs), saveForBackward: true };
   const { saved } = operationNamed(`${op.call}Sync`)(encode(problem, inputs), saving);
   results.push(run({ ...given, saved }, options));
   saved.dispose();
   return results;
 }
 
+/** A state that starts where the inputs say. */
+export function stateOf({ initialState, initialZ }: Tensors) {
+  const [batch, valueHeads, keyDim, valueDim] = initialState.shape;
+  const keyHeads = initialZ?.shape[1];
+  const state = engine().createState({ batch, valueHeads, keyDim, valueDim, keyHeads });
+  state.copyFrom(initialState as Tensor32, initialZ as Tensor32 | undefined);
+  return state;
+}
+
 /** Token by token on a state that is advanced in place. */
 function decode(problem: Problem): Results {
   const { op, shape, inputs } = problem;
-  const { initialState, ...perToken } = inputs;
-  const [batch, valueHeads, keyDim, valueDim] = initialState.shape;
-  const state = engine().createState({ batch, valueHeads, keyDim, valueDim });
-  state.copyFrom(initialState as Tensor32);
+  const state = stateOf(inputs);
+  const perToken = without(inputs, [...STARTS, ...(op.nested?.names ?? [])]);
+  const options = optionsOf(op, inputs);
   const run = operationNamed(`${op.call}Sync`);
   const outputs: Results[] = [];
   for (let t = 0; t < shape.T; t++) {
     const given = encode(problem, tokenOf(perToken, t, shape.T));
-    outputs.push(run({ ...given, state }, op.options));
+    outputs.push(run({ ...given, state }, options));
   }
   const finalState = state.toTensor();
+  const finalZ = state.zToTensor();
   state.dispose();
   const [name] = Object.keys(outputs[0]);
   const whole = join(
     outputs.map((results) => valuesOf(results[name]!) as Tensor32),
     1,
   );
-  return { [name]: whole, finalState };
+  return { [name]: whole, finalState, finalZ };
 }
 
 /** The inputs of one token. Those of rank 1 belong to heads. */

@@ -43,7 +43,8 @@ Operations:
   linearAttention retention lightningAttention simpleGla gla hgrn2 mamba2
   deltaNet deltaProduct gatedDeltaNet gatedDeltaProduct kda
   cells of the grid: GATE/additive, GATE/delta, GATE/delta/2, GATE/delta/3
-    with GATE one of none, head, token, channel`;
+    with GATE one of none, head, token, channel
+  around a cell: fused/GATE/UPDATE (norm and activations inside), packed/GATE/UPDATE (several sequences), normalize`;
 
 const verifyHelp = `${operationsHelp}
   parts of a layer: matmul rmsNorm rmsNormGated swiglu shortConv embedding crossEntropy adamW

@@ -35,6 +35,10 @@ export interface Operation {
   options: object;
   /** Options of the backward beside those. */
   backwardOptions?: (shape: Shape) => object;
+  /** Inputs that stand among the options of a call, and these options. */
+  nested?: { names: readonly string[]; options: (inputs: Tensors) => object };
+  /** Several sequences in one row: not decoded token by token. */
+  packed?: boolean;
   /** Inputs that only the forward takes. */
   forwardOnly?: readonly string[];
   /** Arguments that are float32 whatever the dtype. */

@@ -37,11 +37,16 @@ interface Definition extends Cell {
   /** Default 1/16, a memory of some twenty tokens. */
   gateScale?: number;
   /** The problem of the cell, as this operation's arguments. */
-  edit?: (problem: Tensors) => void;
+  edit?: (problem: Tensors, shape: Shape, random: Random) => void;
+  nested?: Operation['nested'];
+  packed?: boolean;
+  /** As makeProblem takes them. */
+  problem?: (shape: Shape) => Partial<ProblemSpec>;
 }
 
 function operation(definition: Definition): Operation {
-  const { name, call, options, reference, edit, ...cell } = definition;
+  const { name, call, options, reference, edit, nested, packed, problem, ...cell } = definition;
+  const given = (inputs: Tensors) => ({ ...options, ...nested?.options(inputs) });
   return {
     name,
     call,
@@ -49,20 +54,22 @@ function operation(definition: Definition): Operation {
     recurrent: true,
     axes,
     passes,
-    float32: ['initialState', 'dFinalState'],
+    nested,
+    packed,
+    float32: ['initialState', 'initialZ', 'aLog', 'dtBias', 'dFinalState', 'dFinalZ'],
     halves: true,
     shapes: SHAPES,
     objection: groupedHeads,
     draw: (shape, random) => {
-      const spec = { ...shape, ...cell, seed: random.nextUint32() };
+      const spec = { ...shape, ...cell, ...problem?.(shape), seed: random.nextUint32() };
       const states = { withInitialState: true, withFinalStateGradient: true };
-      const problem = makeProblem({ ...spec, ...states } as unknown as ProblemSpec);
-      const { dO, dFinalState, ...inputs } = problem;
-      edit?.(inputs);
-      return { inputs, gradients: { dO, dFinalState: dFinalState! } };
+      const drawn = makeProblem({ ...spec, ...states } as unknown as ProblemSpec);
+      const { dO, dFinalState, dFinalZ, ...inputs } = drawn;
+      edit?.(inputs, shape, random);
+      return { inputs, gradients: { dO, dFinalState: dFinalState!, ...(dFinalZ && { dFinalZ }) } };
     },
-    forward: (inputs) => ({ ...reference.forward(inputs, options) }),
-    backward: (inputs) => ({ ...reference.backward(inputs, options) }),
+    forward: (inputs) => ({ ...reference.forward(inputs, given(inputs)) }),
+    backward: (inputs) => ({ ...reference.backward(inputs, given(inputs)) }),
     row: (tensor, { T }, dtype) => rowFor(tensor as TensorName, T, dtype),
     flops: (pass, shape) => flopsOf(cell, pass, shape) * tokenHeads(pass, shape),
     tokenHeads,
@@ -104,6 +111,86 @@ export const cells: readonly Operation[] = gates.flatMap((gate) =>
     }),
   ),
 );
+
+const fusedCells = [
+  ['token', 'additive'],
+  ['token', 'delta'],
+  ['channel', 'additive'],
+  ['channel', 'delta'],
+] as const;
+
+/** Norm of queries and keys, activations of gates and beta, all inside: `fused/GATE/UPDATE`. */
+const fused = fusedCells.map(([gate, update]) =>
+  operation({
+    name: `fused/${gate}/${update}`,
+    call: 'recurrence',
+    options: { update, qkL2norm: true, ...(update === 'delta' && { betaActivation: 'sigmoid2' }) },
+    reference: { forward, backward },
+    gate,
+    update,
+    n: 1,
+    gateScale: 1,
+    edit: (problem, { HV, K }, random) => {
+      const biasShape = gate === 'channel' ? [HV, K] : [HV];
+      problem.aLog = { data: random.uniforms(HV, -3, 0), shape: [HV] };
+      problem.dtBias = { data: random.uniforms(sizeOf(biasShape), -2, 1), shape: biasShape };
+    },
+    nested: {
+      names: ['aLog', 'dtBias'],
+      options: ({ aLog, dtBias }) => ({
+        gate: { aLog, dtBias, ...(gate === 'channel' && { lowerBound: -5 }) },
+      }),
+    },
+  }),
+);
+
+const SEQUENCES = 4;
+
+/** Sequences of several lengths in one row, an empty one among them: `packed/GATE/UPDATE`. */
+const packed = gates.flatMap((gate) =>
+  (['additive', 'delta'] as const).map((update): Operation => {
+    const op = operation({
+      name: `packed/${gate}/${update}`,
+      call: 'recurrence',
+      options: { update },
+      reference: { forward, backward },
+      gate,
+      update,
+      n: 1,
+      packed: true,
+      problem: () => ({ N: SEQUENCES }),
+      edit: (problem, { T }) => {
+        const ends = [0, T >> 2, T >> 2, (T >> 1) + 1, T];
+        problem.cuSeqlens = { data: Int32Array.from(ends), shape: [ends.length] };
+      },
+      nested: {
+        names: ['cuSeqlens'],
+        options: ({ cuSeqlens }) => ({ cuSeqlens: cuSeqlens.data }),
+      },
+    });
+    return {
+      ...op,
+      passes: ['forward', 'backward'],
+      shapes: SHAPES.map((shape) => ({ ...shape, B: 1 })),
+      objection: (shape) =>
+        shape.B === 1 ? groupedHeads(shape) : `packed sequences have B = 1, got ${shape.B}`,
+    };
+  }),
+);
+
+const normalized = operation({
+  name: 'normalize',
+  call: 'linearAttention',
+  options: { normalize: true },
+  reference: { forward, backward },
+  gate: 'none',
+  update: 'additive',
+  n: 1,
+  problem: () => ({ normalize: true }),
+});
+
+/** What may stand around a cell: fused activations, packed sequences, the normalizer. */
+export const variants: readonly Operation[] = [...fused, ...packed, normalized];
 
 type Reference = Definition['reference'];
 type Named = [name: string, reference: Reference, gate: Gate, update: Update, n?: number];

@@ -1,0 +1,162 @@
+/** What a call should have returned, in float64, or undefined where no reference knows its arguments. */
+import type { EntryDescription } from '../../ts/binding';
+import * as layers from '../reference/layers';
+import * as presets from '../reference/presets';
+import * as recurrence from '../reference/recurrence';
+import type { TensorLike } from '../support/tensor';
+import { forwardName } from './problems';
+
+type Tensors = Record<string, TensorLike | undefined>;
+
+/** Options that change how a result is computed and not what it is. */
+const NEUTRAL = new Set([
+  'mode',
+  'chunkSize',
+  'compute',
+  'device',
+  'outputFinalState',
+  'saveForBackward',
+  'gradDtype',
+  'withBias',
+]);
+
+/** Options that the references read by the same name. */
+const KNOWN = new Set([
+  'update',
+  'numHouseholder',
+  'scale',
+  'layer',
+  'layers',
+  'cuSeqlens',
+  'qkL2norm',
+  'gate',
+  'betaActivation',
+  'normalize',
+  'dtSoftplus',
+  'dtLimit',
+  'transposeA',
+  'transposeB',
+  'activation',
+  'eps',
+  'ignoreIndex',
+  'numEmbeddings',
+  'lr',
+  'beta1',
+  'beta2',
+  'weightDecay',
+  'step',
+]);
+
+export function expected(
+  entry: EntryDescription,
+  inputs: Tensors,
+  given: Record<string, unknown>,
+): Tensors | undefined {
+  const options: any = {};
+  for (const [name, value] of Object.entries(given)) {
+    if (value === undefined || NEUTRAL.has(name)) continue;
+    if (!KNOWN.has(name)) return undefined;
+    options[name] = value;
+  }
+  const family = forwardName(entry);
+  const backward = entry.name !== family;
+  const i = inputs as any;
+  switch (family) {
+    case 'matmul':
+      return backward ? matmulBackward(i, options, given) : { y: layers.matmul(i, options) };
+    case 'embedding':
+      return embedding(i, options, backward);
+    case 'crossEntropy':
+      return crossEntropy(i, options, backward);
+    case 'shortConv':
+      return { ...(backward ? layers.shortConvBackward : layers.shortConv)(i, options) };
+    case 'rmsNorm':
+      if (backward) return { ...layers.rmsNormBackward(i, options) };
+      return { y: layers.rmsNorm(i, options) };
+    case 'rmsNormGated':
+      if (backward) return { ...layers.rmsNormGatedBackward(i, options) };
+      return { y: layers.rmsNormGated(i, options) };
+    case 'swiglu': {
+      const pair = { a: i.gate, b: i.up };
+      if (!backward) return { y: layers.swiglu(pair) };
+      const { da, db } = layers.swigluBackward({ ...pair, dY: i.dY });
+      return { dGate: da, dUp: db };
+    }
+    case 'adamW':
+      return { ...layers.adamW(i, options) };
+    case 'mamba2':
+      if (!backward) return { ...presets.mamba2(i, options) };
+      return { ...presets.mamba2Backward(i, options) };
+    case 'recurrence':
+      return { ...(backward ? recurrence.backward : recurrence.forward)(i, options) };
+    default: {
+      const preset = (presets as any)[family];
+      if (!preset) return undefined;
+      return { ...(backward ? preset.backward : preset.forward)(i, options) };
+    }
+  }
+}
+
+function matmulBackward(i: any, options: any, { withBias }: Record<string, unknown>): Tensors {
+  const N = i.dY.shape[i.dY.shape.length - 1];
+  const bias = withBias ? { data: new Float64Array(N), shape: [N] } : undefined;
+  return { ...layers.matmulBackward({ a: i.a, b: i.b, bias, dOut: i.dY } as any, options) };
+}
+
+function embedding(i: any, { numEmbeddings }: any, backward: boolean): Tensors {
+  if (!backward) return { y: layers.embedding({ weight: i.weight, indices: i.ids }) };
+  const D = i.dY.shape[i.dY.shape.length - 1];
+  const weight = { data: [], shape: [numEmbeddings, D] };
+  return { ...layers.embeddingBackward({ weight, indices: i.ids, dOut: i.dY }) };
+}
+
+/** The reference knows rows only. */
+function crossEntropy(i: any, options: any, backward: boolean): Tensors {
+  const { shape, data } = i.logits;
+  const rows = shape.slice(0, -1);
+  const count = rows.reduce((a: number, b: number) => a * b, 1);
+  const flat = {
+    logits: { data, shape: [count, shape[shape.length - 1]] },
+    targets: { data: i.targets.data, shape: [count] },
+  };
+  if (backward) {
+    const dLoss = i.dLoss?.data[0];
+    const { dLogits } = layers.crossEntropyBackward({ ...flat, dLoss }, options);
+    return { dLogits: { data: dLogits.data, shape } };
+  }
+  const { loss, losses } = layers.crossEntropy(flat, options);
+  return { loss: { data: [loss], shape: [] }, losses: { data: losses.data, shape: rows } };
+}
+
+/**
+ * Holds results against the reference: within 1e-3 of the norm. The contract's bounds have tests of their own; here a
+ * wrong, stale or partly read array is what is looked for, on problems of any condition. Nothing is said about results
+ * that are not finite or near the end of float32.
+ */
+export function difference(
+  actual: Record<string, any>,
+  reference: Tensors,
+  limit: number,
+): string | undefined {
+  const moderate = Object.values(reference).every((ref) => {
+    for (let i = 0; ref && i < ref.data.length; i++)
+      if (!(Math.abs(ref.data[i]) < 1e15)) return false;
+    return true;
+  });
+  if (!moderate) return undefined;
+  for (const [name, tensor] of Object.entries(actual)) {
+    const ref = reference[name];
+    if (!ref) return `${name}: the reference has none`;
+    if (tensor.shape.join() !== ref.shape.join())
+      return `${name}: shape [${tensor.shape}], reference [${ref.shape}]`;
+    let error = 0;
+    let norm = 0;
+    for (let i = 0; i < ref.data.length; i++) {
+      error += (tensor.values[i] - ref.data[i]) ** 2;
+      norm += ref.data[i] ** 2;
+    }
+    if (!(error <= limit ** 2 * norm + 1e-12 * ref.data.length))
+      return `${name}: off by ${Math.sqrt(error)} of ${Math.sqrt(norm)}`;
+  }
+  return undefined;
+}

@@ -1,0 +1,304 @@
+/**
+ * A legal call of any function that the addon describes, drawn from a seed: shapes and values by the names of its
+ * inputs. What the description holds beyond these tables (inputs or options of a later version) is left out here and is
+ * tried by the fuzzer's mutations.
+ */
+import type { EntryDescription } from '../../ts/binding';
+import { encode, type HalfDtype } from '../support/half';
+import { Random } from '../support/random';
+import { sizeOf } from '../support/tensor';
+
+export interface Value {
+  data: Float32Array | Int32Array | Uint16Array | BigInt64Array;
+  shape: number[];
+  dtype?: string;
+}
+
+export interface BaseCall {
+  inputs: Record<string, Value>;
+  /** Numbers and the like, bare index arrays, and groups: objects of tensors and numbers. */
+  options: Record<string, unknown>;
+  /** Dimensions of the state that the call would take in place of initialState. */
+  state?: { shape: [number, number, number, number]; keyHeads: number };
+}
+
+type Fill = 'normal' | 'small' | 'key' | 'gate' | 'unit' | 'positive' | 'negative' | 'index';
+
+interface Dims {
+  B: number;
+  T: number;
+  H: number;
+  HV: number;
+  K: number;
+  V: number;
+  n: number;
+  /** Sequences, B of them unless they are packed. */
+  N: number;
+  D: number;
+  W: number;
+  rows: number;
+  batch: number[];
+}
+
+type Shapes = Record<string, [shape: number[], fill: Fill]>;
+
+const GATE_RANK: Record<string, number> = {
+  simpleGla: 3,
+  gla: 4,
+  gatedDeltaNet: 3,
+  kda: 4,
+  gatedDeltaProduct: 3,
+};
+
+export function forwardName(entry: EntryDescription): string {
+  return entry.name.replace(/Backward$/, '');
+}
+
+const has = (entry: EntryDescription, input: string): boolean =>
+  entry.inputs.some(({ name }) => name === input);
+const takes = (entry: EntryDescription, option: string): boolean =>
+  entry.options.some(({ name }) => name === option);
+
+/** Draws the call. The same entry and seed give the same call. */
+export function baseCall(entry: EntryDescription, seed: number): BaseCall {
+  const random = new Random(seed);
+  const maybe = (): boolean => random.integer(2) === 0;
+  const upTo = (most: number): number => 1 + random.integer(most);
+  const H = upTo(3);
+  const dims: Dims = {
+    B: random.integer(12) === 0 ? 0 : upTo(2),
+    T: random.integer(12) === 0 ? 0 : upTo(random.integer(4) === 0 ? 70 : 12),
+    H,
+    HV: H * upTo(2),
+    K: upTo(20),
+    V: upTo(20),
+    n: 1,
+    N: 0,
+    D: upTo(20),
+    W: upTo(4),
+    rows: upTo(9),
+    batch: Array.from({ length: random.integer(3) }, () => upTo(3)),
+  };
+  const options: Record<string, unknown> = {};
+  const family = forwardName(entry);
+  if (has(entry, 'cuSeqlens') && random.integer(3) === 0) {
+    dims.B = 1;
+    options.cuSeqlens = boundaries(random, dims.T);
+  }
+  dims.N = options.cuSeqlens ? (options.cuSeqlens as Int32Array).length - 1 : dims.B;
+  let shapes: Shapes;
+  let skip: string[] = [];
+  switch (family) {
+    case 'matmul':
+      if (maybe()) options.transposeA = maybe();
+      if (maybe()) options.transposeB = maybe();
+      if (takes(entry, 'withBias') && maybe()) options.withBias = maybe();
+      shapes = matmulShapes(dims, options, random);
+      break;
+    case 'embedding':
+      if (takes(entry, 'numEmbeddings')) options.numEmbeddings = dims.rows;
+      shapes = {
+        ids: [dims.batch, 'index'],
+        weight: [[dims.rows, dims.D], 'normal'],
+        dY: [[...dims.batch, dims.D], 'normal'],
+      };
+      break;
+    case 'crossEntropy':
+      if (maybe()) options.ignoreIndex = random.integer(4) - 1;
+      shapes = {
+        logits: [[...dims.batch, dims.rows], 'normal'],
+        targets: [dims.batch, 'index'],
+        dLoss: [[], 'normal'],
+      };
+      break;
+    case 'shortConv':
+      if (maybe()) options.activation = maybe() ? 'silu' : 'none';
+      shapes = convolutionShapes(dims);
+      break;
+    case 'rmsNorm':
+    case 'rmsNormGated':
+    case 'swiglu':
+      if (takes(entry, 'eps') && maybe()) options.eps = 1e-3;
+      shapes = rowShapes([...dims.batch, dims.D]);
+      break;
+    case 'adamW':
+      Object.assign(options, { step: upTo(5), lr: 0.01 });
+      if (maybe()) options.weightDecay = 0.1;
+      shapes = Object.fromEntries(
+        ['param', 'grad', 'm', 'v'].map((name) => [
+          name,
+          [[...dims.batch, dims.D], name === 'v' ? 'positive' : 'normal'],
+        ]),
+      ) as Shapes;
+      break;
+    case 'mamba2':
+      if (maybe()) options.dtSoftplus = maybe();
+      if (maybe()) options.dtLimit = [0, 1];
+      shapes = mamba2Shapes(dims);
+      break;
+    default:
+      [shapes, skip] = gridShapes(entry, dims, options, random);
+  }
+  if (takes(entry, 'mode') && maybe())
+    options.mode = ['auto', 'recurrent', 'chunk'][random.integer(3)];
+  if (takes(entry, 'chunkSize') && maybe()) options.chunkSize = 16 << random.integer(3);
+  if (takes(entry, 'outputFinalState') && maybe()) options.outputFinalState = maybe();
+  if (takes(entry, 'saveForBackward') && maybe()) options.saveForBackward = maybe();
+  const half: HalfDtype | undefined = ([undefined, undefined, 'bf16', 'f16'] as const)[
+    random.integer(4)
+  ];
+  const value = (name: string, dtypes: string[]): Value => {
+    const drawn = draw(random, shapes[name][0], shapes[name][1], dims.rows, dims.K);
+    // What goes with a half-width q may be float32 itself.
+    const narrow =
+      half && dtypes.includes(half) && (!['g', 'beta', 'dt'].includes(name) || maybe());
+    return narrow ? encode(half, drawn as { data: Float32Array; shape: number[] }) : drawn;
+  };
+  const inputs: Record<string, Value> = {};
+  const gate: Record<string, unknown> = {};
+  for (const { name, required, dtypes, group } of entry.inputs) {
+    if (required && !shapes[name])
+      throw new Error(`${entry.name}: test/fuzz/problems.ts has no shape for ${name}`);
+    if (!shapes[name] || skip.includes(name) || (!required && maybe())) continue;
+    if (group === undefined) inputs[name] = value(name, dtypes);
+    else if (group === 'gate') gate[name] = value(name, dtypes);
+  }
+  // A coin does not say whether there is a beta, a g or what a fused gate needs.
+  for (const { name, dtypes } of entry.inputs)
+    if (['beta', 'g'].includes(name) && shapes[name] && !skip.includes(name))
+      inputs[name] ??= value(name, dtypes);
+  if (shapes.aLog && !skip.includes('aLog')) {
+    gate.aLog ??= value('aLog', ['f32']);
+    if (maybe()) gate.lowerBound = -1 - random.integer(4);
+    options.gate = gate;
+  }
+  const base: BaseCall = { inputs, options };
+  if (entry.takesState)
+    base.state = {
+      shape: [dims.N, dims.HV, dims.K, dims.V],
+      keyHeads: options.normalize ? dims.H : 0,
+    };
+  return base;
+}
+
+/** Offsets of packed sequences, some of them empty. */
+function boundaries(random: Random, T: number): Int32Array | BigInt64Array {
+  const inner = Array.from({ length: random.integer(4) }, () => random.integer(T + 1));
+  const all = [0, ...inner.sort((a, b) => a - b), T];
+  return random.integer(2) ? Int32Array.from(all) : BigInt64Array.from(all, BigInt);
+}
+
+function gridShapes(
+  entry: EntryDescription,
+  dims: Dims,
+  options: Record<string, unknown>,
+  random: Random,
+): [Shapes, string[]] {
+  const family = forwardName(entry);
+  const free = family === 'recurrence';
+  const rank = free ? [0, 1, 3, 4][random.integer(4)] : (GATE_RANK[family] ?? 0);
+  const delta = free
+    ? random.integer(2) === 0
+    : entry.inputs.some(({ name, required }) => name === 'beta' && required);
+  if (family === 'hgrn2') dims.HV = dims.H;
+  if (free) options.update = delta ? 'delta' : 'additive';
+  if (delta && takes(entry, 'numHouseholder') && random.integer(2)) {
+    dims.n = 1 + random.integer(3);
+    options.numHouseholder = dims.n;
+  }
+  if (takes(entry, 'scale') && random.integer(2)) options.scale = 0.5;
+  if (takes(entry, 'layers')) Object.assign(options, { layer: random.integer(4), layers: 4 });
+  const gated = (rank === 3 || rank === 4) && has(entry, 'aLog') && random.integer(3) === 0;
+  if (takes(entry, 'qkL2norm') && random.integer(3) === 0) options.qkL2norm = true;
+  if (delta && takes(entry, 'betaActivation') && random.integer(2))
+    options.betaActivation = ['none', 'sigmoid', 'sigmoid2'][random.integer(3)];
+  const normalize = !delta && rank === 0 && takes(entry, 'normalize') && random.integer(3) === 0;
+  if (normalize) options.normalize = true;
+  // Of one sign, what divides the output is not small beside its terms.
+  const query: Fill = normalize ? 'positive' : 'normal';
+  const { B, T, N, H, HV, K, V, n } = dims;
+  const gates: Record<number, number[]> = { 1: [HV], 3: [B, T, HV], 4: [B, T, HV, K] };
+  const state = [N, HV, K, V];
+  const shapes: Shapes = {
+    q: [[B, T, H, K], query],
+    k: [[B, T * n, H, K], normalize ? 'positive' : 'key'],
+    v: [[B, T * n, HV, V], 'normal'],
+    g: [family === 'hgrn2' ? [B, T, H, K] : (gates[rank] ?? []), 'gate'],
+    beta: [[B, T * n, HV], 'unit'],
+    initialState: [state, 'normal'],
+    initialZ: [[N, H, K], 'positive'],
+    dO: [[B, T, HV, V], 'normal'],
+    dFinalState: [state, 'normal'],
+    dFinalZ: [[N, H, K], 'normal'],
+    aLog: [[HV], 'small'],
+    dtBias: [rank === 4 ? [HV, K] : [HV], 'small'],
+  };
+  const skip = [];
+  if (rank === 0 && family !== 'hgrn2') skip.push('g');
+  if (!delta) skip.push('beta');
+  if (!normalize) skip.push('initialZ', 'dFinalZ');
+  if (!gated) skip.push('aLog', 'dtBias');
+  return [shapes, skip];
+}
+
+function mamba2Shapes({ B, T, N, H, HV, K, V }: Dims): Shapes {
+  const state = [N, HV, K, V];
+  return {
+    x: [[B, T, HV, V], 'normal'],
+    dt: [[B, T, HV], 'unit'],
+    A: [[HV], 'negative'],
+    B: [[B, T, H, K], 'normal'],
+    C: [[B, T, H, K], 'normal'],
+    D: [[HV], 'normal'],
+    dtBias: [[HV], 'small'],
+    initialState: [state, 'normal'],
+    dY: [[B, T, HV, V], 'normal'],
+    dFinalState: [state, 'normal'],
+  };
+}
+
+function matmulShapes(dims: Dims, options: Record<string, unknown>, random: Random): Shapes {
+  const { batch, D: M, V: N, K } = dims;
+  const flip = (shape: number[], flag: unknown) => (flag ? shape.reverse() : shape);
+  const shared = batch.length > 0 ? random.integer(3) : 2;
+  return {
+    a: [[...(shared === 0 ? [] : batch), ...flip([M, K], options.transposeA)], 'normal'],
+    b: [[...(shared === 1 ? [] : batch), ...flip([K, N], options.transposeB)], 'normal'],
+    bias: [[N], 'normal'],
+    dY: [[...batch, M, N], 'normal'],
+  };
+}
+
+function convolutionShapes({ B, T, D, W }: Dims): Shapes {
+  const state = [B, D, W - 1];
+  return {
+    x: [[B, T, D], 'normal'],
+    weight: [[D, W], 'normal'],
+    bias: [[D], 'normal'],
+    initialState: [state, 'normal'],
+    dY: [[B, T, D], 'normal'],
+    dFinalState: [state, 'normal'],
+  };
+}
+
+function rowShapes(shape: number[]): Shapes {
+  const rows: Shapes = { weight: [shape.slice(-1), 'normal'] };
+  for (const name of ['x', 'gate', 'up', 'dY']) rows[name] = [shape, 'normal'];
+  return rows;
+}
+
+function draw(random: Random, shape: number[], fill: Fill, rows: number, K: number): Value {
+  const length = sizeOf(shape);
+  if (fill === 'index')
+    return { data: Int32Array.from({ length }, () => random.integer(rows)), shape: [...shape] };
+  const next: Record<Exclude<Fill, 'index'>, () => number> = {
+    normal: () => random.normal(),
+    small: () => random.normal() / 8,
+    key: () => random.normal() / Math.sqrt(K), // about unit length: the delta rule contracts
+    gate: () => -Math.abs(random.normal()) / 8,
+    unit: () => random.uniform(),
+    positive: () => random.uniform(0.1, 1),
+    negative: () => -random.uniform(0.1, 1),
+  };
+  return { data: random.fill(length, next[fill]), shape: [...shape] };
+}

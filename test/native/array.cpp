@@ -1,0 +1,75 @@
+#include "array.h"
+
+#include <atomic>
+#include <cstdlib>
+#include <cstring>
+#include <limits>
+#include <new>
+#include <stdexcept>
+
+namespace rankone::test {
+
+int64_t sizeOf(const Shape& shape) {
+  int64_t n = 1;
+  for (int64_t d : shape) n *= d;
+  return n;
+}
+
+Array::Array(const Shape& shape, DType dtype) {
+  static std::atomic<unsigned> made{0};
+  tensor_.dtype = dtype;
+  tensor_.rank = static_cast<int>(shape.size());
+  for (size_t i = 0; i < shape.size(); ++i) tensor_.shape[i] = shape[i];
+  const size_t bytes = tensor_.bytes(), shift = made++ % 2 * dtypeSize(dtype);
+  if (bytes == 0) return;  // an empty typed array may have no memory at all
+  char* p = static_cast<char*>(std::malloc(bytes + shift));
+  if (!p) throw std::bad_alloc();
+  block_ = {p, std::free};
+  tensor_.data = p + shift;
+  fillWithNaN();
+}
+
+Array::Array(const Shape& shape, const Values& values, DType dtype) : Array(shape, dtype) {
+  if (static_cast<int64_t>(values.size()) != size()) throw std::logic_error("values do not fit the shape");
+  for (int64_t i = 0; i < size(); ++i) set(i, values[i]);
+}
+
+Shape Array::shape() const { return {tensor_.shape, tensor_.shape + tensor_.rank}; }
+
+double Array::at(int64_t i) const {
+  switch (tensor_.dtype) {
+    case DType::F32: return tensor_.as<float>()[i];
+    case DType::I32: return tensor_.as<int32_t>()[i];
+    case DType::I64: return static_cast<double>(tensor_.as<int64_t>()[i]);
+    default: throw std::logic_error("no such elements");
+  }
+}
+
+void Array::set(int64_t i, double value) {
+  switch (tensor_.dtype) {
+    case DType::F32: tensor_.as<float>()[i] = static_cast<float>(value); return;
+    case DType::I32: tensor_.as<int32_t>()[i] = static_cast<int32_t>(value); return;
+    case DType::I64: tensor_.as<int64_t>()[i] = static_cast<int64_t>(value); return;
+    default: throw std::logic_error("no such elements");
+  }
+}
+
+Values Array::values() const {
+  Values v(size());
+  for (int64_t i = 0; i < size(); ++i) v[i] = at(i);
+  return v;
+}
+
+Array Array::copy() const { return present() ? Array(shape(), values(), tensor_.dtype) : Array(); }
+
+void Array::fillWithNaN() {
+  const bool integers = tensor_.dtype == DType::I32 || tensor_.dtype == DType::I64;
+  for (int64_t i = 0; i < size(); ++i) set(i, integers ? -1 : std::numeric_limits<double>::quiet_NaN());
+}
+
+bool Array::sameBits(const Array& other) const {
+  if (shape() != other.shape()) return false;
+  return size() == 0 || std::memcmp(tensor_.data, other.tensor_.data, tensor_.bytes()) == 0;
+}
+
+}  // namespace rankone::test

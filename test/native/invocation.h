@@ -1,0 +1,47 @@
+// A call of one of the engine's public functions as the JavaScript layer makes it: arguments by name, plan(), outputs
+// of the planned shapes filled with NaN, run().
+#pragma once
+#include <map>
+#include <memory>
+#include <string>
+
+#include "array.h"
+#include "ops/registry.h"
+#include "ops/state.h"
+
+namespace rankone::test {
+
+struct Results {
+  std::map<std::string, Array> outputs;  // those that the call produces
+  std::shared_ptr<SavedForward> saved;
+
+  const Array& operator[](const std::string& name) const;  // throws Failure where there is none
+  bool has(const std::string& name) const { return outputs.count(name) > 0; }
+};
+
+class Invocation {
+ public:
+  explicit Invocation(const std::string& function);  // throws std::logic_error for a name that the registry lacks
+
+  // Replaces what stood there; an absent array is no argument.
+  Invocation& in(const std::string& name, const Array& array);
+  Array argument(const std::string& name) const;
+  Invocation& set(const std::string& option, double value);
+  Invocation& setPair(const std::string& option, double low, double high);
+  Invocation& choose(const std::string& option, const std::string& choice);
+  Invocation& state(StateBuffer& state);
+  Invocation& saved(std::shared_ptr<SavedForward> saved);
+  Invocation& cancel(const CancelFlag& flag);
+
+  Results run() const;  // may throw rankone::Error
+
+  std::string name() const { return entry_->name; }
+  const OpSpec& spec() const { return *call_.spec; }
+
+ private:
+  const Entry* entry_ = nullptr;
+  Call call_;
+  std::map<std::string, Array> arguments_;  // keeps their memory
+};
+
+}  // namespace rankone::test

@@ -1,0 +1,98 @@
+#include "samples.h"
+
+#include <cmath>
+#include <stdexcept>
+
+#include "grid.h"
+#include "ops/presets.h"
+
+namespace rankone::test {
+namespace {
+
+using Arguments = std::map<std::string, Array>;
+
+GridProblem gridSample(const Preset* preset) {
+  Sizes s{2, 19, 1, 2, 9, 5, 1, Gate::Channel, true};
+  if (preset) {
+    s.delta = preset->update == UpdateRule::Delta;
+    s.n = preset->householder ? 2 : 1;
+    const bool given = preset->fixedGate == FixedGate::No;
+    s.gate = !given || preset->gate == GateKind::None ? Gate::None
+             : preset->gate == GateKind::Token        ? Gate::Token
+                                                      : Gate::Channel;
+  }
+  return drawProblem(s, Numbers::Mild, true, 41);
+}
+
+Invocation presetSample(const Preset* preset, const std::string& function) {
+  const GridProblem p = gridSample(preset);
+  Invocation call = function.ends_with("Backward") ? backwardCall(p, function) : forwardCall(p, function);
+  if (preset && preset->fixedGate == FixedGate::Lightning) call.set("layer", 1).set("layers", 3);
+  return call;
+}
+
+// Every argument that any of the layer parts and of the recurrences with names of their own takes.
+Arguments argumentsOf(const std::string& function) {
+  Random r(42);
+  const auto starts = [&](const char* name) { return function.starts_with(name); };
+  if (starts("mamba2"))
+    return {{"x", r.normals({2, 19, 2, 5})},
+            {"dt", r.normals({2, 19, 2})},
+            {"A", r.normals({2})},
+            {"B", r.normals({2, 19, 1, 9})},
+            {"C", r.normals({2, 19, 1, 9})},
+            {"D", r.normals({2})},
+            {"dtBias", r.normals({2})},
+            {"initialState", r.normals({2, 2, 9, 5})},
+            {"dY", r.normals({2, 19, 2, 5})},
+            {"dFinalState", r.normals({2, 2, 9, 5})}};
+  if (starts("hgrn2"))
+    return {{"q", r.normals({2, 19, 2, 9})},
+            {"v", r.normals({2, 19, 2, 5})},
+            {"g", r.fill({2, 19, 2, 9}, [&] { return -r.uniform(); })},
+            {"initialState", r.normals({2, 2, 9, 5})},
+            {"dO", r.normals({2, 19, 2, 5})},
+            {"dFinalState", r.normals({2, 2, 9, 5})}};
+  if (starts("matmul"))
+    return {{"a", r.normals({2, 5, 9})},
+            {"b", r.normals({2, 9, 19})},
+            {"bias", r.normals({19})},
+            {"dY", r.normals({2, 5, 19})}};
+  if (starts("embedding"))
+    return {{"ids", r.indices({2, 5}, 9)}, {"weight", r.normals({9, 19})}, {"dY", r.normals({2, 5, 19})}};
+  if (starts("shortConv"))
+    return {{"x", r.normals({2, 19, 9})},  {"weight", r.normals({9, 4})},
+            {"bias", r.normals({9})},      {"initialState", r.normals({2, 9, 3})},
+            {"dY", r.normals({2, 19, 9})}, {"dFinalState", r.normals({2, 9, 3})}};
+  if (starts("rmsNorm"))
+    return {{"x", r.normals({5, 19})},
+            {"gate", r.normals({5, 19})},
+            {"weight", r.normals({19})},
+            {"dY", r.normals({5, 19})}};
+  if (starts("swiglu")) return {{"gate", r.normals({5, 19})}, {"up", r.normals({5, 19})}, {"dY", r.normals({5, 19})}};
+  if (starts("crossEntropy"))
+    return {{"logits", r.normals({5, 19})}, {"targets", r.indices({5}, 19)}, {"dLoss", r.normals({})}};
+  if (starts("adamW"))
+    return {{"param", r.normals({5, 19})},
+            {"grad", r.normals({5, 19})},
+            {"m", r.normals({5, 19})},
+            {"v", r.fill({5, 19}, [&] { return r.uniform(); })}};
+  throw std::logic_error("test/native/samples.cpp has no arguments for " + function);
+}
+
+}  // namespace
+
+Invocation sampleCall(const std::string& function) {
+  for (const Preset& p : presets())
+    if (function == p.name || function == std::string(p.name) + "Backward") return presetSample(&p, function);
+  if (function == "recurrence" || function == "recurrenceBackward") return presetSample(nullptr, function);
+  Invocation call(function);
+  Arguments arguments = argumentsOf(function);
+  for (const InputSpec& input : call.spec().inputs) call.in(input.name, arguments[input.name]);
+  if (function == "embeddingBackward") call.set("numEmbeddings", 9);
+  if (function == "matmulBackward") call.set("withBias", 1);
+  if (function == "adamW") call.set("lr", 1e-3).set("step", 2);
+  return call;
+}
+
+}  // namespace rankone::test
