@@ -14,6 +14,7 @@ export * from './ops/deltaPresets';
 export * from './ops/embedding';
 export type * from './ops/grid';
 export * from './ops/hgrn2';
+export type * from './ops/layer';
 export * from './ops/mamba2';
 export * from './ops/matmul';
 export * from './ops/recurrence';

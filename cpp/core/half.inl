@@ -58,6 +58,11 @@ struct BF16 : HalfWidth<BF16> {
     const UVec quiet = (u >> 16) | 0x40u;
     return __builtin_convertvector((UVec)((IVec)(x != x) ? (IVec)quiet : (IVec)rounded), HVec);
   }
+  static RANKONE_INLINE void putOne(uint16_t* p, float x) {
+    uint32_t u;
+    std::memcpy(&u, &x, sizeof u);
+    *p = static_cast<uint16_t>((x != x ? u | 0x400000u : u + 0x7fffu + ((u >> 16) & 1u)) >> 16);
+  }
 };
 
 struct F16 : HalfWidth<F16> {

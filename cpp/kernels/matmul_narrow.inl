@@ -26,15 +26,22 @@ struct Narrow {
   int64_t yFirst, yRow, yColumn;
 };
 
-// Rows to compute: R, or where kernels for every R would be too much code the next power of two, with rows of zeros.
+// Rows to compute: R, or, where kernels for every R would be too much code, 1, 4 or 8, the last of them zeros.
 template <class S>
 int64_t rowsFor(int64_t R) {
-  if (std::is_same_v<S, F32>) return R;
-  return R <= 2 ? R : R <= 4 ? 4 : kNarrow;
+  if (std::is_same_v<S, F32> || R == 1) return R;
+  return R <= 4 ? 4 : kNarrow;
 }
+template <int R, class S>
+constexpr int kFewer = std::is_same_v<S, F32> ? R - 1
+                       : R > 4                ? 4
+                                              : 1;
 
 __attribute__((noinline)) void putHalf(void* y, DType dtype, int64_t at, float value) {
-  narrow(&value, 1, y, dtype, at);
+  if (dtype == DType::BF16)
+    BF16::putOne(static_cast<uint16_t*>(y) + at, value);
+  else
+    F16::putOne(static_cast<uint16_t*>(y) + at, value);
 }
 
 template <class S>
@@ -150,9 +157,6 @@ void axpyPiece(const Narrow<S>& p, int64_t k0, int64_t k1, int64_t begin, int64_
   for (; k + 8 <= k1; k += 8) axpySteps<R, 8>(p, k, begin, width, y, stripe);
   for (; k < k1; ++k) axpySteps<R, 1>(p, k, begin, width, y, stripe);
 }
-
-template <int R, class S>
-constexpr int kFewer = std::is_same_v<S, F32> ? R - 1 : R / 2;
 
 template <int R, class S>
 void dotRows(const Narrow<S>& p, int64_t begin, int64_t end) {

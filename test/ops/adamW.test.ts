@@ -1,8 +1,10 @@
 /** adamW against its float64 reference, in place, in both forms. */
 import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
+import type { FloatTensor } from '../../ts/index';
 import { adamW, adamWSync } from '../../ts/index';
 import * as reference from '../reference/layers.ts';
+import { decode, encode, halfDtypes } from '../support/half.ts';
 import { expectNear, normals } from '../support/layers.ts';
 import { throwsWith } from './helpers.ts';
 
@@ -37,6 +39,17 @@ for (const shape of [[1], [33], [7, 5, 3], [300, 257], [0, 4]]) {
       await adamW(again, options);
       assert.equal(again, inputs);
     }
+  });
+}
+
+for (const dtype of halfDtypes) {
+  test(`a gradient in ${dtype}`, () => {
+    const options = { lr: 1e-3, step: 3 };
+    const [half, full] = [problem(7, 37), problem(7, 37)];
+    const grad = encode(dtype, half.grad);
+    adamWSync({ ...half, grad: grad as FloatTensor }, options);
+    adamWSync({ ...full, grad: decode(grad) }, options);
+    for (const name of ['param', 'm', 'v'] as const) assert.equal(half[name], full[name]);
   });
 }
 

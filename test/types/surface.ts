@@ -129,6 +129,35 @@ function dtypes(): void {
   rankone.mamba2Sync({ x: b, dt: t, A: b, B: b, C: b });
 }
 
+function layerDtypes(): void {
+  same<'bf16'>(rankone.rmsNormSync({ x: b, weight: t }).y.dtype);
+  same<'f16'>(rankone.rmsNormGatedSync({ x: h, gate: h, weight: h }).y.dtype);
+  same<ResultTensor>(rankone.swigluSync({ gate: t, up: t }).y);
+  same<'bf16'>(rankone.embeddingSync({ ids, weight: b }).y.dtype);
+  same<ResultTensor>(rankone.crossEntropySync({ logits: h, targets: ids }).loss);
+  const conv = rankone.shortConvSync({ x: b, weight: t, bias: b, initialState: t });
+  same<HalfTensor<'bf16'>>(conv.y);
+  same<ResultTensor | undefined>(conv.finalState);
+  same<'f16'>(rankone.matmulSync({ a: h, b: h, bias: t }, { compute: 'bf16' }).y.dtype);
+  same<ResultTensor>(rankone.matmulBackwardSync({ a: h, b: h, dY: h }).da);
+  const halves = rankone.matmulBackwardSync({ a: h, b: h, dY: h }, { gradDtype: 'input' });
+  same<HalfTensor<'f16'>>(halves.db);
+  same<'bf16'>(
+    rankone.embeddingBackwardSync({ ids, dY: b }, { numEmbeddings: 3, gradDtype: 'input' }).dWeight
+      .dtype,
+  );
+  rankone.adamWSync({ param: t, grad: b, m: t, v: t }, { step: 1, lr: 1 });
+
+  // @ts-expect-error b has the dtype of a
+  rankone.matmulSync({ a: h, b: t });
+  // @ts-expect-error the carried inputs are float32
+  rankone.shortConvSync({ x: b, weight: b, initialState: b });
+  // @ts-expect-error not a precision
+  rankone.matmulSync({ a: t, b: t }, { compute: 'f16' });
+  // @ts-expect-error parameters are float32
+  rankone.adamWSync({ param: b, grad: b, m: t, v: t }, { step: 1, lr: 1 });
+}
+
 async function gradientDtypes(): Promise<void> {
   const inputs = { q: b, k: b, v: b, g: t, beta: b, dO: b };
   const floats = await rankone.gatedDeltaNetBackward(inputs);
@@ -260,4 +289,4 @@ function states(): void {
   rankone.tensor(new Uint16Array(2), [2]);
 }
 
-void [forward, backward, dtypes, gradientDtypes, fusedAndPacked, layers, states];
+void [forward, backward, dtypes, gradientDtypes, fusedAndPacked, layers, layerDtypes, states];

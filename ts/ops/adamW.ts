@@ -1,12 +1,12 @@
 import { asynchronous, synchronous } from '../marshal';
-import type { AsyncOperation, SyncOperation, Tensor } from '../types';
+import type { AsyncOperation, FloatTensor, SyncOperation, Tensor } from '../types';
 
 /** Inputs of {@link adamW}, of one shape. param, m and v are updated in place and share memory with nothing else. */
 export interface AdamWInputs {
   /** the parameters, updated */
   param: Tensor;
-  /** their gradient */
-  grad: Tensor;
+  /** their gradient, of any float dtype */
+  grad: FloatTensor;
   /** running mean of the gradient, updated; zeros before step 1 */
   m: Tensor;
   /** running mean of its square, updated; zeros before step 1 */

@@ -1,12 +1,10 @@
 import { asynchronous, synchronous } from '../marshal';
-import type {
-  AsyncOperation,
-  CallOptions,
-  IndexTensor,
-  ResultTensor,
-  SyncOperation,
-  Tensor,
-} from '../types';
+import type { CallOptions, IndexTensor, ResultTensor, Tensor } from '../types';
+import type { GradientOption } from './grid';
+import type { AsyncLayer, AsyncLayerBackward, SyncLayer, SyncLayerBackward } from './layer';
+
+/** The losses are float32 whatever the logits are. */
+type Dtypes = { lead: 'logits'; same: 'dLogits'; either: never };
 
 /** Inputs of {@link crossEntropy}. */
 export interface CrossEntropyInputs {
@@ -37,7 +35,7 @@ export interface CrossEntropyBackwardInputs extends CrossEntropyInputs {
 }
 
 /** Options of {@link crossEntropyBackward}. */
-export interface CrossEntropyBackwardOptions extends CallOptions<'dLogits'> {
+export interface CrossEntropyBackwardOptions extends GradientOption, CallOptions<'dLogits'> {
   /** Rows with this target do not count; default -100. */
   ignoreIndex?: number;
 }
@@ -49,12 +47,13 @@ export interface CrossEntropyBackwardResult {
 }
 
 /**
- * Softmax cross-entropy of integer targets, in nats, float32, without materializing the softmax:
+ * Softmax cross-entropy of integer targets, in nats, computed in float32, without materializing the softmax:
  * `losses[r] = logsumexp(logits[r,:]) - logits[r, targets[r]]` for every row r, `loss` their mean.
  *
  * @throws (rejects) TypeError for a wrong type, dtype, missing argument or unknown key; RangeError for a wrong shape or value or a target out of range
  */
-export const crossEntropy: AsyncOperation<
+export const crossEntropy: AsyncLayer<
+  Dtypes,
   CrossEntropyInputs,
   CrossEntropyOptions,
   CrossEntropyResult
@@ -64,7 +63,8 @@ export const crossEntropy: AsyncOperation<
  * {@link crossEntropy} on the caller's thread and memory, with the pool's help.
  * @throws the same errors, synchronously
  */
-export const crossEntropySync: SyncOperation<
+export const crossEntropySync: SyncLayer<
+  Dtypes,
   CrossEntropyInputs,
   CrossEntropyOptions,
   CrossEntropyResult
@@ -74,7 +74,8 @@ export const crossEntropySync: SyncOperation<
  * Gradient of {@link crossEntropy}'s mean loss: `dLogits = (softmax(logits) - onehot(targets)) * dLoss / count`.
  * @throws (rejects) as {@link crossEntropy}
  */
-export const crossEntropyBackward: AsyncOperation<
+export const crossEntropyBackward: AsyncLayerBackward<
+  Dtypes,
   CrossEntropyBackwardInputs,
   CrossEntropyBackwardOptions,
   CrossEntropyBackwardResult
@@ -84,7 +85,8 @@ export const crossEntropyBackward: AsyncOperation<
  * {@link crossEntropyBackward} on the caller's thread and memory, with the pool's help.
  * @throws the same errors, synchronously
  */
-export const crossEntropyBackwardSync: SyncOperation<
+export const crossEntropyBackwardSync: SyncLayerBackward<
+  Dtypes,
   CrossEntropyBackwardInputs,
   CrossEntropyBackwardOptions,
   CrossEntropyBackwardResult

@@ -1,12 +1,10 @@
 import { asynchronous, synchronous } from '../marshal';
-import type {
-  AsyncOperation,
-  CallOptions,
-  IndexTensor,
-  ResultTensor,
-  SyncOperation,
-  Tensor,
-} from '../types';
+import type { CallOptions, IndexTensor, ResultTensor, Tensor } from '../types';
+import type { GradientOption } from './grid';
+import type { AsyncLayer, AsyncLayerBackward, SyncLayer, SyncLayerBackward } from './layer';
+
+/** y and dY have weight's dtype. */
+type Dtypes = { lead: 'weight' | 'dY'; same: 'y' | 'dWeight'; either: never };
 
 /** Inputs of {@link embedding}. */
 export interface EmbeddingInputs {
@@ -34,7 +32,7 @@ export interface EmbeddingBackwardInputs {
 }
 
 /** Options of {@link embeddingBackward}. */
-export interface EmbeddingBackwardOptions extends CallOptions<'dWeight'> {
+export interface EmbeddingBackwardOptions extends GradientOption, CallOptions<'dWeight'> {
   /** Rows of the weight. */
   numEmbeddings: number;
 }
@@ -46,25 +44,26 @@ export interface EmbeddingBackwardResult {
 }
 
 /**
- * Rows of a table: `y[...,:] = weight[ids[...],:]`, float32, ids int32.
+ * Rows of a table: `y[...,:] = weight[ids[...],:]`, of weight's dtype, ids int32.
  *
  * @throws (rejects) TypeError for a wrong type, dtype, missing argument or unknown key; RangeError for a wrong shape or value or an id out of range
  */
-export const embedding: AsyncOperation<EmbeddingInputs, EmbeddingOptions, EmbeddingResult> =
+export const embedding: AsyncLayer<Dtypes, EmbeddingInputs, EmbeddingOptions, EmbeddingResult> =
   asynchronous('embedding');
 
 /**
  * {@link embedding} on the caller's thread and memory, with the pool's help.
  * @throws the same errors, synchronously
  */
-export const embeddingSync: SyncOperation<EmbeddingInputs, EmbeddingOptions, EmbeddingResult> =
+export const embeddingSync: SyncLayer<Dtypes, EmbeddingInputs, EmbeddingOptions, EmbeddingResult> =
   synchronous('embedding');
 
 /**
  * Gradient of {@link embedding} with respect to weight: rows of dY added up by id, in the order of the ids.
  * @throws (rejects) as {@link embedding}
  */
-export const embeddingBackward: AsyncOperation<
+export const embeddingBackward: AsyncLayerBackward<
+  Dtypes,
   EmbeddingBackwardInputs,
   EmbeddingBackwardOptions,
   EmbeddingBackwardResult
@@ -74,7 +73,8 @@ export const embeddingBackward: AsyncOperation<
  * {@link embeddingBackward} on the caller's thread and memory, with the pool's help.
  * @throws the same errors, synchronously
  */
-export const embeddingBackwardSync: SyncOperation<
+export const embeddingBackwardSync: SyncLayerBackward<
+  Dtypes,
   EmbeddingBackwardInputs,
   EmbeddingBackwardOptions,
   EmbeddingBackwardResult

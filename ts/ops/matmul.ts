@@ -1,5 +1,10 @@
 import { asynchronous, synchronous } from '../marshal';
-import type { AsyncOperation, CallOptions, ResultTensor, SyncOperation, Tensor } from '../types';
+import type { CallOptions, ResultTensor, Tensor } from '../types';
+import type { GradientOption } from './grid';
+import type { AsyncLayer, AsyncLayerBackward, SyncLayer, SyncLayerBackward } from './layer';
+
+/** a, b, y and dY have one dtype; bias has it too or is float32. Sums are float32. */
+type Dtypes = { lead: 'a'; same: 'b' | 'y' | 'dY' | 'da' | 'db' | 'dBias'; either: 'bias' };
 
 /** Inputs of {@link matmul}. */
 export interface MatmulInputs {
@@ -11,12 +16,17 @@ export interface MatmulInputs {
   bias?: Tensor;
 }
 
-/** Which factors are stored transposed. */
+/** Which factors are stored transposed, and how they are multiplied. */
 export interface MatmulTransposes {
   /** a is `[...,K,M]`; default false */
   transposeA?: boolean;
   /** b is `[...,N,K]`; default false */
   transposeB?: boolean;
+  /**
+   * Precision of the products; default `'f32'`. `'bf16'` rounds both factors to bfloat16 first and adds in float32, on
+   * processors with AVX512-BF16; RangeError elsewhere.
+   */
+  compute?: 'f32' | 'bf16';
 }
 
 /** Options of {@link matmul}. */
@@ -40,7 +50,8 @@ export interface MatmulBackwardInputs {
 
 /** Options of {@link matmulBackward}. */
 export interface MatmulBackwardOptions
-  extends MatmulTransposes,
+  extends GradientOption,
+    MatmulTransposes,
     CallOptions<'da' | 'db' | 'dBias'> {
   /** Return dBias too; default false. */
   withBias?: boolean;
@@ -52,24 +63,24 @@ export interface MatmulBackwardResult {
   da: ResultTensor;
   /** Shape of b, summed over the batch where b was shared. */
   db: ResultTensor;
-  /** `[N]`, with `withBias` */
+  /** `[N]`, with `withBias`; with gradDtype `'input'` in the dtype of a */
   dBias?: ResultTensor;
 }
 
 /**
- * Matrix product `y = op(a) op(b) + bias`, float32, batched over equal leading dimensions. A factor of rank 2 is shared by
- * the whole batch.
+ * Matrix product `y = op(a) op(b) + bias`, batched over equal leading dimensions. A factor of rank 2 is shared by the
+ * whole batch. a and b have one dtype, and y has it too; bias has it or is float32. Sums are float32.
  *
  * @throws (rejects) TypeError for a wrong type, dtype, missing argument or unknown key; RangeError for a wrong shape or value
  */
-export const matmul: AsyncOperation<MatmulInputs, MatmulOptions, MatmulResult> =
+export const matmul: AsyncLayer<Dtypes, MatmulInputs, MatmulOptions, MatmulResult> =
   asynchronous('matmul');
 
 /**
  * {@link matmul} on the caller's thread and memory, with the pool's help.
  * @throws the same errors, synchronously
  */
-export const matmulSync: SyncOperation<MatmulInputs, MatmulOptions, MatmulResult> =
+export const matmulSync: SyncLayer<Dtypes, MatmulInputs, MatmulOptions, MatmulResult> =
   synchronous('matmul');
 
 /**
@@ -77,7 +88,8 @@ export const matmulSync: SyncOperation<MatmulInputs, MatmulOptions, MatmulResult
  * shape.
  * @throws (rejects) as {@link matmul}
  */
-export const matmulBackward: AsyncOperation<
+export const matmulBackward: AsyncLayerBackward<
+  Dtypes,
   MatmulBackwardInputs,
   MatmulBackwardOptions,
   MatmulBackwardResult
@@ -87,7 +99,8 @@ export const matmulBackward: AsyncOperation<
  * {@link matmulBackward} on the caller's thread and memory, with the pool's help.
  * @throws the same errors, synchronously
  */
-export const matmulBackwardSync: SyncOperation<
+export const matmulBackwardSync: SyncLayerBackward<
+  Dtypes,
   MatmulBackwardInputs,
   MatmulBackwardOptions,
   MatmulBackwardResult

@@ -1,5 +1,10 @@
 import { asynchronous, synchronous } from '../marshal';
-import type { AsyncOperation, CallOptions, ResultTensor, SyncOperation, Tensor } from '../types';
+import type { CallOptions, ResultTensor, Tensor } from '../types';
+import type { GradientOption } from './grid';
+import type { AsyncLayer, AsyncLayerBackward, SyncLayer, SyncLayerBackward } from './layer';
+
+/** x, y and dY have one dtype; weight has it too or is float32. */
+type Dtypes = { lead: 'x'; same: 'y' | 'dY' | 'dx'; either: 'weight' | 'dWeight' };
 
 /** Inputs of {@link rmsNorm}. */
 export interface RmsNormInputs {
@@ -28,7 +33,7 @@ export interface RmsNormBackwardInputs extends RmsNormInputs {
 }
 
 /** Options of {@link rmsNormBackward}. */
-export interface RmsNormBackwardOptions extends CallOptions<'dx' | 'dWeight'> {
+export interface RmsNormBackwardOptions extends GradientOption, CallOptions<'dx' | 'dWeight'> {
   /** Added to the mean square; default 1e-6. */
   eps?: number;
 }
@@ -42,26 +47,28 @@ export interface RmsNormBackwardResult {
 }
 
 /**
- * Root mean square normalization over the last dimension, float32: `y = x / sqrt(mean(x^2) + eps) * weight`.
+ * Root mean square normalization over the last dimension: `y = x / sqrt(mean(x^2) + eps) * weight`, computed in float32.
+ * y has the dtype of x; weight has it too or is float32.
  *
  * @throws (rejects) TypeError for a wrong type, dtype, missing argument or unknown key; RangeError for a wrong shape or value
  * @see Zhang and Sennrich, Root Mean Square Layer Normalization, 2019 (arXiv:1910.07467)
  */
-export const rmsNorm: AsyncOperation<RmsNormInputs, RmsNormOptions, RmsNormResult> =
+export const rmsNorm: AsyncLayer<Dtypes, RmsNormInputs, RmsNormOptions, RmsNormResult> =
   asynchronous('rmsNorm');
 
 /**
  * {@link rmsNorm} on the caller's thread and memory, with the pool's help.
  * @throws the same errors, synchronously
  */
-export const rmsNormSync: SyncOperation<RmsNormInputs, RmsNormOptions, RmsNormResult> =
+export const rmsNormSync: SyncLayer<Dtypes, RmsNormInputs, RmsNormOptions, RmsNormResult> =
   synchronous('rmsNorm');
 
 /**
  * Gradients of {@link rmsNorm} from dY `[...,D]`.
  * @throws (rejects) as {@link rmsNorm}
  */
-export const rmsNormBackward: AsyncOperation<
+export const rmsNormBackward: AsyncLayerBackward<
+  Dtypes,
   RmsNormBackwardInputs,
   RmsNormBackwardOptions,
   RmsNormBackwardResult
@@ -71,7 +78,8 @@ export const rmsNormBackward: AsyncOperation<
  * {@link rmsNormBackward} on the caller's thread and memory, with the pool's help.
  * @throws the same errors, synchronously
  */
-export const rmsNormBackwardSync: SyncOperation<
+export const rmsNormBackwardSync: SyncLayerBackward<
+  Dtypes,
   RmsNormBackwardInputs,
   RmsNormBackwardOptions,
   RmsNormBackwardResult

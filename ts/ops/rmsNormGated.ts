@@ -1,5 +1,14 @@
 import { asynchronous, synchronous } from '../marshal';
-import type { AsyncOperation, CallOptions, ResultTensor, SyncOperation, Tensor } from '../types';
+import type { CallOptions, ResultTensor, Tensor } from '../types';
+import type { GradientOption } from './grid';
+import type { AsyncLayer, AsyncLayerBackward, SyncLayer, SyncLayerBackward } from './layer';
+
+/** x, gate, y and dY have one dtype; weight has it too or is float32. */
+type Dtypes = {
+  lead: 'x';
+  same: 'gate' | 'y' | 'dY' | 'dx' | 'dGate';
+  either: 'weight' | 'dWeight';
+};
 
 /** Inputs of {@link rmsNormGated}. */
 export interface RmsNormGatedInputs {
@@ -30,7 +39,9 @@ export interface RmsNormGatedBackwardInputs extends RmsNormGatedInputs {
 }
 
 /** Options of {@link rmsNormGatedBackward}. */
-export interface RmsNormGatedBackwardOptions extends CallOptions<'dx' | 'dGate' | 'dWeight'> {
+export interface RmsNormGatedBackwardOptions
+  extends GradientOption,
+    CallOptions<'dx' | 'dGate' | 'dWeight'> {
   /** Added to the mean square; default 1e-6. */
   eps?: number;
 }
@@ -46,12 +57,14 @@ export interface RmsNormGatedBackwardResult {
 }
 
 /**
- * {@link rmsNorm} times a swish gate, over the last dimension, float32:
- * `y = x / sqrt(mean(x^2) + eps) * weight * gate * sigmoid(gate)`. The output norm of Gated DeltaNet.
+ * {@link rmsNorm} times a swish gate, over the last dimension, computed in float32:
+ * `y = x / sqrt(mean(x^2) + eps) * weight * gate * sigmoid(gate)`. The output norm of Gated DeltaNet. gate and y
+ * have the dtype of x; weight has it too or is float32.
  *
  * @throws (rejects) TypeError for a wrong type, dtype, missing argument or unknown key; RangeError for a wrong shape or value
  */
-export const rmsNormGated: AsyncOperation<
+export const rmsNormGated: AsyncLayer<
+  Dtypes,
   RmsNormGatedInputs,
   RmsNormGatedOptions,
   RmsNormGatedResult
@@ -61,7 +74,8 @@ export const rmsNormGated: AsyncOperation<
  * {@link rmsNormGated} on the caller's thread and memory, with the pool's help.
  * @throws the same errors, synchronously
  */
-export const rmsNormGatedSync: SyncOperation<
+export const rmsNormGatedSync: SyncLayer<
+  Dtypes,
   RmsNormGatedInputs,
   RmsNormGatedOptions,
   RmsNormGatedResult
@@ -71,7 +85,8 @@ export const rmsNormGatedSync: SyncOperation<
  * Gradients of {@link rmsNormGated} from dY `[...,D]`.
  * @throws (rejects) as {@link rmsNormGated}
  */
-export const rmsNormGatedBackward: AsyncOperation<
+export const rmsNormGatedBackward: AsyncLayerBackward<
+  Dtypes,
   RmsNormGatedBackwardInputs,
   RmsNormGatedBackwardOptions,
   RmsNormGatedBackwardResult
@@ -81,7 +96,8 @@ export const rmsNormGatedBackward: AsyncOperation<
  * {@link rmsNormGatedBackward} on the caller's thread and memory, with the pool's help.
  * @throws the same errors, synchronously
  */
-export const rmsNormGatedBackwardSync: SyncOperation<
+export const rmsNormGatedBackwardSync: SyncLayerBackward<
+  Dtypes,
   RmsNormGatedBackwardInputs,
   RmsNormGatedBackwardOptions,
   RmsNormGatedBackwardResult

@@ -1,5 +1,14 @@
 import { asynchronous, synchronous } from '../marshal';
-import type { AsyncOperation, CallOptions, ResultTensor, SyncOperation, Tensor } from '../types';
+import type { CallOptions, ResultTensor, Tensor } from '../types';
+import type { GradientOption } from './grid';
+import type { AsyncLayer, AsyncLayerBackward, SyncLayer, SyncLayerBackward } from './layer';
+
+/** x, y and dY have one dtype; weight and bias have it too or are float32; states are float32. */
+type Dtypes = {
+  lead: 'x';
+  same: 'y' | 'dY' | 'dx';
+  either: 'weight' | 'bias' | 'dWeight' | 'dBias';
+};
 
 /** Inputs of {@link shortConv}. D channels, W taps. */
 export interface ShortConvInputs {
@@ -39,7 +48,8 @@ export interface ShortConvBackwardInputs extends ShortConvInputs {
 
 /** Options of {@link shortConvBackward}. */
 export interface ShortConvBackwardOptions
-  extends CallOptions<'dx' | 'dWeight' | 'dBias' | 'dInitialState'> {
+  extends GradientOption,
+    CallOptions<'dx' | 'dWeight' | 'dBias' | 'dInitialState'> {
   /** As in the forward. */
   activation?: 'none' | 'silu';
 }
@@ -57,27 +67,30 @@ export interface ShortConvBackwardResult {
 }
 
 /**
- * Causal depthwise convolution over the tokens, float32, with a state that carries the last W-1 inputs on:
+ * Causal depthwise convolution over the tokens, with a state that carries the last W-1 inputs on:
  *
  *     y[b,t,d] = act(bias[d] + sum_w weight[d,w] x[b, t-(W-1)+w, d])
  *
+ * Computed in float32. y has the dtype of x; weight and bias have it too or are float32; states are float32.
+ *
  * @throws (rejects) TypeError for a wrong type, dtype, missing argument or unknown key; RangeError for a wrong shape or value
  */
-export const shortConv: AsyncOperation<ShortConvInputs, ShortConvOptions, ShortConvResult> =
+export const shortConv: AsyncLayer<Dtypes, ShortConvInputs, ShortConvOptions, ShortConvResult> =
   asynchronous('shortConv');
 
 /**
  * {@link shortConv} on the caller's thread and memory, with the pool's help.
  * @throws the same errors, synchronously
  */
-export const shortConvSync: SyncOperation<ShortConvInputs, ShortConvOptions, ShortConvResult> =
+export const shortConvSync: SyncLayer<Dtypes, ShortConvInputs, ShortConvOptions, ShortConvResult> =
   synchronous('shortConv');
 
 /**
  * Gradients of {@link shortConv} from dY `[B,T,D]` and dFinalState `[B,D,W-1]`.
  * @throws (rejects) as {@link shortConv}
  */
-export const shortConvBackward: AsyncOperation<
+export const shortConvBackward: AsyncLayerBackward<
+  Dtypes,
   ShortConvBackwardInputs,
   ShortConvBackwardOptions,
   ShortConvBackwardResult
@@ -87,7 +100,8 @@ export const shortConvBackward: AsyncOperation<
  * {@link shortConvBackward} on the caller's thread and memory, with the pool's help.
  * @throws the same errors, synchronously
  */
-export const shortConvBackwardSync: SyncOperation<
+export const shortConvBackwardSync: SyncLayerBackward<
+  Dtypes,
   ShortConvBackwardInputs,
   ShortConvBackwardOptions,
   ShortConvBackwardResult

@@ -1,5 +1,10 @@
 import { asynchronous, synchronous } from '../marshal';
-import type { AsyncOperation, CallOptions, ResultTensor, SyncOperation, Tensor } from '../types';
+import type { CallOptions, ResultTensor, Tensor } from '../types';
+import type { GradientOption } from './grid';
+import type { AsyncLayer, AsyncLayerBackward, SyncLayer, SyncLayerBackward } from './layer';
+
+/** gate, up, y and dY have one dtype. */
+type Dtypes = { lead: 'gate'; same: 'up' | 'y' | 'dY' | 'dGate' | 'dUp'; either: never };
 
 /** Inputs of {@link swiglu}, of one shape. */
 export interface SwigluInputs {
@@ -25,7 +30,7 @@ export interface SwigluBackwardInputs extends SwigluInputs {
 }
 
 /** Options of {@link swigluBackward}. */
-export interface SwigluBackwardOptions extends CallOptions<'dGate' | 'dUp'> {}
+export interface SwigluBackwardOptions extends GradientOption, CallOptions<'dGate' | 'dUp'> {}
 
 /** What {@link swigluBackward} returns. */
 export interface SwigluBackwardResult {
@@ -36,26 +41,28 @@ export interface SwigluBackwardResult {
 }
 
 /**
- * The gated activation of a feed-forward block, elementwise, float32: `y = gate * sigmoid(gate) * up`.
+ * The gated activation of a feed-forward block, elementwise: `y = gate * sigmoid(gate) * up`, computed in
+ * float32. gate, up and y have one dtype.
  *
  * @throws (rejects) TypeError for a wrong type, dtype, missing argument or unknown key; RangeError for a wrong shape or value
  * @see Shazeer, GLU Variants Improve Transformer, 2020 (arXiv:2002.05202)
  */
-export const swiglu: AsyncOperation<SwigluInputs, SwigluOptions, SwigluResult> =
+export const swiglu: AsyncLayer<Dtypes, SwigluInputs, SwigluOptions, SwigluResult> =
   asynchronous('swiglu');
 
 /**
  * {@link swiglu} on the caller's thread and memory, with the pool's help.
  * @throws the same errors, synchronously
  */
-export const swigluSync: SyncOperation<SwigluInputs, SwigluOptions, SwigluResult> =
+export const swigluSync: SyncLayer<Dtypes, SwigluInputs, SwigluOptions, SwigluResult> =
   synchronous('swiglu');
 
 /**
  * Gradients of {@link swiglu} from dY.
  * @throws (rejects) as {@link swiglu}
  */
-export const swigluBackward: AsyncOperation<
+export const swigluBackward: AsyncLayerBackward<
+  Dtypes,
   SwigluBackwardInputs,
   SwigluBackwardOptions,
   SwigluBackwardResult
@@ -65,7 +72,8 @@ export const swigluBackward: AsyncOperation<
  * {@link swigluBackward} on the caller's thread and memory, with the pool's help.
  * @throws the same errors, synchronously
  */
-export const swigluBackwardSync: SyncOperation<
+export const swigluBackwardSync: SyncLayerBackward<
+  Dtypes,
   SwigluBackwardInputs,
   SwigluBackwardOptions,
   SwigluBackwardResult

@@ -1,0 +1,84 @@
+// What the parts of a layer have in common: the dtypes that a call may have.
+import type {
+  AsyncOptions,
+  DTypeOf,
+  FloatTensor,
+  OptionsArgument,
+  ResultOf,
+  ResultTensor,
+  Tensor,
+  TensorOf,
+} from '../types';
+import type { GradDType, GradientOption } from './grid';
+
+/**
+ * Which inputs and results of a layer part may be half-width. A call's dtype is read off `lead`; `same` have it too,
+ * `either` that one or float32. What is not named is float32 always.
+ */
+export interface LayerNames {
+  lead: string;
+  same: string;
+  either: string;
+}
+
+/** `Inputs` of a call whose leading tensor is an `X`. */
+export type LayerInputs<Inputs, Names extends LayerNames, X extends FloatTensor> = {
+  [P in keyof Inputs]: P extends Names['lead']
+    ? X
+    : P extends Names['same']
+      ? TensorOf<DTypeOf<X>>
+      : P extends Names['either']
+        ? Tensor | TensorOf<DTypeOf<X>>
+        : Inputs[P];
+};
+
+/** `Result` of a call whose leading tensor is an `X`. */
+export type LayerResult<Result, Names extends LayerNames, X extends FloatTensor> = {
+  [P in keyof Result]: P extends Names['same']
+    ? ResultOf<DTypeOf<X>>
+    : P extends Names['either']
+      ? ResultTensor | ResultOf<DTypeOf<X>>
+      : Result[P];
+};
+
+/** Gradients of a call whose leading tensor is an `X`, in the dtype that the option `gradDtype` asks for. */
+export type LayerGradients<
+  Result,
+  Names extends LayerNames,
+  X extends FloatTensor,
+  G extends GradDType,
+> = G extends 'input' ? LayerResult<Result, Names, X> : Result;
+
+/** A layer part on the caller's thread. */
+export type SyncLayer<Names extends LayerNames, Inputs, Options, Result> = <
+  X extends FloatTensor = Tensor,
+>(
+  inputs: LayerInputs<Inputs, Names, X>,
+  ...options: OptionsArgument<Options>
+) => LayerResult<Result, Names, X>;
+
+/** A layer part on the engine's threads, with inputs copied at the call. */
+export type AsyncLayer<Names extends LayerNames, Inputs, Options, Result> = <
+  X extends FloatTensor = Tensor,
+>(
+  inputs: LayerInputs<Inputs, Names, X>,
+  ...options: OptionsArgument<Options, AsyncOptions>
+) => Promise<LayerResult<Result, Names, X>>;
+
+/** Gradients of a layer part on the caller's thread. */
+export type SyncLayerBackward<Names extends LayerNames, Inputs, Options, Result> = <
+  X extends FloatTensor = Tensor,
+  G extends GradDType = 'f32',
+>(
+  inputs: LayerInputs<Inputs, Names, X>,
+  ...options: OptionsArgument<Options, GradientOption<G>>
+) => LayerGradients<Result, Names, X, G>;
+
+/** Gradients of a layer part on the engine's threads, with inputs copied at the call. */
+export type AsyncLayerBackward<Names extends LayerNames, Inputs, Options, Result> = <
+  X extends FloatTensor = Tensor,
+  G extends GradDType = 'f32',
+>(
+  inputs: LayerInputs<Inputs, Names, X>,
+  ...options: OptionsArgument<Options, GradientOption<G> & AsyncOptions>
+) => Promise<LayerGradients<Result, Names, X, G>>;
