@@ -16,8 +16,13 @@ namespace rankone {
 namespace RANKONE_ISA_NS {
 
 constexpr float kBf16FoldLimit = 60.0f;
+// Decaying or erased, a state forgets its rounding. One that grows by more than e carries it on, and is left to
+// float32.
+constexpr double kMostGrowth = 1;
+constexpr int kManyPieces = 5;  // so many to a chunk, and the float32 scan is faster
 constexpr int kBf16Steps = 32;  // updates in a chunk
 constexpr int kFewSteps = 6;    // pieces of at most this many run in float32
+constexpr int kFewTokens = 4;   // and sequences of at most this many; their outputs may well be small by chance
 
 // One sequence and value head, column blocks [block0, block1). A column's bits do not depend on the others'.
 template <class Gate, class Update>
@@ -60,14 +65,16 @@ class HeadChunks {
     for (int64_t t0 = 0; t0 < T_; t0 += tokens_) {
       const int64_t t1 = T_ < t0 + tokens_ ? T_ : t0 + tokens_;
       rows_.prepare(t0, t1 - t0);
+      if (grows(t0, t1) || shattered_) break;
+      pieces_ -= kManyPieces;
       for (t0_ = t0; t0_ < t1; t0_ += ct_) runPiece(t1);
+      shattered_ = pieces_ > kManyPieces;
       if (a_.cancel && a_.cancel->load(std::memory_order_relaxed)) return;
     }
     for (int64_t b = 0; b < blocks_; ++b) {
       const int64_t column = (block0_ + b) * kBlock;
-      for (int64_t i = 0; i < a_.K * kBlock; i += kLanes)
-        overflow_[b] = fma(zero(), load(block(b) + i), overflow_[b]);
-      if (std::isnan(sum(overflow_[b])))
+      for (int64_t i = 0; i < a_.K * kBlock; i += kLanes) overflow_[b] = fma(zero(), load(block(b) + i), overflow_[b]);
+      if (growth_ > kMostGrowth || shattered_ || std::isnan(sum(overflow_[b])))
         recurrenceScanColumns(a_, sequence_, hv_, column, column + kBlock);
       else if (a_.finalState)
         storeBlock(block(b), a_.K, a_.V, block0_ + b, a_.finalState + a_.stateOffset(sequence_, hv_));
@@ -103,7 +110,31 @@ class HeadChunks {
 
   // ---- where a chunk splits
 
+  // Whether log gates above zero let the state grow too much in tokens before t1.
+  bool grows(int64_t t0, int64_t t1) {
+    if constexpr (!kGated) return false;
+    for (int64_t t = t0; t < t1; ++t) {
+      if constexpr (Gate::kPerChannel) {
+        const float* g = Gate::logDecays(rows_, t);
+        Vec most = zero();
+        for (int64_t i = 0; i < a_.K; i += kLanes) {
+          const int64_t left = a_.K - i;
+          const Vec x = left >= kLanes ? load(g + i) : loadPart(g + i, static_cast<int>(left));
+          most = select(x > most, x, most);
+        }
+        if (any(most > 0.0f)) growth_ += static_cast<double>(largest(most));
+      } else {
+        const float g = Gate::logDecay(rows_, t);
+        if (g > 0) growth_ += static_cast<double>(g);
+      }
+    }
+    return growth_ > kMostGrowth;
+  }
+
+  static bool any(IVec mask) { return _mm512_test_epi32_mask((__m512i)mask, (__m512i)mask) != 0; }
+
   void runPiece(int64_t t1) {
+    ++pieces_;
     ct_ = static_cast<int>(pieceEnd(t1) - t0_);
     c_ = ct_ * n_;
     if (c_ <= kFewSteps) {
@@ -144,7 +175,7 @@ class HeadChunks {
           over |= ~(abs(total) <= kBf16FoldLimit) | ~(abs(x) <= kBf16FoldLimit);
           store(sum + i, total);
         }
-        if (!_mm512_test_epi32_mask((__m512i)over, (__m512i)over)) continue;
+        if (!any(over)) continue;
         if (t > t0_) return t;
         strongStart_ = true;
         std::memset(sum, 0, Kp_ * sizeof(float));
@@ -348,15 +379,16 @@ class HeadChunks {
         for (int row = s; row < s + 16 && s; row += kPairRows)
           pairTile<kPairRows, kVecs, Into::SubtractFrom>({L_ + row * kBf16Steps / 2, kBf16Steps / 2, 1, s / 2}, U_,
                                                          kBlock, reads(row), kBlock);
-        for (int e = 0; e < kVecs; ++e) solveTile(gram_ + s * kBf16Steps + s, kBf16Steps, reads(s) + e * kLanes, kBlock);
+        for (int e = 0; e < kVecs; ++e)
+          solveTile(gram_ + s * kBf16Steps + s, kBf16Steps, reads(s) + e * kLanes, kBlock);
       }
       pairUpdates(b, s);
     }
     for (int t = 0; t < qp_; t += kPairRows) {
       const int reach = lastStep(t + kPairRows - 1) + 1;
       pairTile<kPairRows, kVecs, Into::Add>(
-          {M_ + t * kBf16Steps / 2, kBf16Steps / 2, 1, ((reach < c_ ? reach : c_) + 1) / 2}, U_, kBlock,
-          reads(cp_ + t), kBlock);
+          {M_ + t * kBf16Steps / 2, kBf16Steps / 2, 1, ((reach < c_ ? reach : c_) + 1) / 2}, U_, kBlock, reads(cp_ + t),
+          kBlock);
     }
     if (qp_) writeOutputs(b);
     const int64_t steps = (c_ + 1) / 2;
@@ -477,20 +509,22 @@ class HeadChunks {
   const int64_t tokens_, Kp_;  // tokens of a chunk; K in whole vectors of pairs
   Scratch scratch_;
   HeadRows rows_;
-  float* state_;            // [blocks][Kp][kBlock]
-  Pair32* copy_;            // [blocks][Kp / 2][kBlock] the state in pairs of rows
-  Pair32* reads_;           // [cp + qp][Kp / 2] K+ and Q+
-  Pair32* writes_;          // [cp][Kp / 2] K-
-  Pair32* writesAcross_;    // [cp / 2][Kp] K- in pairs of steps
-  Pair32* keysDown_;        // [Kp / 2][kBf16Steps] K- transposed
-  Pair32 *U_, *L_, *M_;     // [cp / 2][kBlock], [cp][kBf16Steps / 2], [qp][kBf16Steps / 2]
-  float *gram_, *products_; // [cp + qp][kBf16Steps], [cp + qp][kBlock]
-  float *decay_, *row_;     // [Kp] the state's decay over the piece; a row padded with zeros
+  float* state_;             // [blocks][Kp][kBlock]
+  Pair32* copy_;             // [blocks][Kp / 2][kBlock] the state in pairs of rows
+  Pair32* reads_;            // [cp + qp][Kp / 2] K+ and Q+
+  Pair32* writes_;           // [cp][Kp / 2] K-
+  Pair32* writesAcross_;     // [cp / 2][Kp] K- in pairs of steps
+  Pair32* keysDown_;         // [Kp / 2][kBf16Steps] K- transposed
+  Pair32 *U_, *L_, *M_;      // [cp / 2][kBlock], [cp][kBf16Steps / 2], [qp][kBf16Steps / 2]
+  float *gram_, *products_;  // [cp + qp][kBf16Steps], [cp + qp][kBlock]
+  float *decay_, *row_;      // [Kp] the state's decay over the piece; a row padded with zeros
   Vec* overflow_;
   float beta_[kBf16Steps], valueBy_[kBf16Steps], outBy_[kBf16Steps];
+  double growth_ = 0;  // what log gates above zero add up to
   int64_t t0_ = 0;
   int ct_ = 0, c_ = 0, cp_ = 0, qp_ = 0;  // tokens and steps of the piece at hand; steps and tokens in whole tiles
-  bool strongStart_ = false, stale_ = true;
+  int64_t pieces_ = 0;                    // less kManyPieces for every chunk so far
+  bool shattered_ = false, strongStart_ = false, stale_ = true;
 };
 
 void recurrenceChunksBf16(const RecurrenceForward& a) {
@@ -503,6 +537,8 @@ void recurrenceChunksBf16(const RecurrenceForward& a) {
   parallelFor(heads * splits, a.cancel, [&](int64_t task) {
     const int64_t head = task / splits, b0 = task % splits * span, b1 = b0 + span < blocks ? b0 + span : blocks;
     if (b0 >= b1 || a.tokenForm(head / a.HV)) return;
+    if (a.length(head / a.HV) <= kFewTokens)
+      return recurrenceScanColumns(a, head / a.HV, head % a.HV, b0 * kBlock, b1 * kBlock);
     withCell(a, [&](auto gate, auto update) {
       HeadChunks<decltype(gate), decltype(update)>(a, head / a.HV, head % a.HV, b0, b1).run();
     });

@@ -103,8 +103,7 @@ __attribute__((noinline)) void updateTile(const PairScalars& A, const Pair32* B,
 #pragma GCC unroll 4
   for (int m = 0; m < kPairRows; m += 2)
 #pragma GCC unroll 2
-    for (int j = 0; j < kVecs; ++j)
-      storePairs(copy + m / 2 * kBlock + j * kLanes, pairsAcross(c[m][j], c[m + 1][j]));
+    for (int j = 0; j < kVecs; ++j) storePairs(copy + m / 2 * kBlock + j * kLanes, pairsAcross(c[m][j], c[m + 1][j]));
 }
 
 // X <- (I + strict-tril(L))^-1 X, 16 rows of one vector, in registers.
@@ -122,7 +121,8 @@ __attribute__((noinline)) inline void solveTile(const float* L, int64_t ldl, flo
 }
 
 // to[p][r] = from[r][p]: rows of pairs become columns. rows and columns are multiples of kLanes.
-inline void transposePairs(const Pair32* from, int64_t ldFrom, int64_t rows, int64_t columns, Pair32* to, int64_t ldTo) {
+inline void transposePairs(const Pair32* from, int64_t ldFrom, int64_t rows, int64_t columns, Pair32* to,
+                           int64_t ldTo) {
   for (int64_t r = 0; r < rows; r += kLanes)
     for (int64_t p = 0; p < columns; p += kLanes) {
       Vec square[kLanes];

@@ -102,10 +102,11 @@ void plan(Call& call) {
 }
 
 // Smaller states leave the bf16 products too little to do, and their rounding too few elements to average over.
-constexpr int64_t kSmallestBf16Dim = 32;
+constexpr int64_t kSmallestBf16Dim = 32, kSmallestBf16State = 1536;
 
 bool takesBf16Chunks(const Call& call, const RecurrenceProblem& p) {
-  return call.integer(kCompute, 0) == 1 && !call.saved && p.K >= kSmallestBf16Dim && p.V >= kSmallestBf16Dim;
+  return call.integer(kCompute, 0) == 1 && !call.saved && p.K >= kSmallestBf16Dim && p.V >= kSmallestBf16Dim &&
+         p.K * p.V >= kSmallestBf16State;
 }
 
 void run(const Call& call) {

@@ -64,7 +64,10 @@ export interface GridOptions {
   mode?: 'auto' | 'recurrent' | 'chunk';
   /** A hint; results agree across values within the numerical contract. */
   chunkSize?: 16 | 32 | 64 | 128;
-  /** Precision of the arithmetic; `'f32'` is the only one of this version. */
+  /**
+   * Precision of the arithmetic, default `'f32'`. `'bf16'` needs its dot product (`info().isa` is `'avx512bf16'`, else a
+   * RangeError) and rounds the forward in chunks; modes `'recurrent'` and decode, `saveForBackward` and backwards are f32.
+   */
   compute?: 'f32' | 'bf16';
   /** `'cpu'` is the only one of this version; another is an error. */
   device?: 'cpu' | 'cuda';
