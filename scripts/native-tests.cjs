@@ -35,7 +35,7 @@ const sanitizerOptions = {
   // Without detect_stack_use_after_return: gcc before 14 gives its frames too little alignment for AVX-512.
   ASAN_OPTIONS: 'detect_stack_use_after_return=0:allocator_may_return_null=1',
   UBSAN_OPTIONS: 'print_stacktrace=1',
-  TSAN_OPTIONS: 'halt_on_error=1:second_deadlock_stack=1',
+  TSAN_OPTIONS: 'halt_on_error=1:second_deadlock_stack=1:allocator_may_return_null=1',
 };
 
 let passed = 0;

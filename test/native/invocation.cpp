@@ -1,5 +1,6 @@
 #include "invocation.h"
 
+#include <new>
 #include <stdexcept>
 #include <string_view>
 
@@ -14,6 +15,9 @@ int indexOf(const Specs& specs, std::string_view name, const char* function) {
     if (name == specs[i].name) return static_cast<int>(i);
   throw std::logic_error(std::string(function) + " has no " + std::string(name));
 }
+
+// Outputs beyond this are not to be had: a mutated size would fill the machine's memory.
+constexpr int64_t kMostElements = int64_t{1} << 24;
 
 // As the JavaScript layer holds a state: busy for as long as a call uses it.
 class Held {
@@ -103,6 +107,7 @@ Results Invocation::run() const {
   for (size_t i = 0; i < call.spec->outputs.size(); ++i) {
     Tensor& t = call.outputs[i];
     if (!t.present()) continue;
+    if (t.size() > kMostElements) throw std::bad_alloc();
     const Array array({t.shape, t.shape + t.rank}, t.dtype);
     t.data = array.tensor().data;
     results.outputs.emplace(call.spec->outputs[i].name, array);
