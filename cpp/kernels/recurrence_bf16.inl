@@ -10,52 +10,37 @@
 // Error: about 3e-3 of o's norm, dominated by one rounding (2^-9 at most) of q, k, S, U each. Where a folded value left
 // float32 or an input is not finite, the block's columns are computed again by the float32 scan.
 // Sources: Yang et al. 2023 (chunkwise gated linear attention), Yang et al. 2024 (chunkwise delta rule).
-#include "kernels/recurrence_bf16_tiles.inl"
+#include "kernels/recurrence_bf16_pack.inl"
 
 namespace rankone {
 namespace RANKONE_ISA_NS {
 
-constexpr float kBf16FoldLimit = 60.0f;
-// Decaying or erased, a state forgets its rounding. One that grows by more than e carries it on, and is left to
-// float32.
-constexpr double kMostGrowth = 1;
 constexpr int kManyPieces = 5;  // so many to a chunk, and the float32 scan is faster
-constexpr int kBf16Steps = 32;  // updates in a chunk
 constexpr int kFewSteps = 6;    // pieces of at most this many run in float32
 constexpr int kFewTokens = 4;   // and sequences of at most this many; their outputs may well be small by chance
 
 // One sequence and value head, column blocks [block0, block1). A column's bits do not depend on the others'.
 template <class Gate, class Update>
-class HeadChunks {
-  static constexpr bool kGated = !std::is_same_v<Gate, NoGate>;
-  static constexpr bool kDelta = Update::kDelta;
+class HeadChunks : ChunkPieces<Gate, Update> {
+  using Base = ChunkPieces<Gate, Update>;
+  using Base::a_, Base::hv_, Base::T_, Base::start_, Base::n_, Base::tokens_, Base::Kp_, Base::rows_, Base::kGated,
+      Base::kDelta;
+  using Base::lastStep, Base::outputScale;
+  using Base::reads_, Base::writesAcross_, Base::L_, Base::M_, Base::gram_, Base::decay_, Base::beta_, Base::valueBy_,
+      Base::outBy_;
+  using Base::t0_, Base::ct_, Base::c_, Base::cp_, Base::qp_, Base::strongStart_, Base::growth_;
 
  public:
   HeadChunks(const RecurrenceForward& a, int64_t sequence, int64_t hv, int64_t block0, int64_t block1)
-      : a_(a),
+      : Base(a, sequence, hv, block0 * kBlock, block1 * kBlock),
         sequence_(sequence),
-        hv_(hv),
-        T_(a.length(sequence)),
-        start_(a.start(sequence)),
         block0_(block0),
         blocks_(block1 - block0),
-        n_(static_cast<int>(a.n)),
-        tokens_(chunkTokens(a)),
-        Kp_(roundUp(a.K, 2 * kLanes)),
-        scratch_(scratchFloats()),
-        rows_(a, FloatView(), sequence, hv, tokens_, block0 * kBlock, block1 * kBlock) {
+        scratch_(blocks_ * Kp_ * kBlock * 3 / 2 + kBf16Steps * kBlock * 5 / 2 + Kp_ + blocks_ * kLanes + 5 * 16) {
     state_ = scratch_.take(blocks_ * Kp_ * kBlock);
-    copy_ = takePairs(blocks_ * Kp_ / 2 * kBlock);
-    reads_ = takePairs(2 * kBf16Steps * Kp_ / 2);
-    writes_ = Gate::kPerChannel ? takePairs(kBf16Steps * Kp_ / 2) : reads_;
-    writesAcross_ = takePairs(kBf16Steps / 2 * Kp_);
-    keysDown_ = takePairs(Kp_ / 2 * kBf16Steps);
-    U_ = takePairs(kBf16Steps / 2 * kBlock);
-    L_ = takePairs(kBf16Steps * kBf16Steps / 2);
-    M_ = takePairs(kBf16Steps * kBf16Steps / 2);
-    gram_ = scratch_.take(2 * kBf16Steps * kBf16Steps);
+    copy_ = reinterpret_cast<Pair32*>(scratch_.take(blocks_ * Kp_ / 2 * kBlock));
+    U_ = reinterpret_cast<Pair32*>(scratch_.take(kBf16Steps / 2 * kBlock));
     products_ = scratch_.take(2 * kBf16Steps * kBlock);
-    decay_ = scratch_.take(Kp_);
     row_ = scratch_.take(Kp_);
     overflow_ = reinterpret_cast<Vec*>(scratch_.take(blocks_ * kLanes));
   }
@@ -65,10 +50,10 @@ class HeadChunks {
     for (int64_t t0 = 0; t0 < T_; t0 += tokens_) {
       const int64_t t1 = T_ < t0 + tokens_ ? T_ : t0 + tokens_;
       rows_.prepare(t0, t1 - t0);
-      if (grows(t0, t1) || shattered_) break;
+      if (Base::grows(t0, t1) || shattered_) break;
       pieces_ -= kManyPieces;
       for (t0_ = t0; t0_ < t1; t0_ += ct_) runPiece(t1);
-      shattered_ = pieces_ > kManyPieces;
+      shattered_ = t1 < T_ && pieces_ > kManyPieces;
       if (a_.cancel && a_.cancel->load(std::memory_order_relaxed)) return;
     }
     for (int64_t b = 0; b < blocks_; ++b) {
@@ -82,17 +67,6 @@ class HeadChunks {
   }
 
  private:
-  static int64_t chunkTokens(const RecurrenceForward& a) {
-    const int64_t most = kBf16Steps / a.n;
-    return a.packTokens < most ? a.packTokens : most;
-  }
-
-  size_t scratchFloats() const {
-    return blocks_ * Kp_ * kBlock * 3 / 2 + kBf16Steps * Kp_ * 3 + kBf16Steps * kBlock * 5 / 2 +
-           3 * kBf16Steps * kBf16Steps + 2 * Kp_ + blocks_ * kLanes + 16 * 16;
-  }
-  Pair32* takePairs(size_t count) { return reinterpret_cast<Pair32*>(scratch_.take(count)); }
-
   float* block(int64_t b) const { return state_ + b * Kp_ * kBlock; }
   Pair32* copyOf(int64_t b) const { return copy_ + b * Kp_ / 2 * kBlock; }
   float* reads(int row) const { return products_ + row * kBlock; }
@@ -108,34 +82,11 @@ class HeadChunks {
     stale_ = true;
   }
 
-  // ---- where a chunk splits
-
-  // Whether log gates above zero let the state grow too much in tokens before t1.
-  bool grows(int64_t t0, int64_t t1) {
-    if constexpr (!kGated) return false;
-    for (int64_t t = t0; t < t1; ++t) {
-      if constexpr (Gate::kPerChannel) {
-        const float* g = Gate::logDecays(rows_, t);
-        Vec most = zero();
-        for (int64_t i = 0; i < a_.K; i += kLanes) {
-          const int64_t left = a_.K - i;
-          const Vec x = left >= kLanes ? load(g + i) : loadPart(g + i, static_cast<int>(left));
-          most = select(x > most, x, most);
-        }
-        if (any(most > 0.0f)) growth_ += static_cast<double>(largest(most));
-      } else {
-        const float g = Gate::logDecay(rows_, t);
-        if (g > 0) growth_ += static_cast<double>(g);
-      }
-    }
-    return growth_ > kMostGrowth;
-  }
-
-  static bool any(IVec mask) { return _mm512_test_epi32_mask((__m512i)mask, (__m512i)mask) != 0; }
+  // ---- pieces
 
   void runPiece(int64_t t1) {
     ++pieces_;
-    ct_ = static_cast<int>(pieceEnd(t1) - t0_);
+    ct_ = static_cast<int>(Base::pieceEnd(t1) - t0_);
     c_ = ct_ * n_;
     if (c_ <= kFewSteps) {
       for (int t = 0; t < ct_; ++t) runToken(t0_ + t);
@@ -150,48 +101,11 @@ class HeadChunks {
     if (stale_)
       for (int64_t b = 0; b < blocks_; ++b) copyBlock(b);
     stale_ = false;
-    pack();
+    Base::pack();
     for (int64_t b = 0; b < blocks_; ++b) {
       prefetchNext(b);
       runBlock(b);
     }
-  }
-
-  // The piece from t0_ on; strongStart_: its first gate is applied to the state, not folded.
-  int64_t pieceEnd(int64_t t1) {
-    strongStart_ = false;
-    if constexpr (!kGated) return t1;
-    const auto within = [](float x) { return std::fabs(x) <= kBf16FoldLimit; };
-    if constexpr (Gate::kPerChannel) {
-      float* sum = decay_;
-      const int64_t whole = a_.K / kLanes * kLanes;
-      const int left = static_cast<int>(a_.K - whole);
-      for (int64_t t = t0_; t < t1; ++t) {
-        const float* g = Gate::logDecays(rows_, t);
-        IVec over{};
-        for (int64_t i = 0; i < a_.K; i += kLanes) {
-          const Vec x = i < whole ? load(g + i) : loadPart(g + i, left);
-          const Vec total = t == t0_ ? x : load(sum + i) + x;
-          over |= ~(abs(total) <= kBf16FoldLimit) | ~(abs(x) <= kBf16FoldLimit);
-          store(sum + i, total);
-        }
-        if (!any(over)) continue;
-        if (t > t0_) return t;
-        strongStart_ = true;
-        std::memset(sum, 0, Kp_ * sizeof(float));
-      }
-    } else {
-      double sum = 0;
-      for (int64_t t = t0_; t < t1; ++t) {
-        const float g = Gate::logDecay(rows_, t);
-        sum += static_cast<double>(g);
-        if (within(g) && within(static_cast<float>(sum))) continue;
-        if (t > t0_) return t;
-        strongStart_ = true;
-        sum = 0;
-      }
-    }
-    return t1;
   }
 
   void decayBlock(int64_t b) {
@@ -224,145 +138,6 @@ class HeadChunks {
       const int64_t t = t0_ + ct_ + s / n_;
       if (t < T_) rows_.prefetchStep(t * n_ + s % n_, t);
     }
-  }
-
-  // ---- what all columns share
-
-  int lastStep(int t) const { return t * n_ + n_ - 1; }
-
-  void pack() {
-    cp_ = static_cast<int>(roundUp(c_, 16));
-    qp_ = a_.o ? static_cast<int>(roundUp(ct_, kPairRows)) : 0;
-    packFactors();
-    for (int64_t i = 0; i < Kp_; i += 2 * kLanes) packRows(i);
-    const int64_t across = Kp_ / 2;
-    for (int s = 0; s < c_; s += 2)
-      for (int64_t p = 0; p < across; p += kLanes) {
-        const Pair32* at = writes_ + s * across + p;
-        Vec first, second;
-        pairsOfRows(loadPairs(at), loadPairs(at + across), first, second);
-        storePairs(writesAcross_ + s / 2 * Kp_ + 2 * p, first);
-        storePairs(writesAcross_ + s / 2 * Kp_ + 2 * p + kLanes, second);
-      }
-    if (kDelta || qp_) packGram();
-  }
-
-  // Per token or step: what values and outputs are multiplied by.
-  void packFactors() {
-    float* high = outBy_;
-    float low[kBf16Steps], shrink[kBf16Steps];
-    double c = 0;
-    for (int t = 0; t < kBf16Steps; ++t) {
-      if constexpr (kGated && !Gate::kPerChannel)
-        if (t < ct_ && !(t == 0 && strongStart_)) c += static_cast<double>(Gate::logDecay(rows_, t0_ + t));
-      high[t] = static_cast<float>(c);
-      low[t] = static_cast<float>(c - high[t]);
-    }
-    for (int t = 0; t < kBf16Steps; t += kLanes) {
-      Vec grow, by;
-      expBoth(load(high + t), load(low + t), grow, by);
-      store(high + t, grow);
-      store(shrink + t, by);
-    }
-    if constexpr (kGated && !Gate::kPerChannel)
-      for (int64_t i = 0; i < Kp_; i += kLanes) store(decay_ + i, splat(outBy_[ct_ - 1]));
-    for (int s = 0; s < c_; ++s) {
-      beta_[s] = kDelta ? rows_.beta(t0_ * n_ + s) : 1.0f;
-      valueBy_[s] = beta_[s] * shrink[n_ == 1 ? s : s / n_];
-    }
-    for (int t = 0; t < ct_; ++t) outBy_[t] *= outputScale(t0_ + t);
-  }
-
-  float outputScale(int64_t t) const {
-    return a_.outputScale ? a_.scale * a_.outputScale[(start_ + t) * a_.H + a_.keyHead(hv_)] : a_.scale;
-  }
-
-  // Channels [i, i + 32) of the piece's keys and queries.
-  void packRows(int64_t i) {
-    const auto part = [&](const float* p, int64_t at) __attribute__((always_inline)) {
-      const int64_t left = a_.K - at;
-      return left >= kLanes ? load(p + at) : left > 0 ? loadPart(p + at, static_cast<int>(left)) : zero();
-    };
-    const int64_t across = Kp_ / 2, to = i / 2, j = i + kLanes;
-    Vec c0 = zero(), rest0 = zero(), c1 = zero(), rest1 = zero();
-    Vec grow0 = splat(1), shrink0 = splat(1), grow1 = splat(1), shrink1 = splat(1);
-    for (int t = 0, s = 0; t < ct_; ++t) {
-      if constexpr (Gate::kPerChannel)
-        if (t || !strongStart_) {
-          const float* g = Gate::logDecays(rows_, t0_ + t);
-          addExactly(c0, rest0, part(g, i));
-          addExactly(c1, rest1, part(g, j));
-          expBoth(c0, rest0, grow0, shrink0);
-          expBoth(c1, rest1, grow1, shrink1);
-        }
-      if (qp_) {
-        const float* q = rows_.q(t0_ + t);
-        storePairs(reads_ + (cp_ + t) * across + to, pairsAlong(part(q, i) * grow0, part(q, j) * grow1));
-      }
-      for (; s < (t + 1) * n_; ++s) {
-        const float* k = rows_.k(t0_ * n_ + s);
-        const Vec x = part(k, i), y = part(k, j);
-        if (kDelta || !Gate::kPerChannel) storePairs(reads_ + s * across + to, pairsAlong(x * grow0, y * grow1));
-        if (Gate::kPerChannel) storePairs(writes_ + s * across + to, pairsAlong(x * shrink0, y * shrink1));
-      }
-    }
-    if constexpr (Gate::kPerChannel) {
-      store(decay_ + i, grow0);
-      store(decay_ + j, grow1);
-    }
-    for (int s = c_; s < cp_; ++s) {
-      storePairs(reads_ + s * across + to, zero());
-      storePairs(writes_ + s * across + to, zero());
-    }
-    for (int t = ct_; t < qp_; ++t) storePairs(reads_ + (cp_ + t) * across + to, zero());
-  }
-
-  // L and M = tril(Q+ K-^T), as pairs along the steps.
-  void packGram() {
-    const int64_t across = Kp_ / 2, pairs = (a_.K + 1) / 2;
-    transposePairs(writes_, across, cp_, across, keysDown_, kBf16Steps);
-    const auto rows = [&](int row, int count, bool both) {
-      float* to = gram_ + row * kBf16Steps;
-      const PairScalars A{reads_ + row * across, across, 1, pairs};
-      if (both)
-        pairTile<kPairRows, 2, Into::Set>(A, keysDown_, kBf16Steps, to, kBf16Steps);
-      else if (count == 16)
-        pairTile<16, 1, Into::Set>(A, keysDown_, kBf16Steps, to, kBf16Steps);
-      else
-        pairTile<kPairRows, 1, Into::Set>(A, keysDown_, kBf16Steps, to, kBf16Steps);
-    };
-    if (kDelta) {
-      rows(0, 16, false);
-      for (int s = 16; s < cp_; s += kPairRows) rows(s, kPairRows, true);
-      for (int s = 1; s < c_; ++s)
-        for (int j = 0; j < s; j += kLanes) {
-          float* at = gram_ + s * kBf16Steps + j;
-          store(at, load(at) * splat(beta_[s]));
-          storeHalves(L_, s, j, load(at));
-        }
-      for (int s = c_; s < cp_; ++s)
-        for (int j = 0; j < cp_; j += kLanes) {
-          store(gram_ + s * kBf16Steps + j, zero());
-          storeHalves(L_, s, j, zero());
-        }
-    }
-    for (int t = 0; t < qp_;) {
-      const bool both = lastStep(t + kPairRows - 1) >= 16 && cp_ > 16;
-      const int count = !both && t + 16 <= qp_ && (lastStep(t + 15) < 16 || cp_ == 16) ? 16 : kPairRows;
-      rows(cp_ + t, count, both);
-      t += count;
-    }
-    for (int t = 0; t < qp_; ++t)
-      for (int j = 0; j < cp_; j += kLanes) {
-        const int reach = lastStep(t) - j + 1;
-        const __mmask16 mask = static_cast<__mmask16>(reach >= kLanes ? 0xffff : reach > 0 ? (1 << reach) - 1 : 0);
-        storeHalves(M_, t, j, _mm512_maskz_loadu_ps(mask, gram_ + (cp_ + t) * kBf16Steps + j));
-      }
-  }
-
-  static void storeHalves(Pair32* matrix, int row, int column, Vec x) {
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(matrix + (row * kBf16Steps + column) / 2),
-                        (__m256i)_mm512_cvtneps_pbh(x));
   }
 
   // ---- one block of columns
@@ -503,28 +278,16 @@ class HeadChunks {
     for (int e = 0; e < kVecs; ++e) to[e] = (sums[0][e] + sums[1][e]) + (sums[2][e] + sums[3][e]);
   }
 
-  const RecurrenceForward& a_;
-  const int64_t sequence_, hv_, T_, start_, block0_, blocks_;
-  const int n_;
-  const int64_t tokens_, Kp_;  // tokens of a chunk; K in whole vectors of pairs
+  const int64_t sequence_, block0_, blocks_;
   Scratch scratch_;
-  HeadRows rows_;
-  float* state_;             // [blocks][Kp][kBlock]
-  Pair32* copy_;             // [blocks][Kp / 2][kBlock] the state in pairs of rows
-  Pair32* reads_;            // [cp + qp][Kp / 2] K+ and Q+
-  Pair32* writes_;           // [cp][Kp / 2] K-
-  Pair32* writesAcross_;     // [cp / 2][Kp] K- in pairs of steps
-  Pair32* keysDown_;         // [Kp / 2][kBf16Steps] K- transposed
-  Pair32 *U_, *L_, *M_;      // [cp / 2][kBlock], [cp][kBf16Steps / 2], [qp][kBf16Steps / 2]
-  float *gram_, *products_;  // [cp + qp][kBf16Steps], [cp + qp][kBlock]
-  float *decay_, *row_;      // [Kp] the state's decay over the piece; a row padded with zeros
-  Vec* overflow_;
-  float beta_[kBf16Steps], valueBy_[kBf16Steps], outBy_[kBf16Steps];
-  double growth_ = 0;  // what log gates above zero add up to
-  int64_t t0_ = 0;
-  int ct_ = 0, c_ = 0, cp_ = 0, qp_ = 0;  // tokens and steps of the piece at hand; steps and tokens in whole tiles
-  int64_t pieces_ = 0;                    // less kManyPieces for every chunk so far
-  bool shattered_ = false, strongStart_ = false, stale_ = true;
+  float* state_;                           // [blocks][Kp][kBlock]
+  Pair32* copy_;                           // [blocks][Kp / 2][kBlock] the state in pairs of rows
+  Pair32* U_;                              // [cp / 2][kBlock] in pairs of steps
+  float* products_;                        // [cp + qp][kBlock] K+ S, then U; Q+ S, then O
+  float* row_;                             // [Kp] a row, padded with zeros
+  Vec* overflow_;                          // per block: NaN once a value was not finite
+  int64_t pieces_ = 0;                     // less kManyPieces for every chunk so far
+  bool shattered_ = false, stale_ = true;  // too many pieces; copy_ lags behind state_
 };
 
 void recurrenceChunksBf16(const RecurrenceForward& a) {
