@@ -56,11 +56,12 @@ struct SiluAndSlope {
   Vec value, slope;
 };
 // 1 - sigmoid is taken as e^-x sigmoid, which keeps its digits where sigmoid is near 1. The bound keeps e^-x finite.
+// Below it both are 0: the 5e-37 that is left there is no small number once it is multiplied by one of 1e38.
 RANKONE_INLINE SiluAndSlope siluAndSlope(Vec x) {
-  const Vec bounded = atLeast(x, splat(-88.0f));
+  const Vec least = splat(-88.0f), bounded = atLeast(x, least);
   const Vec e = exp(-bounded);
-  const Vec s = splat(1.0f) / (e + 1.0f);
-  return {x * s, s * (bounded * (e * s) + 1.0f)};
+  const Vec s = select(x < least, zero(), splat(1.0f) / (e + 1.0f));
+  return {bounded * s, s * (bounded * (e * s) + 1.0f)};
 }
 
 }  // namespace

@@ -1,6 +1,9 @@
 // Asynchronous calls. Inputs are copied at the call: a JavaScript reference does not keep an ArrayBuffer from being
 // transferred away. New outputs are written straight into arrays that nobody else has seen yet; `out` arrays and
 // arguments that are updated in place are written on completion, on the environment's own thread.
+//
+// The copies are not told to the garbage collector (napi_adjust_external_memory), as states and saved activations are:
+// no collection can free them, they go when the call ends, and each report of some megabytes would bring one on.
 #include <cstring>
 #include <exception>
 

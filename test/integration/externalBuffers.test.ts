@@ -1,22 +1,11 @@
 // Electron, and Node built with V8's memory cage, refuse array buffers over memory of an addon. The engine makes none:
 // results are arrays of the runtime's own, and the built addon does not even name the functions that would make others.
 import fs from 'node:fs';
-import path from 'node:path';
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
-import { binding } from '../../ts/binding';
+import { bindingPath } from '../../ts/binding';
 import * as rankone from '../../ts/index';
 import { problem, ramp } from '../ops/helpers';
-
-/** The addon that ts/binding.ts has loaded. */
-function addonFile(): string {
-  const loaded = Object.values(require.cache).find((module) => module?.exports === binding);
-  if (loaded) return loaded.filename;
-  const wish = process.env.RANKONE_BINDING;
-  return wish
-    ? path.resolve(wish)
-    : require('node-gyp-build').resolve(path.join(__dirname, '../..'));
-}
 
 /** Names that an ELF64 little-endian file imports; undefined for another format. */
 function elfImports(file: Buffer): string[] | undefined {
@@ -58,7 +47,7 @@ const EXTERNAL = [
 ];
 
 test('the addon imports no function that makes external buffers', () => {
-  const file = fs.readFileSync(addonFile());
+  const file = fs.readFileSync(bindingPath());
   const imports = elfImports(file);
   if (imports) {
     // The reading works: what the addon does use is found.

@@ -47,4 +47,14 @@ test('bad input', () => {
   );
 });
 
+test('gates far below zero leave nothing, however large what they are multiplied by', async () => {
+  const gate = { data: Float32Array.of(-90, -1000, -3e38, 3e38), shape: [4] };
+  const large = { data: new Float32Array(4).fill(3e38), shape: [4] };
+  const one = { data: new Float32Array(4).fill(1), shape: [4] };
+  const grads = await call('swigluBackward', { gate, up: large, dY: one });
+  assert.equal(Array.from(grads.dGate.data.slice(0, 3), Math.abs), [0, 0, 0]);
+  const swapped = await call('swigluBackward', { gate, up: one, dY: large });
+  assert.equal(Array.from(swapped.dUp.data.slice(0, 3), Math.abs), [0, 0, 0]);
+});
+
 test.run();
