@@ -17,6 +17,11 @@ const typedArray = Object.getPrototypeOf(Uint8Array.prototype);
 const arrayTag = Object.getOwnPropertyDescriptor(typedArray, Symbol.toStringTag)!.get!;
 const lengthOf = Object.getOwnPropertyDescriptor(typedArray, 'length')!.get!;
 
+/** The name of a typed array's type, of whatever realm; undefined for anything else. @internal */
+export function arrayKind(data: unknown): string | undefined {
+  return arrayTag.call(data);
+}
+
 function arrayOf(dtype: unknown): string {
   return (
     Object.keys(ARRAYS).find((kind) => ARRAYS[kind].includes(dtype as string)) ?? 'Float32Array'
@@ -28,7 +33,7 @@ function dtypeOf(operation: string, name: string, data: unknown, dtype: unknown)
   if (dtype !== undefined && !DTYPES.includes(dtype as DType))
     throw typeError(operation, `${name}: expected dtype ${DTYPES.join(', ')}, got ${show(dtype)}`);
   // The tag is read by the getter itself, so arrays of another realm count and look-alikes do not.
-  const kind = arrayTag.call(data) as string | undefined;
+  const kind = arrayKind(data);
   const legal = kind === undefined ? undefined : ARRAYS[kind];
   if (!legal)
     throw typeError(operation, `${name}: expected data in a ${arrayOf(dtype)}, got ${show(data)}`);
@@ -95,7 +100,7 @@ export function writeIndices(
   header: Float64Array,
   at: number,
 ): unknown {
-  const kind = ArrayBuffer.isView(array) ? (arrayTag.call(array) as string | undefined) : undefined;
+  const kind = arrayKind(array);
   const legal = kind === undefined ? undefined : ARRAYS[kind];
   if (!legal || !dtypes.includes(legal[0])) {
     const wanted = dtypes.map((d) => (d === 'i64' ? 'a BigInt64Array' : 'an Int32Array'));

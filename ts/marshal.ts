@@ -2,9 +2,9 @@
 // description of its functions; no operation is known by name. The engine checks all of it again.
 import { binding, description, type EntryDescription, type RawResults } from './binding';
 import { rangeError, show, typeError, unknownKey } from './errors';
-import { readDType, readShape, TENSOR, writeIndices, writeTensor } from './header';
+import { arrayKind, readDType, readShape, TENSOR, writeIndices, writeTensor } from './header';
 import { SavedForward } from './saved';
-import { abortReason, checkSignal, unwatch, watch } from './signal';
+import { abortReason, checkSignal, started, unwatch, type Watched, watch } from './signal';
 import { RecurrentState } from './state';
 import type { AbortSignalLike } from './types';
 
@@ -134,31 +134,32 @@ export class Operation {
     let request: Request;
     let pending: Promise<RawResults>;
     let shapes: Float64Array;
+    let watched: Watched | undefined;
     try {
       request = this.#write(header, inputs, options, true);
-      if (request.signal?.aborted) throw abortReason(request.signal);
-      pending = binding.callAsync(this.#index, header, request.data);
+      const { signal } = request;
+      if (signal?.aborted) throw abortReason(signal);
+      watched = signal && watch(signal);
+      try {
+        pending = binding.callAsync(this.#index, header, request.data);
+      } catch (error) {
+        if (watched) unwatch(signal!, watched);
+        throw error;
+      }
       shapes = header.slice();
     } finally {
       spare = header;
     }
     const { signal } = request;
-    if (signal === undefined) return this.#read(shapes, await pending, request);
-    const job = shapes[description.jobAt];
-    try {
-      watch(signal, job);
-    } catch (error) {
-      // A signal that is not of the platform: nobody will hear of the call's end.
-      binding.cancel(job);
-      await pending.catch(() => {});
-      throw error;
-    }
+    if (signal === undefined || watched === undefined)
+      return this.#read(shapes, await pending, request);
+    started(watched, shapes[description.jobAt]);
     try {
       return this.#read(shapes, await pending, request);
     } catch (error) {
       throw signal.aborted && (error as Error).name === 'AbortError' ? abortReason(signal) : error;
     } finally {
-      unwatch(signal, job);
+      unwatch(signal, watched);
     }
   }
 
@@ -180,7 +181,7 @@ export class Operation {
       const { name, slot, at } = this.#inputs[i];
       const array = writeTensor(this.#name, name, values[i], header, at);
       data[slot] = array;
-      if (header[at + 1] === F16 && !(array instanceof Uint16Array)) request.float16 = true;
+      if (header[at + 1] === F16 && arrayKind(array) === 'Float16Array') request.float16 = true;
     }
     if (takesState) this.#writeState(header, data, values[next++]);
     if (this.#entry.takesSaved) this.#writeSaved(header, data, values[next]);

@@ -3,8 +3,15 @@ import { binding } from './binding';
 import { show, typeError } from './errors';
 import type { AbortSignalLike } from './types';
 
+/** A call that a signal may abort. @internal */
+export interface Watched {
+  /** Given by the engine once the call is under way. */
+  job: number | undefined;
+  aborted: boolean;
+}
+
 interface Watch {
-  jobs: Set<number>;
+  calls: Set<Watched>;
   abort: () => void;
 }
 
@@ -31,26 +38,40 @@ export function abortReason(signal: AbortSignalLike): unknown {
   return Object.assign(new Error(text), { name: 'AbortError', code: 'ABORT_ERR' });
 }
 
-/** Has the job cancelled when the signal aborts. @internal */
-export function watch(signal: AbortSignalLike, job: number): void {
+/** To be called before the call is made: a signal that throws from addEventListener prevents it. @internal */
+export function watch(signal: AbortSignalLike): Watched {
+  const call: Watched = { job: undefined, aborted: false };
   const known = watches.get(signal);
   if (known) {
-    known.jobs.add(job);
-    return;
+    known.calls.add(call);
+    return call;
   }
-  const jobs = new Set([job]);
+  const calls = new Set([call]);
   const abort = () => {
-    for (const each of jobs) binding.cancel(each);
+    for (const each of calls) {
+      each.aborted = true;
+      if (each.job !== undefined) binding.cancel(each.job);
+    }
   };
   signal.addEventListener('abort', abort);
-  watches.set(signal, { jobs, abort });
+  watches.set(signal, { calls, abort });
+  return call;
 }
 
-/** To follow every watch(), once the job has ended. @internal */
-export function unwatch(signal: AbortSignalLike, job: number): void {
-  const { jobs, abort } = watches.get(signal)!;
-  jobs.delete(job);
-  if (jobs.size > 0) return;
+/** The call is under way. @internal */
+export function started(call: Watched, job: number): void {
+  call.job = job;
+  if (call.aborted) binding.cancel(job);
+}
+
+/** To follow every watch(), once the call has ended. @internal */
+export function unwatch(signal: AbortSignalLike, call: Watched): void {
+  const watch = watches.get(signal);
+  if (!watch?.calls.delete(call) || watch.calls.size > 0) return;
   watches.delete(signal);
-  signal.removeEventListener('abort', abort);
+  try {
+    signal.removeEventListener('abort', watch.abort);
+  } catch {
+    // Not of the platform. The call has ended, and what it wrote is written: that is what the caller must hear.
+  }
 }

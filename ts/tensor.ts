@@ -1,4 +1,5 @@
 import { rangeError, show, typeError } from './errors';
+import { arrayKind } from './header';
 import type { DType, HalfDType, HalfTensor, IndexTensor, Tensor } from './types';
 
 type Data = Float32Array | Int32Array | Uint16Array | readonly number[];
@@ -32,50 +33,72 @@ export function tensor<D extends HalfDType>(
   dtype: D,
 ): HalfTensor<D> & { readonly data: Uint16Array };
 export function tensor(data: Data, shape: readonly number[], dtype?: DType): unknown {
-  const kind: DType = dtype ?? (data instanceof Int32Array ? 'i32' : 'f32');
+  const kind: DType = dtype ?? (arrayKind(data) === 'Int32Array' ? 'i32' : 'f32');
   const array = convert(data, kind);
-  if (!Array.isArray(shape))
-    throw typeError('tensor', `shape: expected an array of numbers, got ${show(shape)}`);
-  let size = 1;
-  for (const d of shape) {
-    if (!Number.isSafeInteger(d) || d < 0)
-      throw rangeError('tensor', `shape: expected non-negative integers, got ${show(d)}`);
-    size *= d;
-  }
+  const dimensions = copyShape(shape);
+  const size = dimensions.includes(0) ? 0 : dimensions.reduce((a, b) => a * b, 1);
   if (size !== array.length)
     throw rangeError(
       'tensor',
-      `data: expected length ${size} for shape [${shape}], got ${array.length}`,
+      `data: expected length ${size} for shape [${dimensions}], got ${array.length}`,
     );
-  return { data: array, shape: [...shape], dtype: kind };
+  return { data: array, shape: dimensions, dtype: kind };
+}
+
+/** Each number is read once, and what is checked is what is kept. */
+function copyShape(shape: readonly unknown[]): number[] {
+  if (!Array.isArray(shape))
+    throw typeError('tensor', `shape: expected an array of numbers, got ${show(shape)}`);
+  const dimensions: number[] = [];
+  for (let i = 0, rank = lengthOf('shape', shape); i < rank; i++) {
+    const d: unknown = shape[i];
+    if (!Number.isSafeInteger(d) || (d as number) < 0)
+      throw rangeError('tensor', `shape: expected non-negative integers, got ${show(d)}`);
+    dimensions.push((d as number) + 0); // no -0
+  }
+  return dimensions;
+}
+
+/** A proxy of an array may say anything. */
+function lengthOf(name: string, array: readonly unknown[]): number {
+  const { length } = array;
+  if (typeof length !== 'number' || !(length >= 0 && length < 2 ** 32) || !Number.isInteger(length))
+    throw typeError('tensor', `${name}: expected an array of some length, got ${show(length)}`);
+  return length;
 }
 
 function convert(data: Data, dtype: DType): Float32Array | Int32Array | Uint16Array {
   if (Array.isArray(data)) {
-    const bad = data.findIndex((x) => typeof x !== 'number');
-    if (bad >= 0)
-      throw typeError('tensor', `data: expected numbers, got ${show(data[bad])} at ${bad}`);
-    if (dtype === 'f32') return Float32Array.from(data);
-    if (dtype === 'i32') {
-      const wrong = data.findIndex((x) => (x | 0) !== x);
-      if (wrong >= 0)
-        throw rangeError(
-          'tensor',
-          `data: expected 32-bit integers, got ${show(data[wrong])} at ${wrong}`,
-        );
-      return Int32Array.from(data);
-    }
-    throw typeError(
-      'tensor',
-      `dtype: expected 'f32' or 'i32' for plain numbers, got ${show(dtype)}`,
-    );
+    if (dtype !== 'f32' && dtype !== 'i32')
+      throw typeError(
+        'tensor',
+        `dtype: expected 'f32' or 'i32' for plain numbers, got ${show(dtype)}`,
+      );
+    const numbers = copyNumbers(data, dtype);
+    return dtype === 'f32' ? Float32Array.from(numbers) : Int32Array.from(numbers);
   }
-  if (data instanceof Float32Array && dtype === 'f32') return data;
-  if (data instanceof Int32Array && dtype === 'i32') return data;
-  if (data instanceof Uint16Array && (dtype === 'bf16' || dtype === 'f16')) return data;
+  const kind = arrayKind(data);
+  const good =
+    (kind === 'Float32Array' && dtype === 'f32') ||
+    (kind === 'Int32Array' && dtype === 'i32') ||
+    (kind === 'Uint16Array' && (dtype === 'bf16' || dtype === 'f16'));
+  if (good) return data as Float32Array | Int32Array | Uint16Array;
   throw typeError(
     'tensor',
     `data: expected numbers, a Float32Array (f32), an Int32Array (i32) or a Uint16Array (bf16, f16), ` +
       `got ${show(data)} with dtype ${show(dtype)}`,
   );
+}
+
+function copyNumbers(data: readonly unknown[], dtype: 'f32' | 'i32'): number[] {
+  const numbers: number[] = [];
+  for (let i = 0, length = lengthOf('data', data); i < length; i++) {
+    const x = data[i];
+    if (typeof x !== 'number')
+      throw typeError('tensor', `data: expected numbers, got ${show(x)} at ${i}`);
+    if (dtype === 'i32' && (x | 0) !== x)
+      throw rangeError('tensor', `data: expected 32-bit integers, got ${show(x)} at ${i}`);
+    numbers.push(x);
+  }
+  return numbers;
 }

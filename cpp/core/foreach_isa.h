@@ -7,7 +7,8 @@
 // one more, avx512bf16, compiled with RANKONE_BF16_DOT and picked by RANKONE_PICK_BF16 where the processor has it.
 // Every header that the kernel needs must have been included before, outside of these target regions: inline functions
 // of the standard library compiled inside one would carry its instructions into code that runs everywhere.
-// RANKONE_PICK(f) then names the copy in use.
+// RANKONE_PICK(f) then names the copy in use. A kernel of RANKONE_KERNEL_BF16 alone has no other copy, and its caller
+// none to pick off x86-64.
 #include <cmath>
 #include <cstdint>
 #include <cstring>
@@ -37,15 +38,18 @@
 #error "rankone's kernels need gcc or clang (on Windows: clang or mingw)"
 #endif
 
+#if defined(RANKONE_KERNEL)
 #define RANKONE_ISA_NS baseline
 #define RANKONE_LEVEL 0
 #include "core/simd.inl"
 #include RANKONE_KERNEL
 #undef RANKONE_ISA_NS
 #undef RANKONE_LEVEL
+#endif
 
 #if defined(__x86_64__)
 
+#if defined(RANKONE_KERNEL)
 #define RANKONE_ISA_NS avx2
 #define RANKONE_LEVEL 1
 RANKONE_TARGET("avx2,fma,f16c")
@@ -63,6 +67,7 @@ RANKONE_TARGET("avx512f,avx512dq,avx512bw,avx512vl,avx2,fma,f16c")
 RANKONE_TARGET_END
 #undef RANKONE_ISA_NS
 #undef RANKONE_LEVEL
+#endif
 
 #if defined(RANKONE_KERNEL_BF16)
 #define RANKONE_ISA_NS avx512bf16

@@ -98,6 +98,11 @@ struct RecurrenceBackward : RecurrenceProblem {
 
 // Forward in blocks of packed tokens, two updates a pass over the state.
 void recurrenceScan(const RecurrenceForward& args);
+// The same for one sequence and value head, columns [column0, column1) of V; both count in steps of 32.
+void recurrenceScanColumns(const RecurrenceForward& args, int64_t sequence, int64_t hv, int64_t column0,
+                           int64_t column1);
+// Forward in chunks with bf16 products, for the sequences that are no token form. Only where hasBf16Dot().
+void recurrenceChunksBf16(const RecurrenceForward& args);
 // Forward one update at a time, in place on a row-major state: short sequences, and the plainest order of operations.
 void recurrenceTokens(const RecurrenceForward& args);
 // Gradients with respect to q, k, g and beta as the recurrence uses them, after normalisation and activations.

@@ -21,5 +21,12 @@ void recurrenceScan(const RecurrenceForward& a) {
   });
 }
 
+void recurrenceScanColumns(const RecurrenceForward& a, int64_t sequence, int64_t hv, int64_t column0, int64_t column1) {
+  withCell(a, [&](auto gate, auto update) {
+    const int64_t end = column1 < a.V ? column1 : a.V;
+    HeadScan<decltype(gate), decltype(update)>(a, sequence, hv, column0 / kBlock, (end + kBlock - 1) / kBlock).run();
+  });
+}
+
 }  // namespace RANKONE_ISA_NS
 }  // namespace rankone

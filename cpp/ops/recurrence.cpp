@@ -101,6 +101,14 @@ void plan(Call& call) {
   call.saved = std::move(saved);
 }
 
+// Smaller states leave the bf16 products too little to do, and their rounding too few elements to average over.
+constexpr int64_t kSmallestBf16Dim = 32, kSmallestBf16State = 1536;
+
+bool takesBf16Chunks(const Call& call, const RecurrenceProblem& p) {
+  return call.integer(kCompute, 0) == 1 && !call.saved && p.K >= kSmallestBf16Dim && p.V >= kSmallestBf16Dim &&
+         p.K * p.V >= kSmallestBf16State;
+}
+
 void run(const Call& call) {
   std::vector<float> fixedGate;
   Bound bound = bindArgs(call, &fixedGate);
@@ -123,7 +131,7 @@ void run(const Call& call) {
   bool tokens = false, scans = false;
   for (int64_t i = 0; i < args.N; ++i) (args.tokenForm(i) ? tokens : scans) = true;
   if (tokens) recurrenceTokens(args);
-  if (scans) recurrenceScan(args);
+  if (scans) takesBf16Chunks(call, args) ? recurrenceChunksBf16(args) : recurrenceScan(args);
 }
 
 }  // namespace

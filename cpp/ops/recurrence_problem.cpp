@@ -95,9 +95,10 @@ void bindGateActivation(const Call& call, RecurrenceProblem& p) {
     if (bias.present() || bound.given) fail(ErrorKind::Type, "gate.aLog: expected a tensor [HV], got none");
     return;
   }
+  if (!call.input(kG).present()) fail(ErrorKind::Type, "gate: expected g beside it, got none");
   if (p.gate != GateKind::Token && p.gate != GateKind::Channel)
     fail(ErrorKind::Range, "gate: expected g of shape [B,T,HV] or [B,T,HV,K] beside it, got %s",
-         call.input(kG).present() ? call.input(kG).shapeText().c_str() : "none");
+         call.input(kG).shapeText().c_str());
   expectShape(call, kALog, {p.HV}, "[HV]");
   if (bias.present()) {
     if (p.gate == GateKind::Channel)
@@ -116,7 +117,7 @@ void bindNormalize(const Call& call, const RecurrenceProblem& p) {
     fail(ErrorKind::Type, "initialZ: expected none without normalize, got a tensor");
   if (!normalize) return;
   if (p.update != UpdateRule::Additive || p.gate != GateKind::None)
-    fail(ErrorKind::Range, "normalize: expected the additive update without a gate, got %s",
+    fail(ErrorKind::Type, "normalize: expected the additive update without a gate, got %s",
          p.update == UpdateRule::Delta ? "the delta update" : "a gate");
   expectCountable("initialZ", {p.N, p.H, p.K});
   if (call.input(kInitialZ).present())
@@ -201,7 +202,7 @@ void bindProblem(const Call& call, RecurrenceProblem& p, std::vector<float>* fix
   p.qkL2norm = call.flag(kQkL2norm);
   p.betaActivation = static_cast<BetaActivation>(call.integer(kBetaActivation, 0));
   if (p.betaActivation != BetaActivation::None && p.update != UpdateRule::Delta)
-    fail(ErrorKind::Range, "betaActivation: expected 'none' without beta");
+    fail(ErrorKind::Type, "betaActivation: expected 'none' without beta");
   p.initialState = call.input(kInitialState).f32();
   p.cancel = call.cancel;
   if (call.preset && call.preset->fixedGate != FixedGate::No) {

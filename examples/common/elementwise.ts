@@ -20,21 +20,6 @@ export function add(a: Float32Array, b: Float32Array, out: Float32Array): void {
   for (; i < out.length; i++) out[i] = a[i] + b[i];
 }
 
-/** a . b over one row, in four partial sums. */
-function dot(a: Float32Array, b: Float32Array, from: number, to: number): number {
-  const whole = from + ((to - from) & ~3);
-  let [s0, s1, s2, s3] = [0, 0, 0, 0];
-  let i = from;
-  for (; i < whole; i += 4) {
-    s0 += a[i] * b[i];
-    s1 += a[i + 1] * b[i + 1];
-    s2 += a[i + 2] * b[i + 2];
-    s3 += a[i + 3] * b[i + 3];
-  }
-  for (; i < to; i++) s0 += a[i] * b[i];
-  return s0 + s1 + (s2 + s3);
-}
-
 /** Cuts rows `[N, sum of widths]` into tensors `[N, width]`. */
 export function splitColumns(
   whole: Float32Array,
@@ -73,29 +58,6 @@ function eachPiece(
   });
 }
 
-/** Divides each row of `width` numbers by sqrt(sum of squares + 1e-6), in place; keeps the factors for the gradient. */
-export function l2Normalize(x: Float32Array, width: number, factors: Float32Array): void {
-  for (let row = 0, at = 0; at < x.length; row++, at += width) {
-    const factor = 1 / Math.sqrt(dot(x, x, at, at + width) + 1e-6);
-    factors[row] = factor;
-    for (let i = at; i < at + width; i++) x[i] *= factor;
-  }
-}
-
-/** With y the normalized rows: dx = factor (dy - y (y . dy)), in place in dy. */
-export function l2NormalizeBackward(
-  y: Float32Array,
-  width: number,
-  factors: Float32Array,
-  dy: Float32Array,
-): void {
-  for (let row = 0, at = 0; at < y.length; row++, at += width) {
-    const along = dot(y, dy, at, at + width);
-    const factor = factors[row];
-    for (let i = at; i < at + width; i++) dy[i] = factor * (dy[i] - along * y[i]);
-  }
-}
-
 /** Without overflow for any x. */
 function sigmoidOf(x: number): number {
   if (x >= 0) return 1 / (1 + Math.exp(-x));
@@ -106,15 +68,6 @@ function sigmoidOf(x: number): number {
 /** log(1 + exp(x)) without overflow, and without loss for very negative x. */
 function softplusOf(x: number): number {
   return x > 0 ? x + Math.log1p(Math.exp(-x)) : Math.log1p(Math.exp(x));
-}
-
-export function sigmoid(x: Float32Array, out: Float32Array): void {
-  for (let i = 0; i < x.length; i++) out[i] = sigmoidOf(x[i]);
-}
-
-/** From y = sigmoid(x): dx = dy y (1 - y). */
-export function sigmoidBackward(y: Float32Array, dy: Float32Array, dx: Float32Array): void {
-  for (let i = 0; i < y.length; i++) dx[i] = dy[i] * y[i] * (1 - y[i]);
 }
 
 /** out = factor log(sigmoid(x)), a log decay that starts near zero. */
@@ -129,53 +82,4 @@ export function logSigmoidBackward(
   dx: Float32Array,
 ): void {
   for (let i = 0; i < x.length; i++) dx[i] = dy[i] * factor * sigmoidOf(-x[i]);
-}
-
-/**
- * The log decay of Mamba-2 and its descendants: g = -exp(aLog) softplus(x + dtBias), for rows `[heads, width]` with aLog
- * per head and dtBias per column.
- */
-export function softplusDecay(
-  x: Float32Array,
-  aLog: Float32Array,
-  dtBias: Float32Array,
-  g: Float32Array,
-): void {
-  const width = dtBias.length / aLog.length;
-  for (let row = 0; row < x.length; row += dtBias.length) {
-    for (let h = 0, c = 0; h < aLog.length; h++) {
-      const rate = -Math.exp(aLog[h]);
-      for (let i = 0; i < width; i++, c++) g[row + c] = rate * softplusOf(x[row + c] + dtBias[c]);
-    }
-  }
-}
-
-/** Writes dx; daLog and dDtBias are summed over the rows in float64. */
-export function softplusDecayBackward(
-  x: Float32Array,
-  aLog: Float32Array,
-  dtBias: Float32Array,
-  g: Float32Array,
-  dg: Float32Array,
-  dx: Float32Array,
-  daLog: Float32Array,
-  dDtBias: Float32Array,
-): void {
-  const width = dtBias.length / aLog.length;
-  const bySlope = new Float64Array(aLog.length);
-  const byBias = new Float64Array(dtBias.length);
-  for (let row = 0; row < x.length; row += dtBias.length) {
-    for (let h = 0, c = 0; h < aLog.length; h++) {
-      const rate = -Math.exp(aLog[h]);
-      for (let i = 0; i < width; i++, c++) {
-        const at = row + c;
-        const d = dg[at] * rate * sigmoidOf(x[at] + dtBias[c]);
-        dx[at] = d;
-        byBias[c] += d;
-        bySlope[h] += dg[at] * g[at];
-      }
-    }
-  }
-  daLog.set(bySlope);
-  dDtBias.set(byBias);
 }

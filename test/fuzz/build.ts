@@ -341,9 +341,10 @@ export class World {
     switch (form) {
       case 'view': {
         const buffer = new ArrayBuffer(bytes + 64);
+        const offset = value.BYTES_PER_ELEMENT === 8 ? 24 : 20; // on no boundary of a vector
         new Uint8Array(buffer).fill(0xa5);
-        this.guards.push({ bytes: new Uint8Array(buffer), skip: [20, 20 + bytes] });
-        return onto(buffer, 20, value.length);
+        this.guards.push({ bytes: new Uint8Array(buffer), skip: [offset, offset + bytes] });
+        return onto(buffer, offset, value.length);
       }
       case 'shared':
         return onto(new SharedArrayBuffer(bytes), 0);

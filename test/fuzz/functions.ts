@@ -15,7 +15,15 @@ export interface FunctionRecipe {
   values: string[];
 }
 
-const FUNCTIONS = ['tensor', 'createState', 'copyFrom', 'methods', 'threads', 'made'] as const;
+const FUNCTIONS = [
+  'tensor',
+  'createState',
+  'copyFrom',
+  'deserialize',
+  'methods',
+  'threads',
+  'made',
+] as const;
 
 export const functionRecipe: fc.Arbitrary<FunctionRecipe> = fc.record({
   function: fc.constantFrom(...FUNCTIONS),
@@ -32,11 +40,15 @@ function judgeError(error: any, name: string, r: FunctionRecipe): Outcome {
   if (wasPlanted(error)) return undefined;
   if (![TypeError, RangeError, Error].includes(error?.constructor)) return text;
   const { message } = error;
-  if (/proxy|private member|reading '#/.test(message) && message[0] !== '[')
+  if (
+    /proxy|private m|properties of (undefined|null)|must be an instance/.test(message) &&
+    message[0] !== '['
+  )
     return error instanceof TypeError ? undefined : text;
-  if (!message.startsWith(`[${name}] `) || message.includes('internal error')) return text;
+  const named = message.startsWith(`[${name}`) && /^\[[\w.]+\] /.test(message);
+  if (!named || message.includes('internal error')) return text;
   if (message.length > 1000) return `a message of ${message.length} characters`;
-  return r.mutations.length === 0 && r.function !== 'methods' && r.function !== 'threads'
+  return r.mutations.length === 0 && ['tensor', 'createState', 'copyFrom'].includes(r.function)
     ? `a legal call ${text}`
     : undefined;
 }
@@ -105,16 +117,31 @@ export function runFunction(r: FunctionRecipe): Outcome {
         return undefined;
       });
     }
+    case 'deserialize': {
+      const dims = { batch: 1, valueHeads: 2, keyDim: integer(), valueDim: integer() };
+      const state = rankone.createState({ ...dims, ...(random.integer(2) && { keyHeads: 1 }) });
+      const bytes = state.serialize();
+      const changed = random.integer(3);
+      if (changed) bytes[random.integer(bytes.length)] ^= 1 << random.integer(8);
+      const part = random.integer(4) ? bytes : bytes.subarray(0, random.integer(bytes.length));
+      const argument = random.integer(8) ? part : hostile(r.values[0]);
+      return attempt('deserializeState', () => {
+        const twin = rankone.deserializeState(argument as Uint8Array);
+        if (changed || argument !== bytes) return 'changed bytes were taken';
+        return twin.serialize().join() === bytes.join() ? undefined : 'other bytes';
+      });
+    }
     case 'methods': {
       // On what is none of the class, and with arguments that nobody reads.
       const state = rankone.createState({ batch: 1, valueHeads: 1, keyDim: 2, valueDim: 2 });
       const [self, ...args] = r.values.map(hostile);
-      const names = ['toTensor', 'clone', 'dispose', 'copyFrom', 'shape', 'disposed'] as const;
-      for (const name of names)
+      const members = Object.entries(
+        Object.getOwnPropertyDescriptors(rankone.RecurrentState.prototype),
+      );
+      for (const [name, { get, value }] of members)
         for (const receiver of [self, state]) {
-          const wrong = attempt(`RecurrentState.${name}`, () => {
-            const found = Object.getOwnPropertyDescriptor(rankone.RecurrentState.prototype, name)!;
-            (found.get ?? found.value).apply(receiver, args);
+          const wrong = attempt('RecurrentState', () => {
+            if (name !== 'constructor') (get ?? value).apply(receiver, args);
             return undefined;
           });
           if (wrong) return wrong;

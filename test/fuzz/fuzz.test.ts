@@ -43,6 +43,7 @@ test('the fuzzer knows every export', () => {
     'RecurrentState',
     'SavedForward',
     'createState',
+    'deserializeState',
     'getNumThreads',
     'info',
     'setNumThreads',

@@ -286,6 +286,18 @@ extreme('activated gates are those of a call with the gates activated before', (
   );
 });
 
+for (const cell of [
+  { gate: 'token', update: 'additive' },
+  { gate: 'channel', update: 'delta' },
+] as const) {
+  extreme(`slow ${cell.gate} gates over many tokens`, () => {
+    const spec: ProblemSpec = { B: 1, T: 9000, H: 1, HV: 2, K: 8, V: 12, ...states, ...cell };
+    const edit = ({ g }: Problem): void => raw({ g }, 391, -9);
+    const options = { gate: gateOf(spec, {}), qkL2norm: true };
+    checkProblem(spec, { options, edit, cancels: true, forms: FEW_FORMS });
+  });
+}
+
 extreme.run();
 
 const calls = suite('activations: calls');

@@ -94,14 +94,14 @@ const bad: [string, Any, Any, Any, RegExp][] = [
     { q: { ...inputs.q, data: new Int32Array(80) } },
     {},
     TypeError,
-    /q: expected dtype f32, got i32/,
+    /q: expected dtype f32, bf16 or f16, got i32/,
   ],
   [
-    'half floats',
+    'half floats beside float32',
     { q: { ...inputs.q, data: new Uint16Array(80), dtype: 'bf16' } },
     {},
     TypeError,
-    /q: expected dtype f32, got bf16/,
+    /k: expected dtype bf16 \(that of q\), got f32/,
   ],
   [
     'a dtype that lies',

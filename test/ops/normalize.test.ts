@@ -9,7 +9,7 @@ import type { Problem, ProblemSpec } from '../support/cases.ts';
 import { makeProblem } from '../support/cases.ts';
 import { expectWithin, rowFor } from '../support/compare.ts';
 import { halfDtypes, unwritten } from '../support/half.ts';
-import { checkProblem, inDtype, native } from '../support/native.ts';
+import { checkProblem, FEW_FORMS, inDtype, native } from '../support/native.ts';
 import { join, tokensOf } from '../support/slices.ts';
 import type { Tensor32, Tensor64 } from '../support/tensor.ts';
 import { sizeOf } from '../support/tensor.ts';
@@ -114,6 +114,11 @@ forms('where the quotient does not depend on q, what is left of dq is rounding',
       );
     });
   }
+});
+
+forms('many tokens', () => {
+  const spec: ProblemSpec = { B: 1, T: 9000, H: 1, HV: 2, K: 8, V: 12, ...states, ...cell };
+  checkProblem(spec, { options, cancels: true, forms: FEW_FORMS });
 });
 
 forms('the scale has no effect', () => {

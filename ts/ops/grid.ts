@@ -183,8 +183,9 @@ export interface RunOptions {
   /** A hint; results agree across values within the numerical contract. */
   chunkSize?: 16 | 32 | 64 | 128;
   /**
-   * Precision of the arithmetic; default `'f32'` whatever the inputs' dtype. `'bf16'` multiplies in bfloat16 and adds in
-   * float32, on processors with AVX512-BF16; an error elsewhere.
+   * Precision of the arithmetic, default `'f32'`. `'bf16'` needs its dot product (`info().isa` is `'avx512bf16'`, else a
+   * RangeError) and lets a forward of many tokens round its products to bf16 where that is faster: head widths from 64,
+   * gates that are neither strong nor growing. Everything else, decode, `saveForBackward` and the backward, is float32.
    */
   compute?: 'f32' | 'bf16';
   /** `'cpu'` is the only one of this version; another is an error. */

@@ -1,26 +1,17 @@
 import type { Tensor } from 'rankone';
-import {
-  logSigmoid,
-  logSigmoidBackward,
-  sigmoid,
-  sigmoidBackward,
-  softplusDecay,
-  softplusDecayBackward,
-} from '../elementwise.ts';
+import { logSigmoid, logSigmoidBackward } from '../elementwise.ts';
 import { Chain } from '../layers/chain.ts';
 import type { Layer } from '../layers/layer.ts';
 import { Linear } from '../layers/linear.ts';
 import type { Parameter, Parameters } from '../parameters.ts';
-import { Buffers } from '../tensor.ts';
+import { Buffers, reshape, sizeOf } from '../tensor.ts';
 import type { MixerShape } from './mixer.ts';
 
-/** beta = sigmoid(x W): how much of what a key held is replaced. `[B,T*n,HV]` */
+/** x W, of which the recurrence makes beta by a sigmoid: how much of what a key held is replaced. `[B,T*n,HV]` */
 export class WriteStrength implements Layer {
   private readonly projection: Linear;
   private readonly perToken: number;
   private readonly valueHeads: number;
-  private readonly buffers = new Buffers();
-  private beta!: Tensor;
 
   constructor(parameters: Parameters, shape: MixerShape) {
     this.perToken = shape.keysPerToken;
@@ -34,93 +25,81 @@ export class WriteStrength implements Layer {
 
   forward(x: Tensor): Tensor {
     const [batch, tokens] = x.shape;
-    this.beta = this.buffers.get('beta', batch, tokens * this.perToken, this.valueHeads);
-    sigmoid(this.projection.forward(x).data, this.beta.data);
-    return this.beta;
+    return reshape(this.projection.forward(x), batch, tokens * this.perToken, this.valueHeads);
   }
 
   backward(dBeta: Tensor): Tensor {
     const [batch, updates] = dBeta.shape;
-    const tokens = updates / this.perToken;
-    const dRaw = this.buffers.get('dRaw', batch, tokens, this.perToken * this.valueHeads);
-    sigmoidBackward(this.beta.data, dBeta.data, dRaw.data);
-    return this.projection.backward(dRaw);
+    const { perToken, valueHeads } = this;
+    return this.projection.backward(
+      reshape(dBeta, batch, updates / perToken, perToken * valueHeads),
+    );
   }
+}
+
+/** The parameters of g = -exp(aLog) softplus(x + dtBias). */
+export interface DecayRates {
+  /** `[HV]` */
+  aLog: Parameter;
+  /** `[HV]` or `[HV,K]` */
+  dtBias: Parameter;
 }
 
 /** The rates of Mamba-2: decays of 1 to 16 per unit of time, times steps of 0.001 to 0.1 at the start. */
 export function decayRates(
   parameters: Parameters,
   heads: number,
-  steps: number,
-): { aLog: Parameter; dtBias: Parameter } {
+  ...channels: number[]
+): DecayRates {
   const { random } = parameters;
   return {
     aLog: parameters.vector('aLog', [heads], () => Math.log(random.uniform(1, 16))),
-    dtBias: parameters.vector('dtBias', [steps], () => {
+    dtBias: parameters.vector('dtBias', [heads, ...channels], () => {
       const step = Math.exp(random.uniform(Math.log(1e-3), Math.log(0.1)));
       return Math.log(Math.expm1(step)); // softplus of this is the step
     }),
   };
 }
 
+/** What makes g: `[B,T,HV]` or `[B,T,HV,K]`. */
+export interface Decay extends Layer {
+  /** Of the activation that the recurrence applies; absent where forward() returns the log decay itself. */
+  readonly rates?: DecayRates;
+}
+
 /**
- * g = -exp(aLog) softplus(f(x) + dtBias), aLog per head. With one column per head it is the decay of Gated DeltaNet,
- * `[B,T,HV]`; with K columns through a narrow middle it is that of Kimi Delta Attention, `[B,T,HV,K]`.
+ * f(x), of which the recurrence makes g = -exp(aLog) softplus(f(x) + dtBias). With one column per head it is the decay of
+ * Gated DeltaNet, `[B,T,HV]`; with K columns through a narrow middle it is that of Kimi Delta Attention, `[B,T,HV,K]`.
  */
-export class SoftplusDecay implements Layer {
+export class SoftplusDecay implements Decay {
+  readonly rates: DecayRates;
   private readonly projection: Layer;
-  private readonly aLog: Parameter;
-  private readonly dtBias: Parameter;
   private readonly columns: number[];
-  private readonly buffers = new Buffers();
-  private raw!: Tensor;
-  private g!: Tensor;
 
   constructor(parameters: Parameters, shape: MixerShape, perChannel: boolean) {
     const { width, valueHeads, keyDim } = shape;
     const scope = parameters.scope('decay');
-    this.columns = perChannel ? [valueHeads, keyDim] : [valueHeads];
-    const steps = perChannel ? valueHeads * keyDim : valueHeads;
+    const channels = perChannel ? [keyDim] : [];
+    this.columns = [valueHeads, ...channels];
     this.projection = perChannel
-      ? narrow(scope, width, keyDim, steps)
-      : new Linear(scope, width, steps);
-    const { aLog, dtBias } = decayRates(scope, valueHeads, steps);
-    this.aLog = aLog;
-    this.dtBias = dtBias;
+      ? narrow(scope, width, keyDim, valueHeads * keyDim)
+      : new Linear(scope, width, valueHeads);
+    this.rates = decayRates(scope, valueHeads, ...channels);
   }
 
   forward(x: Tensor): Tensor {
     const [batch, tokens] = x.shape;
-    this.raw = this.projection.forward(x);
-    this.g = this.buffers.get('g', batch, tokens, ...this.columns);
-    softplusDecay(this.raw.data, this.aLog.value.data, this.dtBias.value.data, this.g.data);
-    return this.g;
+    return reshape(this.projection.forward(x), batch, tokens, ...this.columns);
   }
 
   backward(dg: Tensor): Tensor {
-    const { raw, g, aLog, dtBias } = this;
-    const dRaw = this.buffers.get('dRaw', ...raw.shape);
-    const daLog = this.buffers.get('daLog', ...aLog.value.shape);
-    const dDtBias = this.buffers.get('dDtBias', ...dtBias.value.shape);
-    softplusDecayBackward(
-      raw.data,
-      aLog.value.data,
-      dtBias.value.data,
-      g.data,
-      dg.data,
-      dRaw.data,
-      daLog.data,
-      dDtBias.data,
-    );
-    aLog.accumulate(daLog);
-    dtBias.accumulate(dDtBias);
-    return this.projection.backward(dRaw);
+    const [batch, tokens] = dg.shape;
+    return this.projection.backward(reshape(dg, batch, tokens, sizeOf(this.columns)));
   }
 }
 
 /** The decay of GLA: log(sigmoid(f(x))) / 16 per key channel, f through 16 columns. `[B,T,HV,K]` */
-export class LogSigmoidDecay implements Layer {
+export class LogSigmoidDecay implements Decay {
   private static readonly rank = 16;
   private static readonly factor = 1 / 16;
   private readonly projection: Layer;

@@ -1,9 +1,9 @@
 import type {
   BackwardResult,
+  CellOptions,
   ForwardOptions,
   ForwardResult,
   GateGradient,
-  HouseholderOption,
   RecurrenceBackwardInputs,
   RecurrenceBackwardOptions,
   RecurrenceInputs,
@@ -15,11 +15,12 @@ import type { Carry } from '../carry.ts';
 import { add } from '../elementwise.ts';
 import type { Layer } from '../layers/layer.ts';
 import { Buffers } from '../tensor.ts';
+import type { Decay } from './gates.ts';
 import type { Cell, CellGradients, CellInputs, MixerShape } from './mixer.ts';
 
 /** A preset of the package: its synchronous forward and backward. */
 export interface Preset {
-  forward(inputs: RecurrenceInputs, options?: ForwardOptions & HouseholderOption): ForwardResult;
+  forward(inputs: RecurrenceInputs, options?: ForwardOptions & CellOptions): ForwardResult;
   backward(
     inputs: RecurrenceBackwardInputs,
     options?: RecurrenceBackwardOptions,
@@ -28,18 +29,17 @@ export interface Preset {
 
 /** Where the recurrence's gates come from, each a layer of its own over the mixer's input. */
 export interface Gates {
-  /** g: `[B,T,HV]` or `[B,T,HV,K]` */
-  decay?: Layer;
-  /** beta: `[B,T*n,HV]` */
+  decay?: Decay;
+  /** beta before its sigmoid: `[B,T*n,HV]` */
   strength?: Layer;
 }
 
-/** Any preset of the recurrence grid. */
+/** Any preset of the recurrence grid, with the norm of queries and keys and the activations of the gates inside. */
 export class GridCell implements Cell {
   private readonly shape: MixerShape;
   private readonly preset: Preset;
   private readonly gates: Gates;
-  private readonly options: HouseholderOption;
+  private readonly options: CellOptions;
   private readonly buffers = new Buffers();
   private inputs?: { q: Tensor; k: Tensor; v: Tensor; g?: Tensor; beta?: Tensor };
   private saved?: SavedForward;
@@ -48,7 +48,14 @@ export class GridCell implements Cell {
     this.shape = shape;
     this.preset = preset;
     this.gates = gates;
-    this.options = shape.keysPerToken > 1 ? { numHouseholder: shape.keysPerToken } : {};
+    const rates = gates.decay?.rates;
+    // A preset refuses an option or an argument that its paper does not have, even an undefined one.
+    this.options = {
+      ...(shape.keysPerToken > 1 && { numHouseholder: shape.keysPerToken }),
+      ...(shape.unitKeys && { qkL2norm: true }),
+      ...(rates && { gate: { aLog: rates.aLog.value, dtBias: rates.dtBias.value } }),
+      ...(gates.strength && { betaActivation: 'sigmoid' }),
+    };
   }
 
   forward({ x, q, k, v }: CellInputs, carry?: Carry): Tensor {
@@ -56,7 +63,6 @@ export class GridCell implements Cell {
     const [batch, tokens] = q.shape;
     const g = this.gates.decay?.forward(x);
     const beta = this.gates.strength?.forward(x);
-    // A preset refuses an argument that its paper does not have, even an undefined one.
     const inputs = { q, k, v, ...(g && { g }), ...(beta && { beta }) };
     const o = this.buffers.get('o', batch, tokens, valueHeads, valueDim);
     this.saved?.dispose();
@@ -76,18 +82,25 @@ export class GridCell implements Cell {
   backward(dO: Tensor): CellGradients {
     const { inputs, saved, gates } = this;
     if (!inputs) throw new Error('backward without a forward that kept its inputs');
+    const rates = gates.decay?.rates;
     const like = (name: string, t: Tensor) => this.buffers.get(name, ...t.shape);
     const out = {
       dq: like('dq', inputs.q),
       dk: like('dk', inputs.k),
       dv: like('dv', inputs.v),
       ...(inputs.g && { dg: like('dg', inputs.g) }),
+      ...(rates && {
+        dALog: like('dALog', rates.aLog.value),
+        dDtBias: like('dDtBias', rates.dtBias.value),
+      }),
       ...(inputs.beta && { dbeta: like('dbeta', inputs.beta) }),
     };
-    const { dq, dk, dv, dg, dbeta } = this.preset.backward(
+    const { dq, dk, dv, dg, dALog, dDtBias, dbeta } = this.preset.backward(
       { ...inputs, dO, saved },
       { ...this.options, out },
     );
+    if (dALog) rates?.aLog.accumulate(dALog);
+    if (dDtBias) rates?.dtBias.accumulate(dDtBias);
     const dDecay = dg && gates.decay?.backward(dg);
     const dStrength = dbeta && gates.strength?.backward(dbeta);
     if (dDecay && dStrength) add(dDecay.data, dStrength.data, dDecay.data);

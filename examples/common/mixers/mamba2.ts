@@ -30,7 +30,7 @@ export class Mamba2Cell implements Cell {
   constructor(parameters: Parameters, shape: MixerShape) {
     this.shape = shape;
     this.dt = new Linear(parameters.scope('dt'), shape.width, shape.valueHeads);
-    const { aLog, dtBias } = decayRates(parameters, shape.valueHeads, shape.valueHeads);
+    const { aLog, dtBias } = decayRates(parameters, shape.valueHeads);
     this.aLog = aLog;
     this.dtBias = dtBias;
     this.skip = parameters.vector('D', [shape.valueHeads], () => 1);

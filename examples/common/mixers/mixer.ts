@@ -1,12 +1,6 @@
 import type { Tensor } from 'rankone';
 import type { Carry } from '../carry.ts';
-import {
-  add,
-  joinColumns,
-  l2Normalize,
-  l2NormalizeBackward,
-  splitColumns,
-} from '../elementwise.ts';
+import { add, joinColumns, splitColumns } from '../elementwise.ts';
 import type { Layer } from '../layers/layer.ts';
 import { Linear } from '../layers/linear.ts';
 import { RmsNormGated } from '../layers/rmsNorm.ts';
@@ -28,7 +22,7 @@ export interface MixerShape {
   valueDim: number;
   /** n: keys and values per token, more than 1 for Householder products. */
   keysPerToken: number;
-  /** Whether queries and keys have length 1, as the delta rule needs. */
+  /** Whether the recurrence brings queries and keys to length 1, as the delta rule needs. */
   unitKeys: boolean;
 }
 
@@ -71,8 +65,6 @@ export class Mixer implements Layer {
   private readonly out: Linear;
   private readonly widths: number[];
   private readonly buffers = new Buffers();
-  private q!: Tensor;
-  private k!: Tensor;
 
   constructor(parameters: Parameters, shape: MixerShape, cell: Cell, outputGain: number) {
     const { width, keyHeads, valueHeads, keyDim, valueDim, keysPerToken } = shape;
@@ -91,20 +83,13 @@ export class Mixer implements Layer {
 
   forward(x: Tensor, carry?: Carry): Tensor {
     const [batch, tokens] = x.shape;
-    const { keyHeads, valueHeads, keyDim, valueDim, keysPerToken: n, unitKeys } = this.shape;
+    const { keyHeads, valueHeads, keyDim, valueDim, keysPerToken: n } = this.shape;
     const mixed = this.conv.forward(this.qkv.forward(x), carry);
     const q = this.buffers.get('q', batch, tokens, keyHeads, keyDim);
     // The n keys of a token lie side by side in the projection, which is their order in [B,T*n,H,K].
     const k = this.buffers.get('k', batch, tokens * n, keyHeads, keyDim);
     const v = this.buffers.get('v', batch, tokens * n, valueHeads, valueDim);
     splitColumns(mixed.data, [q.data, k.data, v.data], this.widths);
-    if (unitKeys) {
-      for (const [name, t] of [['qFactors', q] as const, ['kFactors', k] as const]) {
-        l2Normalize(t.data, keyDim, this.buffers.get(name, t.data.length / keyDim).data);
-      }
-    }
-    this.q = q;
-    this.k = k;
     const o = this.cell.forward({ x, q, k, v }, carry);
     const gate = reshape(this.gate.forward(x), ...o.shape);
     const y = this.norm.forward(o, gate);
@@ -113,19 +98,10 @@ export class Mixer implements Layer {
 
   backward(dy: Tensor): Tensor {
     const [batch, tokens] = dy.shape;
-    const { keyDim, valueHeads, valueDim, unitKeys } = this.shape;
+    const { valueHeads, valueDim } = this.shape;
     const dNorm = reshape(this.out.backward(dy), batch, tokens, valueHeads, valueDim);
     const { dx: dO, dGate } = this.norm.backward(dNorm);
     const { dx: dGates, dq, dk, dv } = this.cell.backward(dO);
-    if (unitKeys) {
-      for (const [name, t, d] of [
-        ['qFactors', this.q, dq] as const,
-        ['kFactors', this.k, dk] as const,
-      ]) {
-        const factors = this.buffers.get(name, t.data.length / keyDim);
-        l2NormalizeBackward(t.data, keyDim, factors.data, d.data);
-      }
-    }
     const channels = this.widths.reduce((a, b) => a + b);
     const dMixed = this.buffers.get('dMixed', batch, tokens, channels);
     joinColumns([dq.data, dk.data, dv.data], dMixed.data, this.widths);
