@@ -28,6 +28,24 @@ RANKONE_INLINE void storeBitsPart(uint16_t* p, HVec x, int n) {
 #endif
 }
 
+// Zero-extended, and the low halves; gcc splits its own conversion in two.
+RANKONE_INLINE UVec extend(HVec h) {
+#if RANKONE_LEVEL == 2
+  return (UVec)_mm512_cvtepu16_epi32((__m256i)h);
+#elif RANKONE_LEVEL == 1
+  return (UVec)_mm256_cvtepu16_epi32((__m128i)h);
+#else
+  return __builtin_convertvector(h, UVec);
+#endif
+}
+RANKONE_INLINE HVec lowHalves(UVec u) {
+#if RANKONE_LEVEL == 2
+  return (HVec)_mm512_cvtepi32_epi16((__m512i)u);
+#else
+  return __builtin_convertvector(u, HVec);
+#endif
+}
+
 // How a kernel reads and writes elements of one dtype: load, loadPart, store, storePart of kLanes floats; one and
 // putOne of a single one.
 struct F32 {
@@ -52,11 +70,11 @@ struct HalfWidth {
 };
 
 struct BF16 : HalfWidth<BF16> {
-  static RANKONE_INLINE Vec widen(HVec h) { return (Vec)(__builtin_convertvector(h, UVec) << 16); }
+  static RANKONE_INLINE Vec widen(HVec h) { return (Vec)(extend(h) << 16); }
   static RANKONE_INLINE HVec narrow(Vec x) {
     const UVec u = (UVec)x, rounded = (u + 0x7fffu + ((u >> 16) & 1u)) >> 16;
     const UVec quiet = (u >> 16) | 0x40u;
-    return __builtin_convertvector((UVec)((IVec)(x != x) ? (IVec)quiet : (IVec)rounded), HVec);
+    return lowHalves((UVec)((IVec)(x != x) ? (IVec)quiet : (IVec)rounded));
   }
   static RANKONE_INLINE void putOne(uint16_t* p, float x) {
     uint32_t u;

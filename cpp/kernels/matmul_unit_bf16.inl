@@ -38,8 +38,8 @@ RANKONE_INLINE Vec unitsAlong(const typename D::Element* p) {
 
 template <class D>
 RANKONE_INLINE Vec unitsAcross(const typename D::Element* p, int64_t next, bool last) {
-  const UVec low = __builtin_convertvector(roundedBits<D>(p), UVec);
-  return (Vec)(last ? low : low | __builtin_convertvector(roundedBits<D>(p + next), UVec) << 16);
+  const UVec low = extend(roundedBits<D>(p));
+  return (Vec)(last ? low : low | extend(roundedBits<D>(p + next)) << 16);
 }
 
 template <class D>
