@@ -8,6 +8,7 @@ import type { Dtype } from './dtype';
 import { encodeTensors, roundTensors, valuesOf } from './dtype';
 import { engine, operationNamed } from './engine';
 import type { Operation, References, Shape, Tensors } from './operation';
+import { recurrentForms } from './operation';
 
 /** The ways through an operation that are checked: the modes of a forward, and the rest. */
 export type Form = 'forward' | 'recurrent' | 'chunk' | 'auto' | 'decode' | 'backward';
@@ -25,8 +26,7 @@ export interface Finding {
 
 /** The forms of an operation that `verify` goes through. */
 export function formsOf(op: Operation): Form[] {
-  if (op.recurrent)
-    return ['recurrent', 'chunk', ...(op.packed ? [] : ['decode' as const]), 'backward'];
+  if (op.recurrent) return [...(op.forms ?? recurrentForms)];
   return [...op.passes] as Form[];
 }
 

@@ -44,7 +44,8 @@ Operations:
   deltaNet deltaProduct gatedDeltaNet gatedDeltaProduct kda
   cells of the grid: GATE/additive, GATE/delta, GATE/delta/2, GATE/delta/3
     with GATE one of none, head, token, channel
-  around a cell: fused/GATE/UPDATE (norm and activations inside), packed/GATE/UPDATE (several sequences), normalize`;
+  around a cell: fused/GATE/UPDATE (norm and activations inside), packed/GATE/UPDATE (several sequences), normalize,
+    bf16/GATE/UPDATE (products in bfloat16, on avx512bf16 only)`;
 
 const verifyHelp = `${operationsHelp}
   parts of a layer: matmul rmsNorm rmsNormGated swiglu shortConv embedding crossEntropy adamW

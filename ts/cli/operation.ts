@@ -7,6 +7,9 @@ import type { Dtype } from './dtype';
 export const passes = ['forward', 'backward', 'decode'] as const;
 export type Pass = (typeof passes)[number];
 
+export const recurrentForms = ['recurrent', 'chunk', 'decode', 'backward'] as const;
+export type RecurrentForm = (typeof recurrentForms)[number];
+
 export interface Indices {
   data: Int32Array;
   shape: number[];
@@ -37,8 +40,10 @@ export interface Operation {
   backwardOptions?: (shape: Shape) => object;
   /** Inputs that stand among the options of a call, and these options. */
   nested?: { names: readonly string[]; options: (inputs: Tensors) => object };
-  /** Several sequences in one row: not decoded token by token. */
-  packed?: boolean;
+  /** The forms of a recurrence that `verify` goes through; default all. */
+  forms?: readonly RecurrentForm[];
+  /** The one instruction set that has it. */
+  isa?: string;
   /** Inputs that only the forward takes. */
   forwardOnly?: readonly string[];
   /** Arguments that are float32 whatever the dtype. */

@@ -41,10 +41,12 @@ export async function runVerify(options: VerifyOptions): Promise<number> {
     quick: options.quick ?? false,
   };
   const halves = task.dtypes.filter((dtype) => dtype !== 'f32').length;
-  const rows = ops.reduce((sum, op) => {
-    return sum + task.dtypes.length - (op.halves ? 0 : halves);
-  }, 0);
-  const progress = new Progress(isas.length * rows);
+  const rowsOf = (isa: string): number =>
+    ops.reduce((sum, op) => {
+      const runs = op.isa === undefined || op.isa === isa;
+      return runs ? sum + task.dtypes.length - (op.halves ? 0 : halves) : sum;
+    }, 0);
+  const progress = new Progress(isas.reduce((sum, isa) => sum + rowsOf(isa), 0));
   const results: IsaResult[] = isas.map((isa) => ({ isa, rows: [] }));
   const waiting = [...results];
   const lane = async (): Promise<void> => {
@@ -56,6 +58,7 @@ export async function runVerify(options: VerifyOptions): Promise<number> {
   progress.close();
 
   for (const result of results) {
+    const rows = rowsOf(result.isa);
     if (result.failure || result.rows.length === rows) continue;
     result.failure = `computed ${result.rows.length} of ${rows} rows`;
   }

@@ -3,6 +3,7 @@
 import type { Finding, Form } from './check';
 import { check, formsOf } from './check';
 import type { Dtype } from './dtype';
+import { engine } from './engine';
 import { findOperations } from './ops';
 
 /** What the parent asks for, as this process's argument. */
@@ -31,8 +32,10 @@ function verify(op: ReturnType<typeof findOperations>[number], dtype: Dtype, qui
 }
 
 const { dtypes, ops, quick }: Task = JSON.parse(process.argv[2]);
+const { isa } = engine().info();
 for (const dtype of dtypes) {
   for (const op of findOperations(ops)) {
+    if (op.isa !== undefined && op.isa !== isa) continue;
     if (dtype === 'f32' || op.halves) process.send!(verify(op, dtype, quick));
   }
 }

@@ -3,7 +3,7 @@ import * as reference from '#oracle/reference/presets';
 import { backward, forward } from '#oracle/reference/recurrence';
 import type { Gate, ProblemSpec, Update } from '#oracle/support/cases';
 import { gates, makeProblem } from '#oracle/support/cases';
-import type { TensorName } from '#oracle/support/compare';
+import type { ContractDtype, TensorName } from '#oracle/support/compare';
 import { rowFor } from '#oracle/support/compare';
 import type { Random } from '#oracle/support/random';
 import type { Tensor32 } from '#oracle/support/tensor';
@@ -39,13 +39,17 @@ interface Definition extends Cell {
   /** The problem of the cell, as this operation's arguments. */
   edit?: (problem: Tensors, shape: Shape, random: Random) => void;
   nested?: Operation['nested'];
-  packed?: boolean;
+  forms?: Operation['forms'];
+  isa?: string;
+  /** The row of the contract for the arithmetic, where it is not that of the inputs' type. */
+  contract?: ContractDtype;
   /** As makeProblem takes them. */
   problem?: (shape: Shape) => Partial<ProblemSpec>;
 }
 
 function operation(definition: Definition): Operation {
-  const { name, call, options, reference, edit, nested, packed, problem, ...cell } = definition;
+  const { name, call, options, reference, edit, nested, forms, isa, contract, problem, ...cell } =
+    definition;
   const given = (inputs: Tensors) => ({ ...options, ...nested?.options(inputs) });
   return {
     name,
@@ -55,7 +59,8 @@ function operation(definition: Definition): Operation {
     axes,
     passes,
     nested,
-    packed,
+    forms,
+    isa,
     float32: ['initialState', 'initialZ', 'aLog', 'dtBias', 'dFinalState', 'dFinalZ'],
     halves: true,
     shapes: SHAPES,
@@ -70,7 +75,7 @@ function operation(definition: Definition): Operation {
     },
     forward: (inputs) => ({ ...reference.forward(inputs, given(inputs)) }),
     backward: (inputs) => ({ ...reference.backward(inputs, given(inputs)) }),
-    row: (tensor, { T }, dtype) => rowFor(tensor as TensorName, T, dtype),
+    row: (tensor, { T }, dtype) => rowFor(tensor as TensorName, T, contract ?? dtype),
     flops: (pass, shape) => flopsOf(cell, pass, shape) * tokenHeads(pass, shape),
     tokenHeads,
   };
@@ -157,7 +162,7 @@ const packed = gates.flatMap((gate) =>
       gate,
       update,
       n: 1,
-      packed: true,
+      forms: ['recurrent', 'chunk', 'backward'],
       problem: () => ({ N: SEQUENCES }),
       edit: (problem, { T }) => {
         const ends = [0, T >> 2, T >> 2, (T >> 1) + 1, T];
@@ -189,8 +194,27 @@ const normalized = operation({
   problem: () => ({ normalize: true }),
 });
 
-/** What may stand around a cell: fused activations, packed sequences, the normalizer. */
-export const variants: readonly Operation[] = [...fused, ...packed, normalized];
+/** Products on pairs of bfloat16: `bf16/GATE/UPDATE`. Small states are computed in float32, and left out here. */
+const bf16 = gates.flatMap((gate) =>
+  (['additive', 'delta'] as const).map((update): Operation => {
+    const op = operation({
+      name: `bf16/${gate}/${update}`,
+      call: 'recurrence',
+      options: { update, compute: 'bf16' },
+      reference: { forward, backward },
+      gate,
+      update,
+      n: 1,
+      forms: ['chunk'],
+      isa: 'avx512bf16',
+      contract: 'bf16 compute',
+    });
+    return { ...op, passes: ['forward'], shapes: SHAPES.filter(({ K, V }) => K * V >= 4096) };
+  }),
+);
+
+/** What may stand around a cell: fused activations, packed sequences, the normalizer, arithmetic in bfloat16. */
+export const variants: readonly Operation[] = [...fused, ...packed, normalized, ...bf16];
 
 type Reference = Definition['reference'];
 type Named = [name: string, reference: Reference, gate: Gate, update: Update, n?: number];
