@@ -15,7 +15,8 @@ void update(const AdamWArgs& p, int64_t begin, int64_t end) {
   for (int64_t i = begin; i < end; i += kLanes) {
     const int n = lanesLeft(i, end);
     const Vec g = get<D>(grad + i, n), m0 = get(p.m + i, n);
-    const Vec m = fma(splat(p.mRate), g - m0, m0);
+    // From the nearer end, so that with beta1 = 0 nothing is left of m.
+    const Vec step = g - m0, m = p.mRate < 0.5f ? fma(splat(p.mRate), step, m0) : fnma(splat(1 - p.mRate), step, g);
     const Vec v = fma(g * p.vRate, g, get(p.v + i, n) * p.beta2);
     put(p.m + i, m, n);
     put(p.v + i, v, n);

@@ -257,7 +257,8 @@ export class World {
     if (action === 'detach' && buffer instanceof ArrayBuffer)
       structuredClone(buffer, { transfer: [buffer] });
     else if (action === 'shrink' && (buffer as any).resizable) (buffer as any).resize(4);
-    if (array.byteLength !== byteLength) this.robbed = true;
+    // An empty tensor has nothing to lose, not even the surplus of a `long` one.
+    if (array.byteLength !== byteLength && node.value.length > 0) this.robbed = true;
   }
 
   private shape({ value, form }: ShapeNode): unknown {

@@ -63,8 +63,9 @@ export function expected(
   const i = inputs as any;
   // A quotient of two sums, each of which must fit into float32.
   if (options.normalize && largest(i.q) > 1e15) return undefined;
-  // A unit vector of one number is constant: its gradient is what rounding leaves of two terms that cancel.
-  if (backward && options.qkL2norm && i.q.shape[3] === 1) return undefined;
+  // A unit vector of one number is constant, and so is a quotient whose terms have one factor: their gradients are what
+  // rounding leaves of terms that cancel.
+  if (backward && (options.qkL2norm || options.normalize) && i.q.shape[3] === 1) return undefined;
   switch (family) {
     case 'matmul':
       return backward ? matmulBackward(i, options, given) : { y: layers.matmul(i, options) };

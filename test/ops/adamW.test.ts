@@ -78,4 +78,11 @@ test('bad input', () => {
   fails({ ...good, grad: normals(1)(4) }, { lr: 1, step: 1 }, RangeError, /^\[adamW\] grad: /);
 });
 
+test('with beta1 = 0 the first moment is the gradient, whatever it was', () => {
+  const of = (x: number) => ({ data: new Float32Array(20).fill(x), shape: [20] });
+  const inputs = { param: of(1), grad: of(-0.75), m: of(3e38), v: of(1) };
+  adamWSync(inputs, { step: 1, lr: 0.1, beta1: 0 });
+  assert.equal(inputs.m.data, of(-0.75).data);
+});
+
 test.run();
