@@ -149,6 +149,8 @@ export function tensorNode({ data, shape, dtype }: Value): ObjectNode {
 export class World {
   /** Set when an accessor has taken memory away that the call was to use. */
   robbed = false;
+  /** The same of any memory, if only of what a tensor had too much. */
+  taken = false;
   /** Planted code that may answer in place of the engine. */
   readonly foreign = { throws: false, proxies: false };
   readonly arrays: ArrayNode[] = [];
@@ -258,7 +260,9 @@ export class World {
       structuredClone(buffer, { transfer: [buffer] });
     else if (action === 'shrink' && (buffer as any).resizable) (buffer as any).resize(4);
     // An empty tensor has nothing to lose, not even the surplus of a `long` one.
-    if (array.byteLength !== byteLength && node.value.length > 0) this.robbed = true;
+    if (array.byteLength === byteLength) return;
+    this.taken = true;
+    if (node.value.length > 0) this.robbed = true;
   }
 
   private shape({ value, form }: ShapeNode): unknown {

@@ -62,6 +62,7 @@ export async function runCall(r: Recipe): Promise<string | undefined> {
   const reshaped = r.mutations.some((m) => m.do === 'dim' || m.do === 'rank' || m.do === 'set');
   if (world.robbed && !reshaped)
     return 'gave a result though memory was taken away while the arguments were read';
+  if (world.taken) return undefined;
   return call.judgeMemory(true) ?? call.judgeResult(result);
 }
 
