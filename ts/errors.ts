@@ -44,7 +44,8 @@ function distance(a: string, b: string): number {
 /** The legal name that is close enough to have been meant. @internal */
 export function nearest(key: string, legal: readonly string[]): string | undefined {
   const [near] = [...legal].sort((a, b) => distance(key, a) - distance(key, b));
-  return distance(key, near) <= Math.max(2, key.length / 3) ? near : undefined;
+  const most = Math.min(Math.max(2, key.length / 3), key.length - 1);
+  return distance(key, near) <= most ? near : undefined;
 }
 
 /** The error for a key that an operation does not know: a typo must not be a silent no-op. @internal */

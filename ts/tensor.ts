@@ -1,15 +1,16 @@
 import { rangeError, show, typeError } from './errors';
 import { arrayKind } from './header';
-import type { DType, HalfDType, HalfTensor, IndexTensor, Tensor } from './types';
+import type { DType, Float16ArrayLike, HalfDType, HalfTensor, IndexTensor, Tensor } from './types';
 
-type Data = Float32Array | Int32Array | Uint16Array | readonly number[];
+type Data = Float32Array | Int32Array | Uint16Array | Float16ArrayLike | readonly number[];
 
 /**
  * A tensor from an array and a shape, checked. A convenience only: operations take any object `{data, shape}`.
  *
  * @param data a typed array, used as it is, or plain numbers, copied into a Float32Array (an Int32Array for `'i32'`)
  * @param shape non-negative integers whose product is the number of elements
- * @param dtype default `'f32'` for numbers and Float32Array, `'i32'` for Int32Array; required beside a Uint16Array
+ * @param dtype default `'f32'` for numbers and Float32Array, `'i32'` for Int32Array, `'f16'` for Float16Array; required
+ * beside a Uint16Array
  * @throws TypeError for another kind of array or a dtype that does not fit it, RangeError for a shape that does not
  *
  * @example
@@ -32,8 +33,15 @@ export function tensor<D extends HalfDType>(
   shape: readonly number[],
   dtype: D,
 ): HalfTensor<D> & { readonly data: Uint16Array };
+export function tensor(
+  data: Float16ArrayLike,
+  shape: readonly number[],
+  dtype?: 'f16',
+): HalfTensor<'f16'>;
 export function tensor(data: Data, shape: readonly number[], dtype?: DType): unknown {
-  const kind: DType = dtype ?? (arrayKind(data) === 'Int32Array' ? 'i32' : 'f32');
+  const kind = dtype ?? DEFAULTS[arrayKind(data) ?? ''] ?? 'f32';
+  if (dtype === undefined && arrayKind(data) === 'Uint16Array')
+    throw typeError('tensor', "dtype: expected 'bf16' or 'f16' beside a Uint16Array, got none");
   const array = convert(data, kind);
   const dimensions = copyShape(shape);
   const size = dimensions.includes(0) ? 0 : dimensions.reduce((a, b) => a * b, 1);
@@ -67,7 +75,11 @@ function lengthOf(name: string, array: readonly unknown[]): number {
   return length;
 }
 
-function convert(data: Data, dtype: DType): Float32Array | Int32Array | Uint16Array {
+const DEFAULTS: Record<string, DType> = { Int32Array: 'i32', Float16Array: 'f16' };
+
+type TypedArray = Exclude<Data, readonly number[]>;
+
+function convert(data: Data, dtype: DType): TypedArray {
   if (Array.isArray(data)) {
     if (dtype !== 'f32' && dtype !== 'i32')
       throw typeError(
@@ -81,11 +93,12 @@ function convert(data: Data, dtype: DType): Float32Array | Int32Array | Uint16Ar
   const good =
     (kind === 'Float32Array' && dtype === 'f32') ||
     (kind === 'Int32Array' && dtype === 'i32') ||
-    (kind === 'Uint16Array' && (dtype === 'bf16' || dtype === 'f16'));
-  if (good) return data as Float32Array | Int32Array | Uint16Array;
+    (kind === 'Uint16Array' && (dtype === 'bf16' || dtype === 'f16')) ||
+    (kind === 'Float16Array' && dtype === 'f16');
+  if (good) return data as TypedArray;
   throw typeError(
     'tensor',
-    `data: expected numbers, a Float32Array (f32), an Int32Array (i32) or a Uint16Array (bf16, f16), ` +
+    `data: expected numbers, a Float32Array (f32), an Int32Array (i32), a Uint16Array (bf16, f16) or a Float16Array (f16), ` +
       `got ${show(data)} with dtype ${show(dtype)}`,
   );
 }

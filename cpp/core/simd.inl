@@ -52,6 +52,9 @@ RANKONE_INLINE void storePart(float* p, Vec x, int n) {
   for (int i = 0; i < n; ++i) p[i] = t[i];
 #endif
 }
+// The same for n up to and including kLanes.
+RANKONE_INLINE Vec loadUpTo(const float* p, int n) { return n == kLanes ? load(p) : loadPart(p, n); }
+RANKONE_INLINE void storeUpTo(float* p, Vec x, int n) { n == kLanes ? store(p, x) : storePart(p, x, n); }
 
 // a * b + c, rounded once where the hardware can.
 RANKONE_INLINE Vec fma(Vec a, Vec b, Vec c) {

@@ -20,8 +20,6 @@ RANKONE_INLINE void overLanes(int64_t P, F&& f) {
   for (; i + kLanes <= P; i += kLanes) f(i, kLanes);
   if (i < P) f(i, static_cast<int>(P - i));
 }
-RANKONE_INLINE Vec loadUpTo(const float* p, int n) { return n == kLanes ? load(p) : loadPart(p, n); }
-RANKONE_INLINE void storeUpTo(float* p, Vec x, int n) { n == kLanes ? store(p, x) : storePart(p, x, n); }
 
 // Vectors of P values of a row of any float type: f(offset, how many lanes, x there).
 template <class D, class F>

@@ -9,8 +9,6 @@ namespace {
 constexpr int64_t kStretch = 64;  // rows to a task, and values that are summed in float32
 
 RANKONE_INLINE int lanesAt(int64_t i, int64_t n) { return static_cast<int>(n - i < kLanes ? n - i : kLanes); }
-RANKONE_INLINE Vec loadUpTo(const float* p, int n) { return n == kLanes ? load(p) : loadPart(p, n); }
-RANKONE_INLINE void storeUpTo(float* p, Vec x, int n) { n == kLanes ? store(p, x) : storePart(p, x, n); }
 
 // y = x r, r = (|x|^2 + eps)^-1/2: dx = r (dy - y (y . dy)).
 void normGradients(const RecurrenceBackward& a, const FloatView& x, int64_t rows, float* gradients) {

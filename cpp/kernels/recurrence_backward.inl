@@ -12,7 +12,16 @@ SavedGeometry savedGeometry(int64_t n, int64_t K, int64_t V) {
   return {tokens, K * padded, padded};
 }
 
+// No tokens: only the final state's gradient comes back, as the initial state's.
+static void emptyBackward(const RecurrenceBackward& a) {
+  if (a.gate == GateKind::Head && a.dg) std::memset(a.dg, 0, static_cast<size_t>(a.HV) * sizeof(float));
+  if (!a.dInitialState) return;
+  const size_t bytes = static_cast<size_t>(a.N * a.HV * a.K * a.V) * sizeof(float);
+  a.dFinalState ? std::memcpy(a.dInitialState, a.dFinalState, bytes) : std::memset(a.dInitialState, 0, bytes);
+}
+
 void recurrenceBackward(const RecurrenceBackward& a) {
+  if (a.N == 0 || a.B * a.T == 0) return emptyBackward(a);
   const int64_t heads = a.N * a.HV, group = a.HV / a.H, tokens = a.B * a.T;
   // Value heads of a group write their own dq and dk, which are then added in the order of the heads.
   AlignedBuffer perHead;

@@ -39,20 +39,25 @@ struct GateCurve {
   bool bounded = false;
 
   GateCurve(const GateActivation& a, int64_t hv)
-      : rate(a ? static_cast<float>(std::exp(static_cast<double>(a.aLog[hv]))) : 0),
-        lowerBound(a.lowerBound),
-        bounded(a.bounded) {}
+      : rate(a ? finiteRate(a.aLog[hv]) : 0), lowerBound(a.lowerBound), bounded(a.bounded) {}
 
   RANKONE_INLINE Vec operator()(Vec x) const { return bounded ? sigmoid(x * rate) * lowerBound : softplus(x) * -rate; }
   // Derivative by x, and by aLog.
   RANKONE_INLINE Vec slope(Vec x, Vec& byRate) const {
     if (bounded) {
-      const Vec y = x * rate, slope = sigmoid(y) * sigmoid(-y) * (lowerBound * rate);
+      const Vec y = x * rate, slope = sigmoid(y) * sigmoid(-y) * rate * lowerBound;
       byRate = slope * x;
       return slope;
     }
     byRate = (*this)(x);
     return sigmoid(x) * -rate;
+  }
+
+ private:
+  // e^aLog, at most the largest float32: infinity would meet zeros of the other factor.
+  static float finiteRate(float aLog) {
+    const double most = std::numeric_limits<float>::max(), rate = std::exp(static_cast<double>(aLog));
+    return static_cast<float>(rate > most ? most : rate);
   }
 };
 

@@ -77,14 +77,27 @@ Arguments::Arguments(Napi::Env env, const Napi::CallbackInfo& info) : env_(env) 
   entry_ = &entries()[index];
   inputs_ = static_cast<int>(entry_->spec->inputs.size());
   outputs_ = static_cast<int>(entry_->spec->outputs.size());
+  const double* h = static_cast<const double*>(numbers.data);
+  const auto take = [&](int index, bool given) {
+    if (given) check(env, napi_get_element(env, info[2], static_cast<uint32_t>(index), &values_[index]));
+  };
+  for (int i = 0; i < inputs_; ++i) take(i, h[header::kInputs + i * header::kTensor] >= 0);
+  for (int i = 0; i < outputs_; ++i) take(inputs_ + i, h[header::kOutputs + i * header::kTensor] >= 0);
+  take(inputs_ + outputs_, h[header::kState] != 0);
+  take(inputs_ + outputs_ + 1, h[header::kSaved] != 0);
+  // Such code may have detached the header too.
+  if (!viewOf(env, info[1], numbers) || numbers.length < header::kSize)
+    fail(ErrorKind::Type, "call: expected a header that stays");
   header_ = static_cast<double*>(numbers.data);
-  data_ = info[2];
 }
 
-napi_value Arguments::at(int index) const {
-  napi_value value;
-  check(env_, napi_get_element(env_, data_, static_cast<uint32_t>(index), &value));
-  return value;
+void defineElement(napi_env env, napi_value array, uint32_t index, napi_value value) {
+  const std::string name = std::to_string(index);
+  napi_property_descriptor element{};
+  element.utf8name = name.c_str();
+  element.value = value;
+  element.attributes = napi_default_jsproperty;
+  check(env, napi_define_properties(env, array, 1, &element));
 }
 
 Tensor Arguments::readTensor(const char* kind, const char* name, int slot, napi_value value) const {
@@ -108,7 +121,7 @@ Tensor Arguments::readTensor(const char* kind, const char* name, int slot, napi_
   if (size > kMaxSafeInteger / 8)
     fail(ErrorKind::Range, "%s%s: expected a shape that fits into memory, got %s", kind, name, t.shapeText().c_str());
   ArrayView view;
-  if (!viewOf(env_, value, view) || !holds(view.type, t.dtype))
+  if (!value || !viewOf(env_, value, view) || !holds(view.type, t.dtype))
     fail(ErrorKind::Type, "%s%s: expected a typed array for dtype %s", kind, name, dtypeName(t.dtype));
   if (static_cast<double>(view.length) != size)
     fail(ErrorKind::Range, "%s%s: expected data of length %.0f for shape %s, got %zu%s", kind, name, size,
@@ -131,9 +144,10 @@ void Arguments::read(Call& call, StateHold& state, std::vector<AlignedBuffer>& c
       continue;
     }
     if (!takesInput(preset, in)) fail(ErrorKind::Type, "%s: expected none, got a tensor", in.name);
-    Tensor& t = call.inputs[i] = readTensor("", in.name, slot, input(i));
+    const std::string name = argumentName(in);
+    Tensor& t = call.inputs[i] = readTensor("", name.c_str(), slot, input(i));
     if (!(in.dtypes & dtypeBit(t.dtype)))
-      fail(ErrorKind::Type, "%s: expected dtype %s, got %s", in.name, dtypeNames(in.dtypes).c_str(),
+      fail(ErrorKind::Type, "%s: expected dtype %s, got %s", name.c_str(), dtypeNames(in.dtypes).c_str(),
            dtypeName(t.dtype));
     if (t.dtype == DType::I32 || t.dtype == DType::I64) {
       copies.emplace_back(t.bytes());
@@ -148,12 +162,12 @@ void Arguments::read(Call& call, StateHold& state, std::vector<AlignedBuffer>& c
   }
   if (header_[header::kState] != 0) {
     if (!spec.takesState) fail(ErrorKind::Type, "state: expected none, got one");
-    state = StateHold(stateOf(env_, at(inputs_ + outputs_)));
+    state = StateHold(stateOf(env_, values_[inputs_ + outputs_]));
     call.state = state.get();
   }
   if (header_[header::kSaved] != 0) {
     if (!spec.takesSaved) fail(ErrorKind::Type, "saved: expected none, got one");
-    call.saved = savedOf(env_, at(inputs_ + outputs_ + 1));
+    call.saved = savedOf(env_, values_[inputs_ + outputs_ + 1]);
   }
   for (int i = 0; i < inputs_; ++i) {  // what is written in place may not lie under anything else
     if (spec.inputs[i].access != Access::Update || !call.inputs[i].present()) continue;

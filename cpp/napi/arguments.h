@@ -37,9 +37,8 @@ class Arguments {
 
   const Entry& entry() const { return *entry_; }
   double* header() const { return header_; }
-  napi_value at(int index) const;  // of `data`
-  napi_value input(int i) const { return at(i); }
-  napi_value output(int i) const { return at(inputs_ + i); }
+  napi_value input(int i) const { return values_[i]; }
+  napi_value output(int i) const { return values_[inputs_ + i]; }
 
   // Fills call's inputs, options, state and saved. Pointers go into the caller's memory, except for index arrays, which
   // are copied before anybody validates what they hold.
@@ -60,8 +59,13 @@ class Arguments {
   const Entry* entry_;
   int inputs_, outputs_;
   double* header_;
-  napi_value data_;
+  // What stands in `data`, taken out before any pointer is: reading an element can run code of the caller's, where
+  // somebody has put a getter on Array.prototype. Null where the header says that there is nothing.
+  napi_value values_[kMaxInputs + kMaxOutputs + 2] = {};
 };
+
+// Defines an element of a new array; assigning one would run setters on Array.prototype.
+void defineElement(napi_env env, napi_value array, uint32_t index, napi_value value);
 
 // The pointer of a typed array now; null with length 0 once it is detached.
 struct ArrayView {

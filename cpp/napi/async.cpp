@@ -4,6 +4,7 @@
 //
 // The copies are not told to the garbage collector (napi_adjust_external_memory), as states and saved activations are:
 // no collection can free them, they go when the call ends, and each report of some megabytes would bring one on.
+#include <algorithm>
 #include <cstring>
 #include <exception>
 
@@ -39,7 +40,7 @@ struct Job {
 
 namespace {
 
-void copyInputs(Napi::Env env, const Arguments& arguments, Job& job, napi_value kept, uint32_t& keptCount) {
+void copyInputs(const Arguments& arguments, Job& job, std::vector<napi_value>& kept) {
   Call& call = job.call;
   for (size_t i = 0; i < call.spec->inputs.size(); ++i) {
     Tensor& t = call.inputs[i];
@@ -50,20 +51,21 @@ void copyInputs(Napi::Env env, const Arguments& arguments, Job& job, napi_value 
     job.copies.push_back(std::move(copy));
     const InputSpec& in = call.spec->inputs[i];
     if (in.access != Access::Update) continue;
-    check(env, napi_set_element(env, kept, keptCount, arguments.input(static_cast<int>(i))));
-    job.writeBacks.push_back({keptCount++, "", in.name, t.data, t.bytes(), dtypeSize(t.dtype)});
+    job.writeBacks.push_back({static_cast<uint32_t>(kept.size()), "", in.name, t.data, t.bytes(), dtypeSize(t.dtype)});
+    kept.push_back(arguments.input(static_cast<int>(i)));
   }
 }
 
-void copyOut(Napi::Env env, const Arguments& arguments, Job& job, napi_value kept, uint32_t& keptCount) {
+void copyOut(const Arguments& arguments, Job& job, std::vector<napi_value>& kept) {
   Call& call = job.call;
   for (size_t i = 0; i < call.spec->outputs.size(); ++i) {
     Tensor& t = call.outputs[i];
     if (!arguments.outGiven(static_cast<int>(i))) continue;
     job.copies.emplace_back(t.bytes());
     t.data = job.copies.back().data();
-    check(env, napi_set_element(env, kept, keptCount, arguments.output(static_cast<int>(i))));
-    job.writeBacks.push_back({keptCount++, "out.", call.spec->outputs[i].name, t.data, t.bytes(), dtypeSize(t.dtype)});
+    job.writeBacks.push_back({static_cast<uint32_t>(kept.size()), "out.", call.spec->outputs[i].name, t.data, t.bytes(),
+                              dtypeSize(t.dtype)});
+    kept.push_back(arguments.output(static_cast<int>(i)));
   }
 }
 
@@ -108,12 +110,18 @@ void writeBack(Napi::Env env, const Job& job, napi_value kept) {
 
 // On the environment's thread.
 void settle(Napi::Env env, Job& job) {
-  job.state = StateHold();  // free again before anybody awaiting the promise goes on
   napi_value kept;
   try {
     check(env, napi_get_reference_value(env, job.kept, &kept));
-    if (job.error) std::rethrow_exception(job.error);
-    writeBack(env, job, kept);
+    try {
+      if (job.error) std::rethrow_exception(job.error);
+      writeBack(env, job, kept);
+    } catch (...) {
+      job.state.poison();  // it went ahead, and its caller has no results of that
+      job.state = StateHold();
+      throw;
+    }
+    job.state = StateHold();  // free again before anybody awaiting the promise goes on
     if (job.call.spec->makesSaved && job.call.saved)
       check(env, napi_set_element(env, kept, static_cast<uint32_t>(job.call.spec->outputs.size()),
                                   wrapSaved(env, std::move(job.call.saved))));
@@ -167,14 +175,15 @@ Napi::Value callAsync(const Napi::CallbackInfo& info) {
       call.spec->plan(call);
       arguments.bindOut(call);
 
-      const uint32_t outputs = static_cast<uint32_t>(call.spec->outputs.size());
-      uint32_t keptCount = outputs + 1;
-      napi_value results, promise;
-      check(env, napi_create_array_with_length(env, keptCount, &results));
-      copyInputs(env, arguments, *job, results, keptCount);
-      copyOut(env, arguments, *job, results, keptCount);
-      allocateOutputs(env, arguments, call, results);
+      std::vector<napi_value> kept(call.spec->outputs.size() + 1, env.Null());
+      copyInputs(arguments, *job, kept);
+      copyOut(arguments, *job, kept);
+      const std::vector<napi_value> arrays = allocateOutputs(env, arguments, call);
+      std::copy(arrays.begin(), arrays.end(), kept.begin());
       arguments.reportOutputs(call);
+      napi_value results, promise;
+      check(env, napi_create_array_with_length(env, kept.size(), &results));
+      for (size_t i = 0; i < kept.size(); ++i) defineElement(env, results, static_cast<uint32_t>(i), kept[i]);
       check(env, napi_create_reference(env, results, 1, &job->kept));
       check(env, napi_create_promise(env, &job->deferred, &promise));
 

@@ -8,8 +8,9 @@
 
 namespace rankone {
 
-void allocateOutputs(Napi::Env env, const Arguments& arguments, Call& call, napi_value results) {
+std::vector<napi_value> allocateOutputs(Napi::Env env, const Arguments& arguments, Call& call) {
   const size_t count = call.spec->outputs.size();
+  std::vector<napi_value> results;
   for (size_t i = 0; i < count; ++i) {
     Tensor& t = call.outputs[i];
     napi_value array;
@@ -24,9 +25,10 @@ void allocateOutputs(Napi::Env env, const Arguments& arguments, Call& call, napi
         fail(ErrorKind::Range, "%s: out of memory for shape %s", call.spec->outputs[i].name, t.shapeText().c_str());
       t.data = view.data;
     }
-    check(env, napi_set_element(env, results, static_cast<uint32_t>(i), array));
+    results.push_back(array);
     if (t.present() && t.data && poisonRequested()) std::memset(t.data, 0xff, t.bytes());  // NaN in every float type
   }
+  return results;
 }
 
 Napi::Value callSync(const Napi::CallbackInfo& info) {
@@ -42,9 +44,7 @@ Napi::Value callSync(const Napi::CallbackInfo& info) {
       arguments.read(call, state, copies);
       call.spec->plan(call);
       arguments.bindOut(call);
-      napi_value results;
-      check(env, napi_create_array_with_length(env, call.spec->outputs.size() + 1, &results));
-      allocateOutputs(env, arguments, call, results);
+      const std::vector<napi_value> arrays = allocateOutputs(env, arguments, call);
       try {
         call.spec->run(call);
       } catch (...) {
@@ -52,8 +52,13 @@ Napi::Value callSync(const Napi::CallbackInfo& info) {
         throw;
       }
       arguments.reportOutputs(call);
+      // Assigned when no pointer is in use any more, as that can run code of the caller's.
+      napi_value results;
+      check(env, napi_create_array_with_length(env, arrays.size() + 1, &results));
+      for (size_t i = 0; i < arrays.size(); ++i)
+        check(env, napi_set_element(env, results, static_cast<uint32_t>(i), arrays[i]));
       if (call.spec->makesSaved && call.saved)
-        check(env, napi_set_element(env, results, static_cast<uint32_t>(call.spec->outputs.size()),
+        check(env, napi_set_element(env, results, static_cast<uint32_t>(arrays.size()),
                                     wrapSaved(env, std::move(call.saved))));
       return Napi::Value(env, results);
     } catch (...) {

@@ -18,7 +18,8 @@ Napi::Value cancel(const Napi::CallbackInfo& info);
 // are raised and the kernels that are running waited for.
 void openAsync(Napi::Env env);
 
-// New arrays for the outputs that have no memory yet; `results` gets one element per output.
-void allocateOutputs(Napi::Env env, const Arguments& arguments, Call& call, napi_value results);
+// The outputs' arrays: new ones where there is no memory yet, the caller's own from `out`, null where there is no
+// output. No code of the caller's runs.
+std::vector<napi_value> allocateOutputs(Napi::Env env, const Arguments& arguments, Call& call);
 
 }  // namespace rankone

@@ -8,11 +8,6 @@
 
 namespace rankone {
 
-// The dtype that a gradient comes back in: float32, or with gradDtype 'input' that of its argument.
-inline DType gradientDType(const Call& call, int option, int input) {
-  return call.integer(option, 0) == 1 ? call.input(input).dtype : DType::F32;
-}
-
 class GradientBuffers {
  public:
   explicit GradientBuffers(const Call& call) : call_(call) {}

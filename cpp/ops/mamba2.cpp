@@ -7,6 +7,7 @@
 
 #include "ops/gradients.h"
 #include "ops/recurrence.h"
+#include "ops/shapes.h"
 
 namespace rankone {
 namespace {
@@ -58,6 +59,10 @@ Mamba2Args bindArgs(const Call& call) {
     fail(ErrorKind::Range, "x: expected P from 1 to 512, got shape %s", x.shapeText().c_str());
   if (call.input(kD).present()) expectShape(call, kD, {HV}, "[HV]");
   if (call.input(kDtBias).present()) expectShape(call, kDtBias, {HV}, "[HV]");
+  const Tensor& starts = call.input(kCuSeqlens);
+  const int64_t sequences = !starts.present() ? B : starts.shape[0] > 0 ? starts.shape[0] - 1 : 0;
+  if (call.input(kInitialState).present())
+    expectShape(call, kInitialState, {sequences, HV, N, x.shape[3]}, starts.present() ? "[S,HV,N,P]" : "[B,HV,N,P]");
   for (int input : {kB, kC}) expectDType(call, input, kX);
   expectDType(call, kDt, kX, true);
   const double low = call.number(kDtLimit, 0),
@@ -143,7 +148,7 @@ void planBackward(Call& call) {
     if (!call.input(input).present()) return;
     call.outputs[output] = call.input(input);
     call.outputs[output].data = nullptr;
-    call.outputs[output].dtype = gradientDType(call, kGradDtype, input);
+    call.outputs[output].dtype = gradientDType(call, kGradDtype, call.input(input));
   };
   like(kOutDx, kX);
   like(kOutDdt, kDt);

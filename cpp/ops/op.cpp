@@ -17,10 +17,14 @@ Call innerCall(const OpSpec& spec, const Call& outer) {
   return call;
 }
 
+std::string argumentName(const InputSpec& input) {
+  return input.group && *input.group ? std::string(input.group) + "." + input.name : input.name;
+}
+
 void expectRank(const Call& call, int input, int rank, const char* pattern) {
   const Tensor& t = call.inputs[input];
   if (t.rank != rank)
-    fail(ErrorKind::Range, "%s: expected shape %s, got %s", call.spec->inputs[input].name, pattern,
+    fail(ErrorKind::Range, "%s: expected shape %s, got %s", argumentName(call.spec->inputs[input]).c_str(), pattern,
          t.shapeText().c_str());
 }
 
@@ -29,8 +33,8 @@ void expectShape(const Call& call, int input, std::initializer_list<int64_t> dim
   expected.setShape(dims);
   const Tensor& t = call.inputs[input];
   if (!t.sameShape(expected))
-    fail(ErrorKind::Range, "%s: expected shape %s = %s, got %s", call.spec->inputs[input].name, pattern,
-         expected.shapeText().c_str(), t.shapeText().c_str());
+    fail(ErrorKind::Range, "%s: expected shape %s = %s, got %s", argumentName(call.spec->inputs[input]).c_str(),
+         pattern, expected.shapeText().c_str(), t.shapeText().c_str());
 }
 
 void expectDType(const Call& call, int input, int like, bool orF32) {

@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <memory>
 #include <span>
+#include <string>
 #include <string_view>
 
 #include "core/error.h"
@@ -87,6 +88,9 @@ struct OpSpec {
 // A call of another op on behalf of `outer`: options of the same name, the state, what is saved and the cancel flag go
 // along; inputs and outputs are the caller's to set.
 Call innerCall(const OpSpec& spec, const Call& outer);
+
+// As messages name it: with the option that it stands inside of.
+std::string argumentName(const InputSpec& input);
 
 // Checks for plan(). Each throws Error with the argument's name, what was expected and what came.
 void expectRank(const Call& call, int input, int rank, const char* pattern);

@@ -46,7 +46,7 @@ void plan(Call& call) {
   bindArgs(call, nullptr);
   const auto like = [&](int output, int input) {
     const Tensor& t = call.input(input);
-    if (t.present()) setOutputLike(call, output, t, gradientDType(call, kGradDtype, input));
+    if (t.present()) setOutputLike(call, output, t, gradientDType(call, kGradDtype, t));
   };
   like(kDQ, kQ);
   like(kDK, kK);

@@ -139,6 +139,14 @@ test('gradients', () => {
   compare('grads', () => tf.tidy(() => tf.grads(loss)(inputs)));
 });
 
+test('tensors that were cast keep the array that they were cast from', () => {
+  const w = tensor(3, 4);
+  const counts = tf.tensor2d([1, 2, 3, 4, 5, 6], [2, 3], 'int32');
+  const mask = tf.tensor2d([1, 0, 1, 0, 0, 1], [2, 3], 'bool');
+  compare('int32', () => tf.matMul(tf.cast(counts, 'float32'), w));
+  compare('bool', () => tf.matMul(tf.cast(mask, 'float32'), w));
+});
+
 test('registered twice, restored once and for all', () => {
   const own = kernelOf('BatchMatMul');
   const ownFused = kernelOf('_FusedMatMul');

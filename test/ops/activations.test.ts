@@ -1,7 +1,7 @@
 /** Activations fused into the recurrence: qkL2norm, gate, betaActivation. */
 import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
-import { createState } from '../../ts/index';
+import { createState, recurrenceBackwardSync, recurrenceSync } from '../../ts/index';
 import type { FusedGate } from '../reference/activations.ts';
 import type { RecurrenceOptions } from '../reference/recurrence.ts';
 import { backward, forward } from '../reference/recurrence.ts';
@@ -295,6 +295,25 @@ for (const cell of [
     const edit = ({ g }: Problem): void => raw({ g }, 391, -9);
     const options = { gate: gateOf(spec, {}), qkL2norm: true };
     checkProblem(spec, { options, edit, cancels: true, forms: FEW_FORMS });
+  });
+}
+
+for (const lowerBound of [undefined, -5]) {
+  extreme(`the steepest gates, ${lowerBound ?? 'no'} bound`, () => {
+    const [T, V] = [4, 3];
+    const inputs = {
+      q: { data: new Float32Array(T * 2).fill(1), shape: [1, T, 1, 2] },
+      k: { data: new Float32Array(T * 2).fill(0.5), shape: [1, T, 1, 2] },
+      v: { data: new Float32Array(T * V).fill(1), shape: [1, T, 1, V] },
+      g: { data: Float32Array.of(-200, -0.5, -1, 3), shape: [1, T, 1] },
+    };
+    for (const aLog of [87, 88, 89, 300]) {
+      const gate = { aLog: { data: Float32Array.of(aLog), shape: [1] }, lowerBound };
+      const { o } = recurrenceSync(inputs, { gate });
+      const { dg, dALog } = recurrenceBackwardSync({ ...inputs, dO: inputs.v }, { gate });
+      for (const { data } of [o, dg!, dALog!])
+        assert.ok(data.every(Number.isFinite), `aLog ${aLog}: ${data}`);
+    }
   });
 }
 

@@ -56,6 +56,18 @@ test('out that is detached meanwhile', async () => {
   await rejectsWith(() => pending, RangeError, /^\[gatedDeltaNet\] out\.o: .*detached/);
 });
 
+test('a state whose outputs were lost is not taken for whole', async () => {
+  const inputs = problem(1, 400, 2, 16, 8);
+  const state = rankone.createState({ batch: 1, valueHeads: 2, keyDim: 16, valueDim: 8 });
+  const o = ramp(1, 400, 2, 8);
+  const pending = gatedDeltaNet({ ...inputs, state }, { out: { o } });
+  structuredClone(o.data, { transfer: [o.data.buffer as ArrayBuffer] });
+  await rejectsWith(() => pending, RangeError, /out\.o: .*detached/);
+  await rejectsWith(() => gatedDeltaNet({ ...inputs, state }), Error, /state: .*copyFrom/);
+  state.copyFrom(ramp(1, 2, 16, 8));
+  await gatedDeltaNet({ ...inputs, state });
+});
+
 test('out that grows meanwhile', async () => {
   const resizable = (ArrayBuffer.prototype as any).resize !== undefined;
   if (!resizable) return;

@@ -409,6 +409,22 @@ test('sizes that an empty tensor leaves free', () => {
   assert.ok(heads.gap < 100, `blocked for ${heads.gap} ms`);
 });
 
+test('no tokens in very many rows', () => {
+  const [B, H] = [4_000_000, 1];
+  const empty = (...shape: number[]) => ({ data: new Float32Array(0), shape });
+  const started = performance.now();
+  const { dq, dg } = rankone.recurrenceBackwardSync({
+    q: empty(B, 0, H, 8),
+    k: empty(B, 0, H, 8),
+    v: empty(B, 0, H, 8),
+    g: ramp(H),
+    dO: empty(B, 0, H, 8),
+  });
+  assert.equal(dq.shape, [B, 0, H, 8]);
+  assert.equal([...dg!.data], [0]);
+  assert.ok(performance.now() - started < 2000, 'as good as no work');
+});
+
 test('indices out of range', () => {
   const weight = ramp(4, 3);
   for (const id of [-1, 4, 2 ** 30])

@@ -2,7 +2,7 @@ import { test } from 'uvu';
 import * as assert from 'uvu/assert';
 import { description } from '../../ts/binding';
 import * as rankone from '../../ts/index';
-import { problem, ramp, sameBits } from './helpers';
+import { problem, ramp, sameBits, throwsWith } from './helpers';
 
 const all = rankone as unknown as Record<string, (...args: any[]) => any>;
 
@@ -213,6 +213,11 @@ test('tensor()', () => {
   assert.is(rankone.tensor(new Int32Array(2), [2]).dtype, 'i32');
   assert.is(rankone.tensor(new Uint16Array(2), [2], 'bf16').dtype, 'bf16');
   assert.equal(rankone.tensor([7], []).shape, []);
+  throwsWith(
+    () => (rankone.tensor as any)(new Uint16Array(2), [2]),
+    TypeError,
+    /dtype: expected 'bf16' or 'f16' beside a Uint16Array, got none/,
+  );
 });
 
 test('updates in place', async () => {

@@ -178,13 +178,15 @@ export interface NormalizedOutputGradients extends OutputGradients, StartingSum 
 
 /** How a recurrence is run. */
 export interface RunOptions {
-  /** Default `'auto'`. Results agree across modes within the numerical contract. */
+  /**
+   * Default `'auto'`. Results agree across modes within the numerical contract. `saveForBackward` always goes by chunks.
+   */
   mode?: 'auto' | 'recurrent' | 'chunk';
   /** A hint; results agree across values within the numerical contract. */
   chunkSize?: 16 | 32 | 64 | 128;
   /**
    * Precision of the arithmetic, default `'f32'`. `'bf16'` needs its dot product (`info().isa` is `'avx512bf16'`, else a
-   * RangeError) and lets a forward of many tokens round its products to bf16 where that is faster: head widths from 64,
+   * RangeError) and lets a forward of many tokens round its products to bf16, for K and V from 32 with K V >= 1536 and
    * gates that are neither strong nor growing. Everything else, decode, `saveForBackward` and the backward, is float32.
    */
   compute?: 'f32' | 'bf16';

@@ -24,7 +24,8 @@ export interface MatmulTransposes {
   transposeB?: boolean;
   /**
    * Precision of the products; default `'f32'`. `'bf16'` rounds both factors to bfloat16 first and adds in float32, on
-   * processors with AVX512-BF16; RangeError elsewhere.
+   * processors with AVX512-BF16; RangeError elsewhere. How a product is cut, and so the last bits of a row, depends on
+   * the sizes, the number of rows included; with `'bf16'` subnormal factors count as zero from nine rows on.
    */
   compute?: 'f32' | 'bf16';
 }

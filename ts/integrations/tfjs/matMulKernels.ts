@@ -34,8 +34,10 @@ function handles({ inputs }: Call): boolean {
   return sameBatch(a, b) || isMatrix(a) || isMatrix(b);
 }
 
+/** Values of a float32 tensor. One that was cast keeps the array that it was cast from. */
 function read(backend: KernelBackend, { dataId }: TensorInfo): Float32Array {
-  return backend.readSync(dataId) as Float32Array;
+  const values = backend.readSync(dataId);
+  return values instanceof Float32Array ? values : Float32Array.from(values as ArrayLike<number>);
 }
 
 function product({ inputs, attrs, backend }: Call, bias?: TensorInfo): TensorInfo {
