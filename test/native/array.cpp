@@ -1,6 +1,8 @@
 #include "array.h"
 
+#include <algorithm>
 #include <atomic>
+#include <cmath>
 #include <cstdlib>
 #include <cstring>
 #include <limits>
@@ -8,6 +10,36 @@
 #include <stdexcept>
 
 namespace rankone::test {
+namespace {
+
+// The halves' formats as numbers: `bits` of fraction, exponents from `low` on.
+struct Half {
+  int bits, low;
+  double limit;  // what rounds beyond the largest value
+};
+constexpr Half kBf16{7, -126, 0x1.ffp127}, kF16{10, -14, 65520};
+const Half& halfOf(DType dtype) { return dtype == DType::BF16 ? kBf16 : kF16; }
+
+uint16_t toHalf(double x, const Half& half) {
+  const int64_t one = int64_t{1} << half.bits, sign = std::signbit(x) ? 0x8000 : 0;
+  const int64_t infinity = (0x7fff / one) * one;
+  if (std::isnan(x)) return static_cast<uint16_t>(infinity | one / 2);
+  if (std::fabs(x) >= half.limit) return static_cast<uint16_t>(sign | infinity);
+  const int exponent = x == 0 ? half.low : std::max(std::ilogb(x), half.low);
+  const double fraction = std::nearbyint(std::ldexp(std::fabs(x), half.bits - exponent));  // of at most 2 one
+  return static_cast<uint16_t>(sign + (exponent - half.low) * one + static_cast<int64_t>(fraction));
+}
+
+double fromHalf(uint16_t bits, const Half& half) {
+  const int64_t one = int64_t{1} << half.bits, rest = bits & 0x7fff, exponent = rest / one, fraction = rest % one;
+  double x = std::ldexp(static_cast<double>(exponent ? fraction + one : fraction),
+                        half.low - half.bits + static_cast<int>(exponent ? exponent - 1 : 0));
+  if (exponent == 0x7fff / one)
+    x = fraction ? std::numeric_limits<double>::quiet_NaN() : std::numeric_limits<double>::infinity();
+  return bits & 0x8000 ? -x : x;
+}
+
+}  // namespace
 
 int64_t sizeOf(const Shape& shape) {
   int64_t n = 1;
@@ -41,16 +73,19 @@ double Array::at(int64_t i) const {
     case DType::F32: return tensor_.as<float>()[i];
     case DType::I32: return tensor_.as<int32_t>()[i];
     case DType::I64: return static_cast<double>(tensor_.as<int64_t>()[i]);
-    default: throw std::logic_error("no such elements");
+    case DType::BF16:
+    case DType::F16: return fromHalf(tensor_.as<uint16_t>()[i], halfOf(tensor_.dtype));
   }
+  throw std::logic_error("no such elements");
 }
 
 void Array::set(int64_t i, double value) {
   switch (tensor_.dtype) {
     case DType::F32: tensor_.as<float>()[i] = static_cast<float>(value); return;
-    case DType::I32: tensor_.as<int32_t>()[i] = static_cast<int32_t>(value); return;
+    case DType::I32: tensor_.as<int32_t>()[i] = static_cast<int32_t>(std::clamp(value, -0x1p31, 0x1p31 - 1)); return;
     case DType::I64: tensor_.as<int64_t>()[i] = static_cast<int64_t>(value); return;
-    default: throw std::logic_error("no such elements");
+    case DType::BF16:
+    case DType::F16: tensor_.as<uint16_t>()[i] = toHalf(value, halfOf(tensor_.dtype)); return;
   }
 }
 
@@ -61,6 +96,8 @@ Values Array::values() const {
 }
 
 Array Array::copy() const { return present() ? Array(shape(), values(), tensor_.dtype) : Array(); }
+
+Array Array::to(DType dtype) const { return present() ? Array(shape(), values(), dtype) : Array(); }
 
 void Array::fillWithNaN() {
   const bool integers = tensor_.dtype == DType::I32 || tensor_.dtype == DType::I64;

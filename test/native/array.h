@@ -27,6 +27,7 @@ class Array {
   void set(int64_t i, double value);
   Values values() const;  // empty when absent
   Array copy() const;     // memory of its own
+  Array to(DType dtype) const;  // rounded to nearest even; absent stays absent
   void fillWithNaN();     // integers: with a value that is no index
   bool sameBits(const Array& other) const;
 

@@ -26,6 +26,14 @@ double worst(const std::vector<Bucket>& buckets, double rms, bool perToken) {
   return most;
 }
 
+// The most that rounding to the dtype of `out` can have moved an element of it.
+double lastRounding(const Array& out, double x) {
+  const DType dtype = out.tensor().dtype;
+  if ((dtype != DType::BF16 && dtype != DType::F16) || x == 0) return dtype == DType::F16 ? 0x1p-25 : 0;
+  const bool wide = dtype == DType::BF16;
+  return std::ldexp(1, std::max(std::ilogb(x), wide ? -126 : -14) - (wide ? 8 : 11));
+}
+
 }  // namespace
 
 void expectNear(const std::string& label, const Array& out, const Reference& reference, Rows rows, double limit) {
@@ -44,8 +52,9 @@ void expectNear(const std::string& label, const Array& out, const Reference& ref
   double total = 0;
   for (int64_t i = 0; i < out.size(); ++i) {
     const int64_t token = i / inner, row = token / (T * H) * H + token % H;
-    const double x = out.at(i), off = x - ref[i], noise = reference.noise.empty() ? 0 : reference.noise[i];
+    const double x = out.at(i), noise = reference.noise.empty() ? 0 : reference.noise[i];
     check(std::isfinite(x), "%s: element %lld is %g, expected %g", label.c_str(), static_cast<long long>(i), x, ref[i]);
+    const double off = std::max(std::fabs(x - ref[i]) - lastRounding(out, x), 0.0);
     total += ref[i] * ref[i];
     for (Bucket* b : {&perRow[row], &perToken[token]}) {
       b->error += off * off;

@@ -15,6 +15,9 @@ struct Reference {
   Values noise;  // how far each moves when the inputs are rounded once; empty: not at all
 };
 
+// Results of half the width are held to the float32 limits but for their last rounding, which is forgiven; that is
+// stricter than the contract's rows for them.
+
 // Throws Failure unless the results are finite and within the limit, a row that cancels being measured against the
 // tensor's root mean square, and 16 times the noise of a row being forgiven in it.
 void expectNear(const std::string& label, const Array& out, const Reference& reference, Rows rows, double limit);

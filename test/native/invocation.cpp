@@ -5,6 +5,7 @@
 #include <string_view>
 
 #include "check.h"
+#include "ops/presets.h"
 
 namespace rankone::test {
 namespace {
@@ -18,6 +19,21 @@ int indexOf(const Specs& specs, std::string_view name, const char* function) {
 
 // Outputs beyond this are not to be had: a mutated size would fill the machine's memory.
 constexpr int64_t kMostElements = int64_t{1} << 24;
+
+// What the JavaScript layer refuses before plan().
+void checkArguments(const Call& call) {
+  for (size_t i = 0; i < call.spec->inputs.size(); ++i) {
+    const InputSpec& spec = call.spec->inputs[i];
+    const Tensor& t = call.inputs[i];
+    if (t.present() ? !takesInput(call.preset, spec) : requiresInput(call.preset, spec))
+      fail(ErrorKind::Type, "%s: expected otherwise", spec.name);
+    if (t.present() && !(spec.dtypes & dtypeBit(t.dtype)))
+      fail(ErrorKind::Type, "%s: expected another dtype than %s", spec.name, dtypeName(t.dtype));
+  }
+  for (size_t i = 0; i < call.spec->options.size(); ++i)
+    if (call.options[i].given && !takesOption(call.preset, call.spec->options[i]))
+      fail(ErrorKind::Type, "%s: expected none", call.spec->options[i].name);
+}
 
 // As the JavaScript layer holds a state: busy for as long as a call uses it.
 class Held {
@@ -101,6 +117,7 @@ Invocation& Invocation::cancel(const CancelFlag& flag) {
 
 Results Invocation::run() const {
   Call call = call_;
+  checkArguments(call);
   const Held held(call.state);
   call.spec->plan(call);
   Results results;

@@ -10,6 +10,13 @@
 namespace rankone::test {
 namespace {
 
+void forEachDType(uint64_t seed, const std::function<void(Random&)>& body) {
+  for (const DType dtype : {DType::F32, DType::BF16, DType::F16}) {
+    Random random(seed, dtype);
+    body(random);
+  }
+}
+
 double sigmoid(double x) { return 1 / (1 + std::exp(-x)); }
 double silu(double x) { return x * sigmoid(x); }
 double siluSlope(double x) { return sigmoid(x) * (1 + x * (1 - sigmoid(x))); }
@@ -79,27 +86,29 @@ void testMatmul(int64_t batch, int64_t M, int64_t N, int64_t K, unsigned form, R
 }
 
 TEST("matmul: small and odd sizes") {
-  Random random(11);
+  forEachDType(11, [](Random& random) {
   for (unsigned form = 0; form < 32; ++form)
-    for (int i = 0; i < (quick() ? 4 : 24); ++i) {
+    for (int i = 0; i < (quick() ? 2 : 12); ++i) {
       const auto size = [&] { return random.below(12) ? kWidths[random.below(8)] : 0; };
       const int64_t M = size(), N = size(), K = size();
       testMatmul(1 + random.below(3), M, N, K, form, random);
     }
+  });
 }
 
 TEST("matmul: tiles, blocks, rows of one") {
-  Random random(12);
+  forEachDType(12, [](Random& random) {
   constexpr int64_t kSizes[][3] = {{1, 300, 520}, {200, 1, 70}, {130, 200, 300}, {97, 33, 600}, {5, 700, 65}};
   for (const auto& [M, N, K] : kSizes)
     for (unsigned form : {0u, 1u, 2u, 3u, 12u, 23u}) {
-      if (quick() && (form % 3 || M * N * K > 2'000'000)) continue;
+      if ((quick() || random.dtype != DType::F32) && (form % 3 || M * N * K > 2'000'000)) continue;
       testMatmul(2, M, N, K, form, random);
     }
+  });
 }
 
 TEST("embedding") {
-  Random random(13);
+  forEachDType(13, [](Random& random) {
   for (int64_t D : kWidths)
     for (const Shape& shape : {Shape{}, Shape{1}, Shape{0}, Shape{7, 31}, Shape{3, 2, 50}}) {
       const int64_t V = 40, count = sizeOf(shape);
@@ -117,6 +126,7 @@ TEST("embedding") {
       const Results grads = Invocation("embeddingBackward").in("ids", ids).in("dY", dY).set("numEmbeddings", V).run();
       expectNear("dWeight", grads["dWeight"], dWeight, 1e-6);
     }
+  });
 }
 
 void testShortConv(int64_t B, int64_t T, int64_t D, int64_t W, bool act, bool carried, Random& random) {
@@ -125,8 +135,8 @@ void testShortConv(int64_t B, int64_t T, int64_t D, int64_t W, bool act, bool ca
   Array bias, initial, dFinal;
   if (carried) {
     bias = random.normals({D});
-    initial = random.normals(stateShape);
-    dFinal = random.normals(stateShape);
+    initial = random.normals(stateShape).to(DType::F32);
+    dFinal = random.normals(stateShape).to(DType::F32);
   }
   Values y(x.size()), yNoise(x.size()), final(sizeOf(stateShape)), dx(x.size()), dWeight(D * W), dBias(D),
       dInitial(final.size());
@@ -182,13 +192,14 @@ void testShortConv(int64_t B, int64_t T, int64_t D, int64_t W, bool act, bool ca
 }
 
 TEST("shortConv") {
-  Random random(14);
+  forEachDType(14, [](Random& random) {
   constexpr int64_t kShapes[][4] = {{1, 1, 1, 1},    {2, 1, 37, 4},   {2, 3, 9, 7},    {2, 64, 16, 4}, {2, 65, 70, 3},
                                     {1, 90, 530, 2}, {3, 150, 33, 5}, {2, 70, 21, 64}, {1, 2, 5, 64},  {2, 0, 6, 4},
                                     {0, 5, 6, 4},    {2, 5, 0, 4},    {1, 7, 17, 1}};
   for (const auto& [B, T, D, W] : kShapes)
     for (bool act : {false, true})
       for (bool carried : {false, true}) testShortConv(B, T, D, W, act, carried, random);
+  });
 }
 
 void testNorm(int64_t rows, int64_t D, bool weighted, bool gated, Random& random) {
@@ -232,16 +243,17 @@ void testNorm(int64_t rows, int64_t D, bool weighted, bool gated, Random& random
 }
 
 TEST("rmsNorm and rmsNormGated") {
-  Random random(15);
+  forEachDType(15, [](Random& random) {
   for (int64_t D : kWidths)
     for (int64_t rows : {0, 1, 3, 70, 400})
       for (bool weighted : {false, true})
         for (bool gated : {false, true}) testNorm(rows, D, weighted, gated, random);
   for (bool gated : {false, true}) testNorm(2, 4097, true, gated, random);
+  });
 }
 
 TEST("swiglu") {
-  Random random(16);
+  forEachDType(16, [](Random& random) {
   for (int64_t size : {0, 1, 3, 15, 16, 17, 1023, 1025, 5000}) {
     const Shape shape{size};
     const Array gate = random.fill(shape, [&] { return 10 * random.normal(); });
@@ -257,6 +269,7 @@ TEST("swiglu") {
     expectNear("dGate", grads["dGate"], dGate, 1e-6);
     expectNear("dUp", grads["dUp"], dUp, 1e-6);
   }
+  });
 }
 
 void testCrossEntropy(int64_t rows, int64_t V, Random& random) {
@@ -286,19 +299,21 @@ void testCrossEntropy(int64_t rows, int64_t V, Random& random) {
 }
 
 TEST("crossEntropy") {
-  Random random(17);
+  forEachDType(17, [](Random& random) {
   for (int64_t V : kWidths)
     if (V > 1)  // with one class all is zero
       for (int64_t rows : {0, 1, 2, 70}) testCrossEntropy(rows, V, random);
   testCrossEntropy(3, 5000, random);
+  });
 }
 
 TEST("adamW, in place") {
   Random random(18);
   constexpr double kLr = 1e-2, kBeta1 = 0.8, kBeta2 = 0.95, kEps = 1e-6, kDecay = 0.1;
   constexpr int kStep = 3;
-  for (int64_t size : {0, 1, 3, 15, 17, 1025, 5000}) {
-    const Array param = random.normals({size}), grad = random.normals({size}), m = random.normals({size}),
+  constexpr DType kGradients[] = {DType::F32, DType::BF16, DType::F16};
+  for (int64_t size : {0, 1, 3, 15, 17, 1025, 5000, 33, 34, 35}) {
+    const Array param = random.normals({size}), grad = random.normals({size}).to(kGradients[size % 3]), m = random.normals({size}),
                 v = random.fill({size}, [&] { return random.uniform(); });
     Values p1(size), m1(size), v1(size);
     for (int64_t i = 0; i < size; ++i) {

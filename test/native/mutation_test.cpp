@@ -11,7 +11,11 @@ namespace rankone::test {
 namespace {
 
 constexpr int64_t kMostElements = 20000;
+constexpr DType kDTypes[] = {DType::F32, DType::BF16, DType::F16};
 constexpr int64_t kHuge[] = {int64_t{1} << 31, int64_t{1} << 40, int64_t{1} << 52};
+
+// What the JavaScript layer takes as an array of indices has one dimension.
+bool isIndexArray(const InputSpec& input) { return input.group && !*input.group; }
 
 // New numbers in another shape; one with too many elements loses them.
 Array redraw(const Array& like, Shape shape, Random& random) {
@@ -20,7 +24,7 @@ Array redraw(const Array& like, Shape shape, Random& random) {
     if (size && __builtin_mul_overflow(count, size, &count)) count = INT64_MAX;
   if (count > kMostElements) shape[random.below(shape.size())] = 0;
   const DType dtype = like.tensor().dtype;
-  return dtype == DType::F32 ? random.normals(shape) : random.indices(shape, 12);
+  return (kFloats & dtypeBit(dtype) ? random.normals(shape) : random.indices(shape, 12)).to(dtype);
 }
 
 int64_t otherSize(int64_t size, Random& random) {
@@ -47,7 +51,7 @@ void changeSizeEverywhere(Invocation& call, Random& random) {
   Invocation changed = call;
   for (const InputSpec& input : call.spec().inputs) {
     const Array a = call.argument(input.name);
-    if (!a.present()) continue;
+    if (!a.present() || isIndexArray(input)) continue;
     Shape shape = a.shape();
     for (int64_t& size : shape)
       if (size == from) size = to;
@@ -66,9 +70,30 @@ void changeRank(Invocation& call, const std::string& name, Random& random) {
   call.in(name, redraw(a, shape, random));
 }
 
-void changeDType(Invocation& call, const std::string& name) {
+void changeDType(Invocation& call, const std::string& name, Random& random) {
+  constexpr DType kAll[] = {DType::F32, DType::BF16, DType::F16, DType::I32, DType::I64};
   const Array a = call.argument(name);
-  call.in(name, Array(a.shape(), a.tensor().dtype == DType::F32 ? DType::I32 : DType::F32));
+  const DType to = kAll[random.below(std::size(kAll))];
+  call.in(name, kFloats & dtypeBit(to) ? random.normals(a.shape()).to(to) : random.indices(a.shape(), 12).to(to));
+}
+
+// Sequences' starts and slots of a pool: right ones of another kind, or one value off.
+void changeIndices(Invocation& call, const std::string& name, Random& random) {
+  const Array a = call.argument(name);
+  const bool wide = random.below(2);
+  constexpr double kValues[] = {-1, 0, 1, 2, 7, 18, 19, 20, 2147483647, -2147483648.0};
+  constexpr double kWideValues[] = {1e18, -9e18, 4294967296.0, 4294967303.0};
+  Array changed = a.to(wide ? DType::I64 : DType::I32);
+  if (changed.size() && random.below(4)) {
+    const bool huge = wide && random.below(2);
+    changed.set(random.below(changed.size()), huge ? kWideValues[random.below(4)] : kValues[random.below(10)]);
+  }
+  if (random.below(4) == 0 && a.size()) {  // one fewer, or one more at the end
+    Values values = changed.values();
+    random.below(2) ? values.pop_back() : values.push_back(values.back());
+    changed = Array({static_cast<int64_t>(values.size())}, values, changed.tensor().dtype);
+  }
+  call.in(name, changed);
 }
 
 int choiceCount(const char* choices) {
@@ -100,8 +125,10 @@ void changeOption(Invocation& call, Random& random) {
 
 void mutate(Invocation& call, Random& random) {
   const auto inputs = call.spec().inputs;
-  const std::string name = inputs[random.below(inputs.size())].name;
+  const InputSpec& input = inputs[random.below(inputs.size())];
+  const std::string name = input.name;
   const bool present = call.argument(name).present();
+  if (present && isIndexArray(input) && random.below(4)) return changeIndices(call, name, random);
   switch (random.below(10)) {
     case 0:
     case 1: changeOption(call, random); return;
@@ -109,14 +136,20 @@ void mutate(Invocation& call, Random& random) {
       if (present) changeSize(call, name, random);
       return;
     case 3:
-      if (present) changeRank(call, name, random);
+      if (present && !isIndexArray(input)) changeRank(call, name, random);
       return;
     case 4:
-      if (present) changeDType(call, name);
+      if (present) changeDType(call, name, random);
       return;
     case 5: call.in(name, Array()); return;
     default: changeSizeEverywhere(call, random); return;
   }
+}
+
+Array slotsOf(int64_t rows) {
+  Array slots({rows}, DType::I32);
+  for (int64_t i = 0; i < rows; ++i) slots.set(i, static_cast<double>(rows - 1 - i));
+  return slots;
 }
 
 std::string forwardOf(const std::string& function) { return function.substr(0, function.find("Backward")); }
@@ -126,16 +159,20 @@ void testFunction(const std::string& function, uint64_t seed) {
   int ended = 0, refused = 0;
   const int rounds = quick() ? 40 : 400;
   for (int i = 0; i < rounds; ++i) {
-    Invocation call = sampleCall(function);
+    const SampleForm form{kDTypes[random.below(3)], random.below(3) == 0, random.below(3) == 0};
+    Invocation call = sampleCall(function, form);
+    std::unique_ptr<StateBuffer> state;
+    if (call.spec().takesState && random.below(3) == 0) {
+      const int64_t keyHeads = form.fused ? random.below(2) : 0, rows = form.packed ? 3 : 2;
+      state = std::make_unique<StateBuffer>(rows + random.below(3), 2, 9 - random.below(8) / 7, 5, keyHeads);
+      call.in("initialState", Array()).state(*state);
+      if (call.argument("initialZ").present()) call.in("initialZ", Array());
+      if (random.below(2)) call.in("stateIndices", slotsOf(rows));
+    }
     const int changes = 1 + static_cast<int>(random.below(3));
     for (int j = 0; j < changes; ++j) mutate(call, random);
     if (call.spec().takesSaved && random.below(2))
-      call.saved(sampleCall(forwardOf(function)).set("saveForBackward", 1).run().saved);
-    std::unique_ptr<StateBuffer> state;
-    if (call.spec().takesState && random.below(3) == 0) {
-      state = std::make_unique<StateBuffer>(2, 2, 9 - random.below(2), 5);
-      call.in("initialState", Array()).state(*state);
-    }
+      call.saved(sampleCall(forwardOf(function), form).set("saveForBackward", 1).run().saved);
     try {
       call.run();
       ++ended;
@@ -159,7 +196,10 @@ const bool added = [] {
 }();
 
 TEST("every public function runs") {
-  for (const Entry& entry : entries()) sampleCall(entry.name).run();
+  for (const Entry& entry : entries())
+    for (const DType dtype : kDTypes)
+      for (const bool packed : {false, true})
+        for (const bool fused : {false, true}) sampleCall(entry.name, {dtype, packed, fused}).run();
 }
 
 }  // namespace

@@ -202,7 +202,7 @@ TEST("pool: backwards that share what a forward saved") {
 }
 
 TEST("pool: one state, many takers") {
-  StateBuffer state(1, 2, 9, 5);
+  StateBuffer state(1, 2, 9, 5, 0);
   std::atomic<int> served{0}, refused{0};
   Sizes s{1, 40, 1, 2, 9, 5, 1, Gate::Token, true};
   const GridProblem p = drawProblem(s, Numbers::Mild, false, 33);

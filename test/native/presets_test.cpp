@@ -21,10 +21,13 @@ Gate gateOf(const Preset& preset) {
   return Gate::None;
 }
 
-void testPreset(const Preset& preset) {
+constexpr DType kDTypes[] = {DType::F32, DType::BF16, DType::F16};
+
+void testPreset(const Preset& preset, DType dtype) {
   const bool fixed = preset.fixedGate != FixedGate::No, lightning = preset.fixedGate == FixedGate::Lightning;
   Sizes s{2, 21, 2, 4, 17, 9, preset.householder ? 2 : 1, gateOf(preset), preset.update == UpdateRule::Delta};
-  GridProblem p = drawProblem(s, Numbers::Mild, true, 21);
+  GridProblem p = drawProblem(s, Numbers::Mild, true, 21, dtype);
+  if (fixed) p.g = p.g.to(DType::F32);
   for (int64_t h = 0; h < s.HV && fixed; ++h) {
     const double x = static_cast<double>(h);
     p.g.set(h, lightning ? -(8.0 / 4) * (1 - 1.0 / 3) * x : std::log1p(-std::exp2(-5 - x)));
@@ -47,15 +50,17 @@ void testPreset(const Preset& preset) {
 }
 
 const bool added = [] {
-  for (const Preset& preset : presets()) addTest(preset.name, [&preset] { testPreset(preset); });
+  for (const Preset& preset : presets()) addTest(preset.name, [&preset] {
+      for (const DType dtype : kDTypes) testPreset(preset, dtype);
+    });
   return true;
 }();
 
 // A gate per channel and k = 1 - e^g.
 TEST("hgrn2") {
-  for (int64_t T : {1, 15, 70}) {
+  for (int64_t T : {1, 15, 70, 32}) {
     const Sizes s{2, T, 3, 3, 17, 9, 1, Gate::Channel, false};
-    GridProblem p = drawProblem(s, Numbers::Mild, true, 22);
+    GridProblem p = drawProblem(s, Numbers::Mild, true, 22, kDTypes[T % 3]);
     GridValues values = p.values();
     for (size_t i = 0; i < values.k.size(); ++i) values.k[i] = -std::expm1(values.g[i]);
     const GridForward f = referenceForward(s, values);
@@ -79,14 +84,14 @@ TEST("hgrn2") {
 // q = C, k = B, v = d x, g = d A, y = o + D x with d = clamp(softplus(dt + dtBias)).
 TEST("mamba2") {
   constexpr double kLow = 0.05, kHigh = 2;
-  for (int64_t T : {1, 15, 70}) {
+  for (int64_t T : {1, 15, 70, 32}) {
     const Sizes s{2, T, 2, 4, 17, 9, 1, Gate::Token, false};
-    Random random(23);
+    Random random(23, kDTypes[T % 3]);
     const Array x = random.normals({s.B, T, s.HV, s.V}), dt = random.normals({s.B, T, s.HV}),
-                A = random.fill({s.HV}, [&] { return -random.uniform(); }), B = random.normals({s.B, T, s.H, s.K}),
-                C = random.normals({s.B, T, s.H, s.K}), D = random.normals({s.HV}), dtBias = random.normals({s.HV}),
-                initial = random.normals({s.B, s.HV, s.K, s.V}), dY = random.normals(x.shape()),
-                dFinal = random.normals(initial.shape());
+                A = random.fill({s.HV}, [&] { return -random.uniform(); }).to(DType::F32), B = random.normals({s.B, T, s.H, s.K}),
+                C = random.normals({s.B, T, s.H, s.K}), D = random.normals({s.HV}).to(DType::F32), dtBias = random.normals({s.HV}).to(DType::F32),
+                initial = random.normals({s.B, s.HV, s.K, s.V}).to(DType::F32), dY = random.normals(x.shape()),
+                dFinal = random.normals(initial.shape()).to(DType::F32);
     GridValues values{C.values(),  B.values(),      x.values(), dt.values(), {}, initial.values(),
                       dY.values(), dFinal.values(), 1};
     Values step(dt.size());

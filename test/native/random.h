@@ -9,7 +9,10 @@ namespace rankone::test {
 
 class Random {
  public:
-  explicit Random(uint64_t seed) : state_(seed * 0x9e3779b97f4a7c15u + 1) {}
+  explicit Random(uint64_t seed, DType floats = DType::F32)
+      : dtype(floats), state_(seed * 0x9e3779b97f4a7c15u + 1) {}
+
+  const DType dtype;  // of fill and normals, whose numbers are rounded to it
 
   uint64_t bits() {  // splitmix64
     uint64_t z = state_ += 0x9e3779b97f4a7c15u;
@@ -26,7 +29,7 @@ class Random {
 
   template <class F>
   Array fill(const Shape& shape, F&& value) {
-    Array a(shape);
+    Array a(shape, dtype);
     for (int64_t i = 0; i < a.size(); ++i) a.set(i, value());
     return a;
   }

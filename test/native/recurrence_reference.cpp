@@ -133,8 +133,8 @@ void forEachHead(const Sizes& s, const GridValues& p, F&& visit) {
 
 }  // namespace
 
-GridForward referenceForward(const Sizes& s, const GridValues& p) {
-  GridForward out{Values(s.B * s.T * s.HV * s.V), Values(s.B * s.HV * s.K * s.V)};
+GridForward plainForward(const Sizes& s, const GridValues& p) {
+  GridForward out{Values(s.B * s.T * s.HV * s.V), Values(s.B * s.HV * s.K * s.V), {}};
   forEachHead(s, p, [&](const Head& at) {
     Values S = startOf(at);
     for (int64_t t = 0; t < s.T; ++t) {
@@ -148,15 +148,17 @@ GridForward referenceForward(const Sizes& s, const GridValues& p) {
   return out;
 }
 
-GridGradients referenceBackward(const Sizes& s, const GridValues& p) {
+GridGradients plainBackward(const Sizes& s, const GridValues& p) {
   GridGradients grads{Values(p.q.size()), Values(p.k.size()),    Values(p.v.size()),
-                      Values(p.g.size()), Values(p.beta.size()), Values(s.B * s.HV * s.K * s.V)};
+                      Values(p.g.size()), Values(p.beta.size()), Values(s.B * s.HV * s.K * s.V),
+                      {},                 {},                    {}};
   forEachHead(s, p, [&](const Head& at) { reverseHead(at, grads); });
   return grads;
 }
 
 GridValues shaken(GridValues p, Random& random) {
-  for (Values* values : {&p.q, &p.k, &p.v, &p.g, &p.beta, &p.initialState, &p.dO, &p.dFinalState})
+  for (Values* values : {&p.q, &p.k, &p.v, &p.g, &p.beta, &p.initialState, &p.dO, &p.dFinalState, &p.aLog, &p.dtBias,
+                         &p.initialZ, &p.dFinalZ})
     for (double& x : *values)
       if (std::isfinite(x)) x *= 1 + (random.below(2) ? 0x1p-24 : -0x1p-24);
   return p;

@@ -12,10 +12,11 @@ namespace {
 constexpr int64_t kDims[] = {1, 3, 16, 17, 33, 64, 65};
 constexpr int64_t kTokens[] = {0, 1, 2, 15, 33, 70};
 constexpr int64_t kHeads[][2] = {{1, 1}, {1, 2}, {2, 2}, {2, 4}, {1, 3}};
+constexpr DType kDTypes[] = {DType::F32, DType::BF16, DType::F16};
 constexpr Numbers kNumbers[] = {Numbers::Mild, Numbers::Strong, Numbers::Resets, Numbers::Growing};
 
 struct References {
-  Reference o, finalState, dq, dk, dv, dg, dbeta, dInitialState;
+  Reference o, finalState, finalZ, dq, dk, dv, dg, dbeta, dInitialState, dALog, dDtBias, dInitialZ;
 };
 
 References referencesOf(const GridProblem& p) {
@@ -23,16 +24,20 @@ References referencesOf(const GridProblem& p) {
   const GridValues values = p.values(), moved = shaken(values, random);
   const GridForward f = referenceForward(p.sizes, values), f2 = referenceForward(p.sizes, moved);
   const GridGradients b = referenceBackward(p.sizes, values), b2 = referenceBackward(p.sizes, moved);
-  return {withNoise(f.o, f2.o),         withNoise(f.finalState, f2.finalState),
-          withNoise(b.dq, b2.dq),       withNoise(b.dk, b2.dk),
-          withNoise(b.dv, b2.dv),       withNoise(b.dg, b2.dg),
-          withNoise(b.dbeta, b2.dbeta), withNoise(b.dInitialState, b2.dInitialState)};
+  return {withNoise(f.o, f2.o),           withNoise(f.finalState, f2.finalState),
+          withNoise(f.finalZ, f2.finalZ), withNoise(b.dq, b2.dq),
+          withNoise(b.dk, b2.dk),         withNoise(b.dv, b2.dv),
+          withNoise(b.dg, b2.dg),         withNoise(b.dbeta, b2.dbeta),
+          withNoise(b.dInitialState, b2.dInitialState),
+          withNoise(b.dALog, b2.dALog),   withNoise(b.dDtBias, b2.dDtBias),
+          withNoise(b.dInitialZ, b2.dInitialZ)};
 }
 
 void expectForward(const std::string& label, const Results& results, const References& ref) {
   expectNear(label + " o", results["o"], ref.o, Rows::Tokens, kOutputLimit);
   if (results.has("finalState"))
     expectNear(label + " finalState", results["finalState"], ref.finalState, Rows::States, kStateLimit);
+  if (results.has("finalZ")) expectNear(label + " finalZ", results["finalZ"], ref.finalZ, Rows::States, kStateLimit);
 }
 
 void expectGradients(const std::string& label, const Results& results, const References& ref, const GridProblem& p) {
@@ -46,41 +51,36 @@ void expectGradients(const std::string& label, const Results& results, const Ref
   if (p.beta.present()) expectNear(label + " dbeta", results["dbeta"], ref.dbeta, Rows::Tokens, kGateLimit);
   if (p.initialState.present())
     expectNear(label + " dInitialState", results["dInitialState"], ref.dInitialState, Rows::States, kStateLimit);
+  check(results.has("dALog") == p.aLog.present() && results.has("dDtBias") == p.dtBias.present() &&
+            results.has("dInitialZ") == p.initialZ.present(),
+        "%s: gradients of what is fused", label.c_str());
+  if (p.aLog.present()) expectNear(label + " dALog", results["dALog"], ref.dALog, Rows::Whole, kGateLimit);
+  if (p.dtBias.present()) expectNear(label + " dDtBias", results["dDtBias"], ref.dDtBias, Rows::Whole, kGateLimit);
+  if (p.initialZ.present())
+    expectNear(label + " dInitialZ", results["dInitialZ"], ref.dInitialZ, Rows::States, kStateLimit);
 }
 
-// The T tokens from `first` of [B, T, ...], with `perToken` rows a token.
-Array tokensOf(const Array& a, int64_t first, int64_t count, int64_t perToken = 1) {
-  if (!a.present() || a.shape().size() < 3) return a;
-  Shape shape = a.shape();
-  const int64_t rows = shape[1], inner = sizeOf({shape.begin() + 2, shape.end()});
-  shape[1] = count * perToken;
-  Array part(shape, a.tensor().dtype);
-  for (int64_t i = 0; i < part.size(); ++i) {
-    const int64_t b = i / (shape[1] * inner), rest = i % (shape[1] * inner);
-    part.set(i, a.at((b * rows + first * perToken) * inner + rest));
+// As float32 and rounded to the dtypes of the arguments.
+void expectRounded(const std::string& label, const Invocation& backward, const Results& f32) {
+  const Results rounded = Invocation(backward).choose("gradDtype", "input").run();
+  for (const auto& [name, array] : f32.outputs) {
+    const Array& other = rounded[name];
+    check(array.tensor().dtype == DType::F32, "%s: dtype of %s", label.c_str(), name.c_str());
+    check(array.to(other.tensor().dtype).sameBits(other), "%s: %s is not rounded to its argument's dtype",
+          label.c_str(), name.c_str());
   }
-  return part;
-}
-
-GridProblem part(const GridProblem& whole, int64_t first, int64_t count) {
-  GridProblem p = whole;
-  p.sizes.T = count;
-  p.q = tokensOf(whole.q, first, count);
-  p.k = tokensOf(whole.k, first, count, whole.sizes.n);
-  p.v = tokensOf(whole.v, first, count, whole.sizes.n);
-  p.g = tokensOf(whole.g, first, count);
-  p.beta = tokensOf(whole.beta, first, count, whole.sizes.n);
-  p.initialState = Array();
-  return p;
 }
 
 // The sequence in two calls that advance one state in place.
 void expectDecode(const GridProblem& p, const References& ref, int64_t first) {
   const Sizes& s = p.sizes;
-  StateBuffer state(s.B, s.HV, s.K, s.V);
+  StateBuffer state(s.B, s.HV, s.K, s.V, s.fused.normalize ? s.H : 0);
   for (int64_t i = 0; i < p.initialState.size(); ++i) state.data()[i] = static_cast<float>(p.initialState.at(i));
+  for (int64_t i = 0; i < p.initialZ.size(); ++i) state.z()[i] = static_cast<float>(p.initialZ.at(i));
   for (const auto& [from, count] : {std::pair{int64_t{0}, first}, {first, s.T - first}}) {
-    const Results results = forwardCall(part(p, from, count)).state(state).run();
+    GridProblem part = tokensOf(p, from, count);
+    part.initialState = part.initialZ = Array();
+    const Results results = forwardCall(part).state(state).run();
     Array expected(p.dO.shape(), ref.o.values), noise(p.dO.shape(), ref.o.noise);
     const Reference partRef{tokensOf(expected, from, count).values(), tokensOf(noise, from, count).values()};
     expectNear(p.label + " decoded o", results["o"], partRef, Rows::Tokens, 2 * kOutputLimit);
@@ -122,6 +122,7 @@ void expectProblem(const GridProblem& p, int64_t index) {
   expectGradients(p.label + " with saved", withSaved, ref, p);
   expectGradients(p.label + " without saved", without, ref, p);
   if (index % 5 == 0) expectSameBits(p.label, without, onOneThread(backwardCall(p)));
+  if (p.q.tensor().dtype != DType::F32) expectRounded(p.label, backwardCall(p), without);
 }
 
 // NaN and infinities in every argument: no bound to hold the results to, but none may be left unwritten or crash.
@@ -151,8 +152,12 @@ void testCell(Sizes cell, uint64_t seed) {
       s.T = kTokens[index % std::size(kTokens)];
       s.K = K;
       s.V = V;
-      expectProblem(drawProblem(s, kNumbers[random.below(std::size(kNumbers))], random.below(2), index), index);
-      if (index % 12 == 0) runHostile(drawProblem(s, Numbers::Hostile, true, index));
+      const Numbers numbers = kNumbers[random.below(std::size(kNumbers))];
+      const bool states = random.below(2);
+      expectProblem(drawProblem(s, numbers, states, index), index);
+      if (index % 5 == 1) expectProblem(drawProblem(s, numbers, states, index, DType::BF16), index - 1);
+      if (index % 5 == 2) expectProblem(drawProblem(s, numbers, states, index, DType::F16), index - 2);
+      if (index % 12 == 0) runHostile(drawProblem(s, Numbers::Hostile, true, index, kDTypes[index / 12 % 3]));
     }
 }
 
@@ -163,6 +168,30 @@ void testLarge(Sizes s, uint64_t seed) {
   s.K = wide ? 131 : 20;
   s.V = wide ? 130 : 9;
   expectProblem(drawProblem(s, Numbers::Mild, true, seed), static_cast<int64_t>(seed));
+}
+
+// Norms, activations and the normalizer, each in some of the problems.
+void testFused(Sizes s, uint64_t seed) {
+  Random random(seed);
+  constexpr int64_t kFusedDims[] = {3, 5, 16, 33, 66};  // one number has no direction to norm
+  for (int i = 0; i < (quick() ? 3 : 15); ++i) {
+    const int64_t* heads = kHeads[i % std::size(kHeads)];
+    s.H = heads[0];
+    s.HV = heads[1];
+    s.B = 1 + i % 2;
+    s.T = kTokens[(i + seed) % std::size(kTokens)];
+    s.K = kFusedDims[random.below(std::size(kFusedDims))];
+    s.V = kFusedDims[random.below(std::size(kFusedDims))];
+    s.fused.qkL2norm = i % 3 != 1;
+    s.fused.gate = s.gate >= Gate::Token && i % 4 != 3;
+    s.fused.dtBias = s.fused.gate && random.below(3);
+    s.fused.lowerBound = s.fused.gate && random.below(2) ? -2.5 : 0;
+    s.fused.betaMost = s.delta ? static_cast<double>((i + 1) % 3) : 0;
+    s.fused.normalize = s.gate == Gate::None && !s.delta;
+    const Numbers numbers = kNumbers[random.below(std::size(kNumbers))];
+    expectProblem(drawProblem(s, numbers, s.fused.normalize || random.below(2), seed + i, kDTypes[i % 3]), i);
+    if (i % 5 == 0) runHostile(drawProblem(s, Numbers::Hostile, true, seed + i, kDTypes[i / 5]));
+  }
 }
 
 const bool added = [] {
@@ -178,6 +207,7 @@ const bool added = [] {
       seed += 101;
       addTest("recurrence " + name, [=] { testCell(s, seed); });
       addTest("recurrence " + name + ", large", [=] { testLarge(s, seed); });
+      if (s.gate != Gate::Head) addTest("recurrence " + name + ", fused", [=] { testFused(s, seed); });
     }
   return true;
 }();

@@ -11,7 +11,9 @@ namespace {
 
 using Arguments = std::map<std::string, Array>;
 
-GridProblem gridSample(const Preset* preset) {
+const Values kStarts{0, 7, 7, 19};
+
+GridProblem gridSample(const Preset* preset, const SampleForm& form) {
   Sizes s{2, 19, 1, 2, 9, 5, 1, Gate::Channel, true};
   if (preset) {
     s.delta = preset->update == UpdateRule::Delta;
@@ -21,11 +23,17 @@ GridProblem gridSample(const Preset* preset) {
              : preset->gate == GateKind::Token        ? Gate::Token
                                                       : Gate::Channel;
   }
-  return drawProblem(s, Numbers::Mild, true, 41);
+  if (form.fused) {
+    s.fused.qkL2norm = true;
+    s.fused.gate = s.fused.dtBias = s.gate >= Gate::Token;
+    s.fused.betaMost = s.delta ? 2 : 0;
+    s.fused.normalize = preset && preset->gate == GateKind::None && !s.delta;
+  }
+  return drawProblem(s, Numbers::Mild, true, 41, form.dtype);
 }
 
-Invocation presetSample(const Preset* preset, const std::string& function) {
-  const GridProblem p = gridSample(preset);
+Invocation presetSample(const Preset* preset, const std::string& function, const SampleForm& form) {
+  const GridProblem p = gridSample(preset, form);
   Invocation call = function.ends_with("Backward") ? backwardCall(p, function) : forwardCall(p, function);
   if (preset && preset->fixedGate == FixedGate::Lightning) call.set("layer", 1).set("layers", 3);
   return call;
@@ -80,19 +88,54 @@ Arguments argumentsOf(const std::string& function) {
   throw std::logic_error("test/native/samples.cpp has no arguments for " + function);
 }
 
-}  // namespace
+bool takes(const Invocation& call, std::string_view name) {
+  for (const InputSpec& input : call.spec().inputs)
+    if (input.name == name) return true;
+  return false;
+}
 
-Invocation sampleCall(const std::string& function) {
+// Only the first row of a batch stays, cut into sequences with as many states.
+Invocation packed(Invocation call) {
+  if (!takes(call, "cuSeqlens")) return call;
+  for (const InputSpec& input : call.spec().inputs) {
+    const std::string_view name = input.name;
+    const Array a = call.argument(input.name);
+    if (name == "initialState" || name == "dFinalState" || name == "initialZ" || name == "dFinalZ") {
+      if (!a.present()) continue;
+      Shape shape = a.shape();
+      shape[0] = 3;
+      call.in(input.name, Random(43).normals(shape));
+    } else if (a.present() && a.shape().size() >= 3) {
+      call.in(input.name, rowsOf(a, 0, 1));
+    }
+  }
+  return call.in("cuSeqlens", Array({4}, kStarts, DType::I64));
+}
+
+Invocation ofDType(Invocation call, DType dtype) {
+  for (const InputSpec& input : call.spec().inputs)
+    if (input.dtypes == kFloats) call.in(input.name, call.argument(input.name).to(dtype));
+  return call;
+}
+
+Invocation plainSample(const std::string& function, const SampleForm& form) {
   for (const Preset& p : presets())
-    if (function == p.name || function == std::string(p.name) + "Backward") return presetSample(&p, function);
-  if (function == "recurrence" || function == "recurrenceBackward") return presetSample(nullptr, function);
+    if (function == p.name || function == std::string(p.name) + "Backward") return presetSample(&p, function, form);
+  if (function == "recurrence" || function == "recurrenceBackward") return presetSample(nullptr, function, form);
   Invocation call(function);
   Arguments arguments = argumentsOf(function);
   for (const InputSpec& input : call.spec().inputs) call.in(input.name, arguments[input.name]);
   if (function == "embeddingBackward") call.set("numEmbeddings", 9);
   if (function == "matmulBackward") call.set("withBias", 1);
   if (function == "adamW") call.set("lr", 1e-3).set("step", 2);
-  return call;
+  return ofDType(call, form.dtype);
+}
+
+}  // namespace
+
+Invocation sampleCall(const std::string& function, const SampleForm& form) {
+  const Invocation call = plainSample(function, form);
+  return form.packed ? packed(call) : call;
 }
 
 }  // namespace rankone::test
