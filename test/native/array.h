@@ -25,10 +25,10 @@ class Array {
 
   double at(int64_t i) const;
   void set(int64_t i, double value);
-  Values values() const;  // empty when absent
-  Array copy() const;     // memory of its own
+  Values values() const;        // empty when absent
+  Array copy() const;           // memory of its own
   Array to(DType dtype) const;  // rounded to nearest even; absent stays absent
-  void fillWithNaN();     // integers: with a value that is no index
+  void fillWithNaN();           // integers: with a value that is no index
   bool sameBits(const Array& other) const;
 
  private:

@@ -44,7 +44,8 @@ TEST("compute bf16: the grid") {
 
 // Factors are rounded, their products added in float32.
 TEST("compute bf16: matmul") {
-  constexpr int64_t kSizes[][3] = {{1, 1, 1}, {3, 5, 7}, {17, 33, 16}, {1, 70, 65}, {64, 1, 33}, {40, 50, 131}, {5, 0, 3}};
+  constexpr int64_t kSizes[][3] = {{1, 1, 1},   {3, 5, 7},     {17, 33, 16}, {1, 70, 65},
+                                   {64, 1, 33}, {40, 50, 131}, {5, 0, 3}};
   for (const DType dtype : {DType::F32, DType::BF16, DType::F16})
     for (const auto& [M, N, K] : kSizes)
       for (const int form : {0, 1, 2, 3}) {

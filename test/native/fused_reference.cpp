@@ -115,8 +115,8 @@ struct Widened {
     ++sizes.V;
     values.scale = 1;
     values.v = widened(p.v, s.V, 1);
-    values.initialState = p.initialState.empty() ? Values(s.B * s.HV * s.K * (s.V + 1))
-                                                 : widened(p.initialState, s.V, 0);
+    values.initialState =
+        p.initialState.empty() ? Values(s.B * s.HV * s.K * (s.V + 1)) : widened(p.initialState, s.V, 0);
     overNormalizers(s, [&](int64_t at, int64_t z, bool) {
       if (!p.initialZ.empty()) values.initialState[at] = p.initialZ[z];
     });

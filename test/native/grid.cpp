@@ -66,10 +66,11 @@ void drawFused(GridProblem& p, bool states, Random& random) {
 }  // namespace
 
 GridValues GridProblem::values() const {
-  return {q.values(),  k.values(),           v.values(),
-          g.values(),  beta.values(),        initialState.values(),
-          dO.values(), dFinalState.values(), static_cast<float>(1 / std::sqrt(static_cast<double>(sizes.K))),
-          aLog.values(), dtBias.values(), initialZ.values(), dFinalZ.values()};
+  return {q.values(),      k.values(),           v.values(),
+          g.values(),      beta.values(),        initialState.values(),
+          dO.values(),     dFinalState.values(), static_cast<float>(1 / std::sqrt(static_cast<double>(sizes.K))),
+          aLog.values(),   dtBias.values(),      initialZ.values(),
+          dFinalZ.values()};
 }
 
 GridProblem drawProblem(const Sizes& s, Numbers numbers, bool states, uint64_t seed, DType dtype) {
@@ -82,7 +83,8 @@ GridProblem drawProblem(const Sizes& s, Numbers numbers, bool states, uint64_t s
   p.v = random.normals({s.B, s.T * s.n, s.HV, s.V});
   p.dO = random.normals({s.B, s.T, s.HV, s.V});
   if (s.gate != Gate::None)
-    p.g = random.fill(gateShape(s), [&] { return s.fused.gate ? rawGate(s, numbers, random) : logGate(numbers, random); });
+    p.g = random.fill(gateShape(s),
+                      [&] { return s.fused.gate ? rawGate(s, numbers, random) : logGate(numbers, random); });
   if (s.delta)
     p.beta = random.fill({s.B, s.T * s.n, s.HV},
                          [&] { return s.fused.betaMost ? random.normal() : random.uniform() * (1 + seed % 2); });

@@ -87,45 +87,45 @@ void testMatmul(int64_t batch, int64_t M, int64_t N, int64_t K, unsigned form, R
 
 TEST("matmul: small and odd sizes") {
   forEachDType(11, [](Random& random) {
-  for (unsigned form = 0; form < 32; ++form)
-    for (int i = 0; i < (quick() ? 2 : 12); ++i) {
-      const auto size = [&] { return random.below(12) ? kWidths[random.below(8)] : 0; };
-      const int64_t M = size(), N = size(), K = size();
-      testMatmul(1 + random.below(3), M, N, K, form, random);
-    }
+    for (unsigned form = 0; form < 32; ++form)
+      for (int i = 0; i < (quick() ? 2 : 12); ++i) {
+        const auto size = [&] { return random.below(12) ? kWidths[random.below(8)] : 0; };
+        const int64_t M = size(), N = size(), K = size();
+        testMatmul(1 + random.below(3), M, N, K, form, random);
+      }
   });
 }
 
 TEST("matmul: tiles, blocks, rows of one") {
   forEachDType(12, [](Random& random) {
-  constexpr int64_t kSizes[][3] = {{1, 300, 520}, {200, 1, 70}, {130, 200, 300}, {97, 33, 600}, {5, 700, 65}};
-  for (const auto& [M, N, K] : kSizes)
-    for (unsigned form : {0u, 1u, 2u, 3u, 12u, 23u}) {
-      if ((quick() || random.dtype != DType::F32) && (form % 3 || M * N * K > 2'000'000)) continue;
-      testMatmul(2, M, N, K, form, random);
-    }
+    constexpr int64_t kSizes[][3] = {{1, 300, 520}, {200, 1, 70}, {130, 200, 300}, {97, 33, 600}, {5, 700, 65}};
+    for (const auto& [M, N, K] : kSizes)
+      for (unsigned form : {0u, 1u, 2u, 3u, 12u, 23u}) {
+        if ((quick() || random.dtype != DType::F32) && (form % 3 || M * N * K > 2'000'000)) continue;
+        testMatmul(2, M, N, K, form, random);
+      }
   });
 }
 
 TEST("embedding") {
   forEachDType(13, [](Random& random) {
-  for (int64_t D : kWidths)
-    for (const Shape& shape : {Shape{}, Shape{1}, Shape{0}, Shape{7, 31}, Shape{3, 2, 50}}) {
-      const int64_t V = 40, count = sizeOf(shape);
-      const Array ids = random.indices(shape, V), weight = random.normals({V, D});
-      Shape outShape = shape;
-      outShape.push_back(D);
-      const Array dY = random.normals(outShape);
-      Values y(count * D), dWeight(V * D);
-      for (int64_t i = 0; i < count * D; ++i) {
-        const int64_t at = static_cast<int64_t>(ids.at(i / D)) * D + i % D;
-        y[i] = weight.at(at);
-        dWeight[at] += dY.at(i);
+    for (int64_t D : kWidths)
+      for (const Shape& shape : {Shape{}, Shape{1}, Shape{0}, Shape{7, 31}, Shape{3, 2, 50}}) {
+        const int64_t V = 40, count = sizeOf(shape);
+        const Array ids = random.indices(shape, V), weight = random.normals({V, D});
+        Shape outShape = shape;
+        outShape.push_back(D);
+        const Array dY = random.normals(outShape);
+        Values y(count * D), dWeight(V * D);
+        for (int64_t i = 0; i < count * D; ++i) {
+          const int64_t at = static_cast<int64_t>(ids.at(i / D)) * D + i % D;
+          y[i] = weight.at(at);
+          dWeight[at] += dY.at(i);
+        }
+        expectNear("y", Invocation("embedding").in("ids", ids).in("weight", weight).run()["y"], y, 0);
+        const Results grads = Invocation("embeddingBackward").in("ids", ids).in("dY", dY).set("numEmbeddings", V).run();
+        expectNear("dWeight", grads["dWeight"], dWeight, 1e-6);
       }
-      expectNear("y", Invocation("embedding").in("ids", ids).in("weight", weight).run()["y"], y, 0);
-      const Results grads = Invocation("embeddingBackward").in("ids", ids).in("dY", dY).set("numEmbeddings", V).run();
-      expectNear("dWeight", grads["dWeight"], dWeight, 1e-6);
-    }
   });
 }
 
@@ -193,12 +193,12 @@ void testShortConv(int64_t B, int64_t T, int64_t D, int64_t W, bool act, bool ca
 
 TEST("shortConv") {
   forEachDType(14, [](Random& random) {
-  constexpr int64_t kShapes[][4] = {{1, 1, 1, 1},    {2, 1, 37, 4},   {2, 3, 9, 7},    {2, 64, 16, 4}, {2, 65, 70, 3},
-                                    {1, 90, 530, 2}, {3, 150, 33, 5}, {2, 70, 21, 64}, {1, 2, 5, 64},  {2, 0, 6, 4},
-                                    {0, 5, 6, 4},    {2, 5, 0, 4},    {1, 7, 17, 1}};
-  for (const auto& [B, T, D, W] : kShapes)
-    for (bool act : {false, true})
-      for (bool carried : {false, true}) testShortConv(B, T, D, W, act, carried, random);
+    constexpr int64_t kShapes[][4] = {{1, 1, 1, 1},    {2, 1, 37, 4},   {2, 3, 9, 7},    {2, 64, 16, 4}, {2, 65, 70, 3},
+                                      {1, 90, 530, 2}, {3, 150, 33, 5}, {2, 70, 21, 64}, {1, 2, 5, 64},  {2, 0, 6, 4},
+                                      {0, 5, 6, 4},    {2, 5, 0, 4},    {1, 7, 17, 1}};
+    for (const auto& [B, T, D, W] : kShapes)
+      for (bool act : {false, true})
+        for (bool carried : {false, true}) testShortConv(B, T, D, W, act, carried, random);
   });
 }
 
@@ -244,31 +244,31 @@ void testNorm(int64_t rows, int64_t D, bool weighted, bool gated, Random& random
 
 TEST("rmsNorm and rmsNormGated") {
   forEachDType(15, [](Random& random) {
-  for (int64_t D : kWidths)
-    for (int64_t rows : {0, 1, 3, 70, 400})
-      for (bool weighted : {false, true})
-        for (bool gated : {false, true}) testNorm(rows, D, weighted, gated, random);
-  for (bool gated : {false, true}) testNorm(2, 4097, true, gated, random);
+    for (int64_t D : kWidths)
+      for (int64_t rows : {0, 1, 3, 70, 400})
+        for (bool weighted : {false, true})
+          for (bool gated : {false, true}) testNorm(rows, D, weighted, gated, random);
+    for (bool gated : {false, true}) testNorm(2, 4097, true, gated, random);
   });
 }
 
 TEST("swiglu") {
   forEachDType(16, [](Random& random) {
-  for (int64_t size : {0, 1, 3, 15, 16, 17, 1023, 1025, 5000}) {
-    const Shape shape{size};
-    const Array gate = random.fill(shape, [&] { return 10 * random.normal(); });
-    const Array up = random.normals(shape), dY = random.normals(shape);
-    Values y(size), dGate(size), dUp(size);
-    for (int64_t i = 0; i < size; ++i) {
-      y[i] = silu(gate.at(i)) * up.at(i);
-      dGate[i] = dY.at(i) * up.at(i) * siluSlope(gate.at(i));
-      dUp[i] = dY.at(i) * silu(gate.at(i));
+    for (int64_t size : {0, 1, 3, 15, 16, 17, 1023, 1025, 5000}) {
+      const Shape shape{size};
+      const Array gate = random.fill(shape, [&] { return 10 * random.normal(); });
+      const Array up = random.normals(shape), dY = random.normals(shape);
+      Values y(size), dGate(size), dUp(size);
+      for (int64_t i = 0; i < size; ++i) {
+        y[i] = silu(gate.at(i)) * up.at(i);
+        dGate[i] = dY.at(i) * up.at(i) * siluSlope(gate.at(i));
+        dUp[i] = dY.at(i) * silu(gate.at(i));
+      }
+      expectNear("y", Invocation("swiglu").in("gate", gate).in("up", up).run()["y"], y, 1e-6);
+      const Results grads = Invocation("swigluBackward").in("gate", gate).in("up", up).in("dY", dY).run();
+      expectNear("dGate", grads["dGate"], dGate, 1e-6);
+      expectNear("dUp", grads["dUp"], dUp, 1e-6);
     }
-    expectNear("y", Invocation("swiglu").in("gate", gate).in("up", up).run()["y"], y, 1e-6);
-    const Results grads = Invocation("swigluBackward").in("gate", gate).in("up", up).in("dY", dY).run();
-    expectNear("dGate", grads["dGate"], dGate, 1e-6);
-    expectNear("dUp", grads["dUp"], dUp, 1e-6);
-  }
   });
 }
 
@@ -300,10 +300,10 @@ void testCrossEntropy(int64_t rows, int64_t V, Random& random) {
 
 TEST("crossEntropy") {
   forEachDType(17, [](Random& random) {
-  for (int64_t V : kWidths)
-    if (V > 1)  // with one class all is zero
-      for (int64_t rows : {0, 1, 2, 70}) testCrossEntropy(rows, V, random);
-  testCrossEntropy(3, 5000, random);
+    for (int64_t V : kWidths)
+      if (V > 1)  // with one class all is zero
+        for (int64_t rows : {0, 1, 2, 70}) testCrossEntropy(rows, V, random);
+    testCrossEntropy(3, 5000, random);
   });
 }
 
@@ -313,8 +313,8 @@ TEST("adamW, in place") {
   constexpr int kStep = 3;
   constexpr DType kGradients[] = {DType::F32, DType::BF16, DType::F16};
   for (int64_t size : {0, 1, 3, 15, 17, 1025, 5000, 33, 34, 35}) {
-    const Array param = random.normals({size}), grad = random.normals({size}).to(kGradients[size % 3]), m = random.normals({size}),
-                v = random.fill({size}, [&] { return random.uniform(); });
+    const Array param = random.normals({size}), grad = random.normals({size}).to(kGradients[size % 3]),
+                m = random.normals({size}), v = random.fill({size}, [&] { return random.uniform(); });
     Values p1(size), m1(size), v1(size);
     for (int64_t i = 0; i < size; ++i) {
       const double g = grad.at(i);

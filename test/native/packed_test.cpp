@@ -129,7 +129,8 @@ void expectPacked(const Packed& p) {
   for (const char* mode : {"auto", "recurrent", "chunk"})
     expect([&](const GridProblem& part) { return forwardCall(part).choose("mode", mode).set("outputFinalState", 1); });
   expect([](const GridProblem& part) { return backwardCall(part); });
-  const auto [whole, parts] = expect([](const GridProblem& part) { return forwardCall(part).set("saveForBackward", 1); });
+  const auto [whole, parts] =
+      expect([](const GridProblem& part) { return forwardCall(part).set("saveForBackward", 1); });
   std::vector<Results> gradients;
   for (size_t i = 0; i < parts.size(); ++i) gradients.push_back(backwardCall(p.parts[i]).saved(parts[i].saved).run());
   expectResults(p, backwardCall(p.row).saved(whole.saved).run(), gradients);

@@ -50,7 +50,8 @@ void testPreset(const Preset& preset, DType dtype) {
 }
 
 const bool added = [] {
-  for (const Preset& preset : presets()) addTest(preset.name, [&preset] {
+  for (const Preset& preset : presets())
+    addTest(preset.name, [&preset] {
       for (const DType dtype : kDTypes) testPreset(preset, dtype);
     });
   return true;
@@ -88,8 +89,9 @@ TEST("mamba2") {
     const Sizes s{2, T, 2, 4, 17, 9, 1, Gate::Token, false};
     Random random(23, kDTypes[T % 3]);
     const Array x = random.normals({s.B, T, s.HV, s.V}), dt = random.normals({s.B, T, s.HV}),
-                A = random.fill({s.HV}, [&] { return -random.uniform(); }).to(DType::F32), B = random.normals({s.B, T, s.H, s.K}),
-                C = random.normals({s.B, T, s.H, s.K}), D = random.normals({s.HV}).to(DType::F32), dtBias = random.normals({s.HV}).to(DType::F32),
+                A = random.fill({s.HV}, [&] { return -random.uniform(); }).to(DType::F32),
+                B = random.normals({s.B, T, s.H, s.K}), C = random.normals({s.B, T, s.H, s.K}),
+                D = random.normals({s.HV}).to(DType::F32), dtBias = random.normals({s.HV}).to(DType::F32),
                 initial = random.normals({s.B, s.HV, s.K, s.V}).to(DType::F32), dY = random.normals(x.shape()),
                 dFinal = random.normals(initial.shape()).to(DType::F32);
     GridValues values{C.values(),  B.values(),      x.values(), dt.values(), {}, initial.values(),

@@ -9,8 +9,7 @@ namespace rankone::test {
 
 class Random {
  public:
-  explicit Random(uint64_t seed, DType floats = DType::F32)
-      : dtype(floats), state_(seed * 0x9e3779b97f4a7c15u + 1) {}
+  explicit Random(uint64_t seed, DType floats = DType::F32) : dtype(floats), state_(seed * 0x9e3779b97f4a7c15u + 1) {}
 
   const DType dtype;  // of fill and normals, whose numbers are rounded to it
 

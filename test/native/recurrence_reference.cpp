@@ -149,9 +149,15 @@ GridForward plainForward(const Sizes& s, const GridValues& p) {
 }
 
 GridGradients plainBackward(const Sizes& s, const GridValues& p) {
-  GridGradients grads{Values(p.q.size()), Values(p.k.size()),    Values(p.v.size()),
-                      Values(p.g.size()), Values(p.beta.size()), Values(s.B * s.HV * s.K * s.V),
-                      {},                 {},                    {}};
+  GridGradients grads{Values(p.q.size()),
+                      Values(p.k.size()),
+                      Values(p.v.size()),
+                      Values(p.g.size()),
+                      Values(p.beta.size()),
+                      Values(s.B * s.HV * s.K * s.V),
+                      {},
+                      {},
+                      {}};
   forEachHead(s, p, [&](const Head& at) { reverseHead(at, grads); });
   return grads;
 }

@@ -11,11 +11,11 @@ enum class Gate { None, Head, Token, Channel };
 // What stands before or after the recurrence itself.
 struct Fused {
   bool qkL2norm = false;
-  bool gate = false;        // of a token or a channel: aLog
-  bool dtBias = false;      // beside aLog
-  double lowerBound = 0;    // 0: -e^aLog softplus, else that times sigmoid
-  double betaMost = 0;      // 0: none, 1: sigmoid, 2: twice that
-  bool normalize = false;   // additive without gate
+  bool gate = false;       // of a token or a channel: aLog
+  bool dtBias = false;     // beside aLog
+  double lowerBound = 0;   // 0: -e^aLog softplus, else that times sigmoid
+  double betaMost = 0;     // 0: none, 1: sigmoid, 2: twice that
+  bool normalize = false;  // additive without gate
 };
 
 struct Sizes {

@@ -24,12 +24,17 @@ References referencesOf(const GridProblem& p) {
   const GridValues values = p.values(), moved = shaken(values, random);
   const GridForward f = referenceForward(p.sizes, values), f2 = referenceForward(p.sizes, moved);
   const GridGradients b = referenceBackward(p.sizes, values), b2 = referenceBackward(p.sizes, moved);
-  return {withNoise(f.o, f2.o),           withNoise(f.finalState, f2.finalState),
-          withNoise(f.finalZ, f2.finalZ), withNoise(b.dq, b2.dq),
-          withNoise(b.dk, b2.dk),         withNoise(b.dv, b2.dv),
-          withNoise(b.dg, b2.dg),         withNoise(b.dbeta, b2.dbeta),
+  return {withNoise(f.o, f2.o),
+          withNoise(f.finalState, f2.finalState),
+          withNoise(f.finalZ, f2.finalZ),
+          withNoise(b.dq, b2.dq),
+          withNoise(b.dk, b2.dk),
+          withNoise(b.dv, b2.dv),
+          withNoise(b.dg, b2.dg),
+          withNoise(b.dbeta, b2.dbeta),
           withNoise(b.dInitialState, b2.dInitialState),
-          withNoise(b.dALog, b2.dALog),   withNoise(b.dDtBias, b2.dDtBias),
+          withNoise(b.dALog, b2.dALog),
+          withNoise(b.dDtBias, b2.dDtBias),
           withNoise(b.dInitialZ, b2.dInitialZ)};
 }
 
