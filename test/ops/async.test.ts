@@ -2,7 +2,7 @@ import { getEventListeners } from 'node:events';
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
 import * as rankone from '../../ts/index';
-import { problem, ramp, rejectsWith, sameBits } from './helpers';
+import { endOfAborted, problem, ramp, rejectsWith, sameBits } from './helpers';
 
 const { gatedDeltaNet, gatedDeltaNetSync, matmul, matmulSync } = rankone;
 const turn = (ms = 0) => new Promise((resolve) => setTimeout(resolve, ms));
@@ -113,23 +113,19 @@ test('a signal that is aborted already', async () => {
 test('an abort ends a long call with the reason of the signal', async () => {
   const a = ramp(1536, 1536);
   const reason = { any: 'value' };
-  for (const delay of [0, 3]) {
-    const aborter = new AbortController();
-    const pending = matmul({ a, b: a }, { signal: aborter.signal }).then(
-      () => 'finished',
-      (e) => e,
-    );
-    if (delay) await turn(delay);
-    aborter.abort(reason);
-    const end = await pending;
-    if (delay === 0) assert.is(end, reason);
-    else assert.ok(end === reason || end === 'finished');
-    assert.is(getEventListeners(aborter.signal, 'abort').length, 0);
-  }
-  const plain = new AbortController();
-  const pending = matmul({ a, b: a }, { signal: plain.signal });
-  plain.abort();
-  assert.is((await pending.catch((e) => e)).name, 'AbortError');
+  const start = (signal: AbortSignal) => matmul({ a, b: a }, { signal });
+  assert.is(await endOfAborted(start, reason), reason);
+  assert.is((await endOfAborted(start)).name, 'AbortError');
+  const aborter = new AbortController();
+  const pending = start(aborter.signal).then(
+    () => 'finished',
+    (e) => e,
+  );
+  await turn(3);
+  aborter.abort(reason);
+  const end = await pending;
+  assert.ok(end === reason || end === 'finished');
+  assert.is(getEventListeners(aborter.signal, 'abort').length, 0);
 });
 
 test('a signal that is never aborted keeps no listener', async () => {
@@ -156,7 +152,7 @@ test('many calls on one signal', async () => {
   process.on('warning', note);
   const a = ramp(512, 512);
   const reason = new Error('all of them');
-  for (const abort of [false, true]) {
+  const run = async (abort: boolean): Promise<any[]> => {
     const aborter = new AbortController();
     const { signal } = aborter;
     const pending = Array.from({ length: 30 }, () =>
@@ -165,10 +161,16 @@ test('many calls on one signal', async () => {
     assert.is(getEventListeners(signal, 'abort').length, 1);
     if (abort) aborter.abort(reason);
     const ends = await Promise.all(pending);
-    // Those that had ended by then are results.
-    if (abort) assert.ok(ends.includes(reason));
-    assert.ok(ends.every((end) => end.y || (abort && end === reason)));
     assert.is(getEventListeners(signal, 'abort').length, 0);
+    return ends;
+  };
+  assert.ok((await run(false)).every((end) => end.y));
+  for (let attempt = 0; ; attempt++) {
+    const ends = await run(true);
+    // Those that had ended by then are results; on a busy machine that may be all of them.
+    assert.ok(ends.every((end) => end.y || end === reason));
+    if (ends.includes(reason)) break;
+    assert.ok(attempt < 20, 'an abort comes before the end of thirty calls');
   }
   await turn(5);
   process.off('warning', note);

@@ -30,6 +30,27 @@ function check(error: unknown, kind: ErrorClass, pattern: RegExp): void {
   assert.match((error as Error).message, pattern);
 }
 
+/**
+ * The error of a call that is aborted as soon as it has been made. On a busy machine a call may be done before this thread
+ * gets that far: then it is made again.
+ */
+export async function endOfAborted(
+  start: (signal: AbortSignal) => Promise<unknown>,
+  reason?: unknown,
+): Promise<any> {
+  for (let attempt = 0; attempt < 20; attempt++) {
+    const aborter = new AbortController();
+    const pending = start(aborter.signal);
+    aborter.abort(reason);
+    const end = await pending.then(
+      () => undefined,
+      (error) => error,
+    );
+    if (end !== undefined) return end;
+  }
+  throw new Error('every one of twenty calls was done before it was aborted');
+}
+
 export function throwsWith(body: () => unknown, kind: ErrorClass, pattern: RegExp): void {
   let thrown: unknown;
   try {
