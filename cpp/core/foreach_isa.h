@@ -4,7 +4,7 @@
 //   #include "core/foreach_isa.h"
 //
 // Each copy lands in its own namespace rankone::{baseline,avx2,avx512}; a kernel that defines RANKONE_KERNEL_BF16 gets
-// one more, avx512bf16, compiled with RANKONE_BF16_DOT and picked by RANKONE_PICK_BF16 where the processor has it.
+// one more, avx512bf16, compiled with RANKONE_BF16_DOT; its caller names it where hasBf16Dot() says so.
 // Every header that the kernel needs must have been included before, outside of these target regions: inline functions
 // of the standard library compiled inside one would carry its instructions into code that runs everywhere.
 // RANKONE_PICK(f) then names the copy in use. A kernel of RANKONE_KERNEL_BF16 alone has no other copy, and its caller

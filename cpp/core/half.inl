@@ -141,11 +141,7 @@ RANKONE_INLINE void narrowElements(const float* from, int64_t n, typename D::Ele
 inline float element(const FloatView& x, int64_t i) {
   return withDType(x.dtype, [&](auto d) -> float {
     using D = decltype(d);
-    const auto* p = static_cast<const typename D::Element*>(x.data) + i;
-    if constexpr (std::is_same_v<D, F32>)
-      return *p;
-    else
-      return D::loadPart(p, 1)[0];
+    return D::one(static_cast<const typename D::Element*>(x.data) + i);
   });
 }
 

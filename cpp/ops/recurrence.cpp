@@ -1,6 +1,5 @@
 #include "ops/recurrence.h"
 
-#include "core/cpu.h"
 #include "ops/recurrence_problem.h"
 #include "ops/shapes.h"
 
@@ -41,7 +40,7 @@ void bindState(const Call& call, Bound& bound) {
     if (call.input(input).present())
       fail(ErrorKind::Type, "%s: expected none beside state, got a tensor", call.spec->inputs[input].name);
   const bool pool = indices.present();
-  if ((pool ? false : state.batch != args.N) || state.valueHeads != args.HV || state.keyDim != args.K ||
+  if ((!pool && state.batch != args.N) || state.valueHeads != args.HV || state.keyDim != args.K ||
       state.valueDim != args.V)
     fail(ErrorKind::Range, "state: expected shape [%s,HV,K,V] = [%lld,%lld,%lld,%lld], got [%lld,%lld,%lld,%lld]",
          pool ? "slots" : sequencesName(args), static_cast<long long>(pool ? state.batch : args.N),
