@@ -1,0 +1,28 @@
+import type { Case } from '../benchCase';
+import type { References, Tensors } from '../operation';
+
+/** Another implementation of some operations, timed beside the engine. */
+export interface Peer {
+  /** As `--peers` takes it. */
+  name: string;
+  version: string;
+  /** Why it cannot run a case: no such operation, element type or shape. Undefined where it can. */
+  objection(one: Case): string | undefined;
+  /** Sets one problem up. The inputs are float32; the peer converts them to the case's element type. */
+  open(one: Case, inputs: Tensors, threads: number): Promise<PeerCase>;
+}
+
+/** One problem set up in a peer. */
+export interface PeerCase {
+  /** The results of one run under the names of the operation's own: o and finalState, or y. */
+  results(): Promise<References>;
+  /** Nanoseconds of each of so many runs, one after the other, as the peer's own clock around the bare call has them. */
+  time(runs: number): Promise<number[]>;
+  close(): Promise<void>;
+}
+
+export interface Missing {
+  name: string;
+  /** What was looked for, and how to get it. */
+  reason: string;
+}
