@@ -51,6 +51,8 @@ class Held {
 
 }  // namespace
 
+void runPlanned(Call& call) { call.spec->run(call); }
+
 const Array& Results::operator[](const std::string& name) const {
   const auto found = outputs.find(name);
   if (found == outputs.end()) throw Failure("the call has no output " + name);
@@ -129,7 +131,7 @@ Results Invocation::run() const {
     t.data = array.tensor().data;
     results.outputs.emplace(call.spec->outputs[i].name, array);
   }
-  call.spec->run(call);
+  runPlanned(call);
   if (call.spec->makesSaved) results.saved = call.saved;
   return results;
 }

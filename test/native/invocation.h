@@ -19,6 +19,9 @@ struct Results {
   bool has(const std::string& name) const { return outputs.count(name) > 0; }
 };
 
+// The computation alone, without the arguments' and results' memory around it: bench/instructions counts in here.
+[[gnu::noinline]] void runPlanned(Call& call);
+
 class Invocation {
  public:
   explicit Invocation(const std::string& function);  // throws std::logic_error for a name that the registry lacks
