@@ -36,11 +36,13 @@ class HeadChunks : ChunkPieces<Gate, Update> {
         sequence_(sequence),
         block0_(block0),
         blocks_(block1 - block0),
-        scratch_(blocks_ * Kp_ * kBlock * 3 / 2 + kBf16Steps * kBlock * 5 / 2 + Kp_ + blocks_ * kLanes + 5 * 16) {
+        scratch_(blocks_ * Kp_ * kBlock * 3 / 2 + (blocks_ * 2 + 3) * kBf16Steps * kBlock / 2 + Kp_ + blocks_ * kLanes +
+                 6 * 16) {
     state_ = scratch_.take(blocks_ * Kp_ * kBlock);
     copy_ = reinterpret_cast<Pair32*>(scratch_.take(blocks_ * Kp_ / 2 * kBlock));
     U_ = reinterpret_cast<Pair32*>(scratch_.take(kBf16Steps / 2 * kBlock));
-    products_ = scratch_.take(2 * kBf16Steps * kBlock);
+    products_ = scratch_.take(kBf16Steps * kBlock);
+    outputs_ = scratch_.take(blocks_ * kBf16Steps * kBlock);
     row_ = scratch_.take(Kp_);
     overflow_ = reinterpret_cast<Vec*>(scratch_.take(blocks_ * kLanes));
   }
@@ -70,6 +72,7 @@ class HeadChunks : ChunkPieces<Gate, Update> {
   float* block(int64_t b) const { return state_ + b * Kp_ * kBlock; }
   Pair32* copyOf(int64_t b) const { return copy_ + b * Kp_ / 2 * kBlock; }
   float* reads(int row) const { return products_ + row * kBlock; }
+  float* outputs(int64_t b, int t) const { return outputs_ + (b * kBf16Steps + t) * kBlock; }
 
   void start() {
     for (int64_t b = 0; b < blocks_; ++b) {
@@ -102,10 +105,9 @@ class HeadChunks : ChunkPieces<Gate, Update> {
       for (int64_t b = 0; b < blocks_; ++b) copyBlock(b);
     stale_ = false;
     Base::pack();
-    for (int64_t b = 0; b < blocks_; ++b) {
-      prefetchNext(b);
-      runBlock(b);
-    }
+    startPrefetch();
+    for (int64_t b = 0; b < blocks_; ++b) runBlock(b);
+    if (qp_) writeOutputs();
   }
 
   void decayBlock(int64_t b) {
@@ -124,20 +126,29 @@ class HeadChunks : ChunkPieces<Gate, Update> {
       }
   }
 
-  void prefetchNext(int64_t b) const {
-    if (a_.o) {
-      const int64_t size = static_cast<int64_t>(dtypeSize(a_.oDType));
-      char* o = static_cast<char*>(a_.o) + (((start_ + t0_) * a_.HV + hv_) * a_.V + (block0_ + b) * kBlock) * size;
-      for (int t = 0; t < ct_; ++t, o += a_.HV * a_.V * size) {
-        __builtin_prefetch(o, 1, 3);
-        if (size == 4) __builtin_prefetch(o + 64, 1, 3);
-      }
+  // The rows of the next piece and of this one's outputs come in between the tiles, a few lines at a time: where many
+  // are asked for at once they wait for each other, and the tile for them.
+  void startPrefetch() {
+    const int64_t tiles = blocks_ * ((kDelta ? cp_ + qp_ : qp_) / kPairRows + (a_.K + kPairRows - 1) / kPairRows);
+    prefetchBy_ = static_cast<float>(c_) / static_cast<float>(tiles);
+    prefetchTo_ = 0;
+    prefetched_ = 0;
+  }
+
+  RANKONE_INLINE void prefetchSome() {
+    prefetchTo_ += prefetchBy_;
+    for (; prefetched_ < static_cast<int>(prefetchTo_); ++prefetched_) {
+      const int64_t token = prefetched_ / n_, t = t0_ + ct_ + token;
+      if (t < T_) rows_.prefetchStep(t * n_ + prefetched_ % n_, t);
+      if (a_.o && prefetched_ % n_ == 0) prefetchOutput(t0_ + token);
     }
-    const int64_t from = c_ * b / blocks_, to = c_ * (b + 1) / blocks_;
-    for (int64_t s = from; s < to; ++s) {
-      const int64_t t = t0_ + ct_ + s / n_;
-      if (t < T_) rows_.prefetchStep(t * n_ + s % n_, t);
-    }
+  }
+
+  void prefetchOutput(int64_t t) const {
+    const int64_t size = static_cast<int64_t>(dtypeSize(a_.oDType)), first = block0_ * kBlock,
+                  last = first + blocks_ * kBlock < a_.V ? first + blocks_ * kBlock : a_.V;
+    const char* row = static_cast<const char*>(a_.o) + ((start_ + t) * a_.HV + hv_) * a_.V * size;
+    for (const char* p = row + first * size; p < row + last * size; p += 64) __builtin_prefetch(p, 1, 3);
   }
 
   // ---- one block of columns
@@ -145,9 +156,11 @@ class HeadChunks : ChunkPieces<Gate, Update> {
   void runBlock(int64_t b) {
     const int64_t across = Kp_ / 2, pairs = (a_.K + 1) / 2;
     const Pair32* copy = copyOf(b);
-    for (int row = kDelta ? 0 : cp_; row < cp_ + qp_; row += kPairRows)
-      pairTile<kPairRows, kVecs, Into::Set>({reads_ + row * across, across, 1, pairs}, copy, kBlock, reads(row),
-                                            kBlock);
+    for (int row = kDelta ? 0 : cp_; row < cp_ + qp_; row += kPairRows) {
+      prefetchSome();
+      pairTile<kPairRows, kVecs, Into::Set>({reads_ + row * across, across, 1, pairs}, copy, kBlock,
+                                            row < cp_ ? reads(row) : outputs(b, row - cp_), kBlock);
+    }
     takeValues(b);
     for (int s = 0; s < cp_; s += 16) {
       if constexpr (kDelta) {
@@ -162,14 +175,15 @@ class HeadChunks : ChunkPieces<Gate, Update> {
     for (int t = 0; t < qp_; t += kPairRows) {
       const int reach = lastStep(t + kPairRows - 1) + 1;
       pairTile<kPairRows, kVecs, Into::Add>(
-          {M_ + t * kBf16Steps / 2, kBf16Steps / 2, 1, ((reach < c_ ? reach : c_) + 1) / 2}, U_, kBlock, reads(cp_ + t),
+          {M_ + t * kBf16Steps / 2, kBf16Steps / 2, 1, ((reach < c_ ? reach : c_) + 1) / 2}, U_, kBlock, outputs(b, t),
           kBlock);
     }
-    if (qp_) writeOutputs(b);
     const int64_t steps = (c_ + 1) / 2;
-    for (int64_t i = 0; i < a_.K; i += kPairRows)
+    for (int64_t i = 0; i < a_.K; i += kPairRows) {
+      prefetchSome();
       updateTile<kGated>({writesAcross_ + i, 1, Kp_, steps}, U_, decay_ + i, block(b) + i * kBlock,
                          copyOf(b) + i / 2 * kBlock);
+    }
   }
 
   // The right-hand side of the solve, beta (V - K+ S), over K+ S.
@@ -207,22 +221,24 @@ class HeadChunks : ChunkPieces<Gate, Update> {
     return left >= kLanes ? load(row + column) : left > 0 ? loadPart(row + column, static_cast<int>(left)) : zero();
   }
 
-  void writeOutputs(int64_t b) {
-    const int64_t column = (block0_ + b) * kBlock, stride = a_.HV * a_.V;
-    if (a_.oDType != DType::F32 || column + kBlock > a_.V) {
-      for (int t = 0; t < ct_; ++t) writeOutput(b, t0_ + t, reads(cp_ + t), outBy_[t]);
-      return;
-    }
-    float* o = static_cast<float*>(a_.o) + ((start_ + t0_) * a_.HV + hv_) * a_.V + column;
-    Vec odd = zero();
-    for (int t = 0; t < ct_; ++t, o += stride)
+  // Token by token, over all blocks: a token's row is contiguous, and rows a multiple of 4 KB apart share a set of the
+  // cache.
+  void writeOutputs() {
+    const bool direct = a_.oDType == DType::F32;
+    float* o = static_cast<float*>(a_.o) + ((start_ + t0_) * a_.HV + hv_) * a_.V + block0_ * kBlock;
+    for (int t = 0; t < ct_; ++t, o += a_.HV * a_.V)
+      for (int64_t b = 0; b < blocks_; ++b) {
+        if (!direct || (block0_ + b + 1) * kBlock > a_.V) {
+          writeOutput(b, t0_ + t, outputs(b, t), outBy_[t]);
+          continue;
+        }
 #pragma GCC unroll 2
-      for (int e = 0; e < kVecs; ++e) {
-        const Vec x = load(reads(cp_ + t) + e * kLanes) * splat(outBy_[t]);
-        odd = fma(zero(), x, odd);
-        store(o + e * kLanes, x);
+        for (int e = 0; e < kVecs; ++e) {
+          const Vec x = load(outputs(b, t) + e * kLanes) * splat(outBy_[t]);
+          overflow_[b] = fma(zero(), x, overflow_[b]);
+          store(o + b * kBlock + e * kLanes, x);
+        }
       }
-    overflow_[b] += odd;
   }
 
   void writeOutput(int64_t b, int64_t t, float* o, float by) {
@@ -283,10 +299,13 @@ class HeadChunks : ChunkPieces<Gate, Update> {
   float* state_;                           // [blocks][Kp][kBlock]
   Pair32* copy_;                           // [blocks][Kp / 2][kBlock] the state in pairs of rows
   Pair32* U_;                              // [cp / 2][kBlock] in pairs of steps
-  float* products_;                        // [cp + qp][kBlock] K+ S, then U; Q+ S, then O
+  float* products_;                        // [cp][kBlock] K+ S, then U
+  float* outputs_;                         // [blocks][qp][kBlock] Q+ S, then O
   float* row_;                             // [Kp] a row, padded with zeros
   Vec* overflow_;                          // per block: NaN once a value was not finite
   int64_t pieces_ = 0;                     // less kManyPieces for every chunk so far
+  float prefetchBy_ = 0, prefetchTo_ = 0;  // steps per tile, and how far by now
+  int prefetched_ = 0;
   bool shattered_ = false, stale_ = true;  // too many pieces; copy_ lags behind state_
 };
 

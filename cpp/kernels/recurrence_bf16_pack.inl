@@ -27,7 +27,7 @@ class ChunkPieces {
         n_(static_cast<int>(a.n)),
         tokens_(chunkTokens(a)),
         Kp_(roundUp(a.K, 2 * kLanes)),
-        packed_(kBf16Steps * Kp_ * 5 / 2 + 3 * kBf16Steps * kBf16Steps + Kp_ + 8 * 16),
+        packed_(kBf16Steps * Kp_ * 5 / 2 + 3 * kBf16Steps * kBf16Steps + 3 * Kp_ + 8 * 16),
         rows_(a, FloatView(), sequence, hv, tokens_, column0, column1) {
     reads_ = takePairs(2 * kBf16Steps * Kp_ / 2);
     writes_ = Gate::kPerChannel ? takePairs(kBf16Steps * Kp_ / 2) : reads_;
@@ -37,6 +37,8 @@ class ChunkPieces {
     M_ = takePairs(kBf16Steps * kBf16Steps / 2);
     gram_ = packed_.take(2 * kBf16Steps * kBf16Steps);
     decay_ = packed_.take(Kp_);
+    logSum_ = packed_.take(2 * Kp_);
+    logRest_ = logSum_ + Kp_;
   }
 
   // Whether log gates above zero let the state grow too much in tokens before t1.
@@ -105,7 +107,7 @@ class ChunkPieces {
     cp_ = static_cast<int>(roundUp(c_, 16));
     qp_ = a_.o ? static_cast<int>(roundUp(ct_, kPairRows)) : 0;
     packFactors();
-    for (int64_t i = 0; i < Kp_; i += 2 * kLanes) i + 2 * kLanes <= a_.K ? packRows<true>(i) : packRows<false>(i);
+    packRows();
     const int64_t across = Kp_ / 2;
     for (int s = 0; s < c_; s += 2)
       for (int64_t p = 0; p < across; p += kLanes) {
@@ -148,45 +150,59 @@ class ChunkPieces {
     return a_.outputScale ? a_.scale * a_.outputScale[(start_ + t) * a_.H + a_.keyHead(hv_)] : a_.scale;
   }
 
-  // Channels [i, i + 32) of the piece's keys and queries. kWhole: all of them are below K.
+  // The piece's keys and queries, token by token: a token's row is contiguous, and rows a multiple of 4 KB apart share
+  // a set of the cache.
+  void packRows() {
+    if constexpr (Gate::kPerChannel) {
+      std::memset(logSum_, 0, 2 * Kp_ * sizeof(float));  // logRest_ follows
+      for (int64_t i = 0; i < Kp_; i += kLanes) store(decay_ + i, splat(1));
+    }
+    const int64_t whole = a_.K / (2 * kLanes) * (2 * kLanes), across = Kp_ / 2;
+    for (int t = 0; t < ct_; ++t) {
+      for (int64_t i = 0; i < whole; i += 2 * kLanes) packToken<true>(t, i);
+      if (whole < Kp_) packToken<false>(t, whole);
+    }
+    const size_t row = across * sizeof(Pair32);
+    std::memset(reads_ + c_ * across, 0, (cp_ - c_) * row);
+    if (writes_ != reads_) std::memset(writes_ + c_ * across, 0, (cp_ - c_) * row);
+    if (qp_) std::memset(reads_ + (cp_ + ct_) * across, 0, (qp_ - ct_) * row);
+  }
+
+  // Channels [i, i + 32) of a token. kWhole: all of them are below K.
   template <bool kWhole>
-  void packRows(int64_t i) {
+  RANKONE_INLINE void packToken(int t, int64_t i) {
     const auto part = [&](const float* p, int64_t at) __attribute__((always_inline)) {
       const int64_t left = a_.K - at;
       return kWhole || left >= kLanes ? load(p + at) : left > 0 ? loadPart(p + at, static_cast<int>(left)) : zero();
     };
     const int64_t across = Kp_ / 2, to = i / 2, j = i + kLanes;
-    Vec c0 = zero(), rest0 = zero(), c1 = zero(), rest1 = zero();
     Vec grow0 = splat(1), shrink0 = splat(1), grow1 = splat(1), shrink1 = splat(1);
-    for (int t = 0, s = 0; t < ct_; ++t) {
-      if constexpr (Gate::kPerChannel)
-        if (t || !strongStart_) {
-          const float* g = Gate::logDecays(rows_, t0_ + t);
-          addExactly(c0, rest0, part(g, i));
-          addExactly(c1, rest1, part(g, j));
-          expBoth(c0, rest0, grow0, shrink0);
-          expBoth(c1, rest1, grow1, shrink1);
-        }
-      if (qp_) {
-        const float* q = rows_.q(t0_ + t);
-        storePairs(reads_ + (cp_ + t) * across + to, pairsAlong(part(q, i) * grow0, part(q, j) * grow1));
+    if constexpr (Gate::kPerChannel)
+      if (t || !strongStart_) {
+        const float* g = Gate::logDecays(rows_, t0_ + t);
+        foldGate(i, part(g, i), grow0, shrink0);
+        foldGate(j, part(g, j), grow1, shrink1);
       }
-      for (; s < (t + 1) * n_; ++s) {
-        const float* k = rows_.k(t0_ * n_ + s);
-        const Vec x = part(k, i), y = part(k, j);
-        if (kDelta || !Gate::kPerChannel) storePairs(reads_ + s * across + to, pairsAlong(x * grow0, y * grow1));
-        if (Gate::kPerChannel) storePairs(writes_ + s * across + to, pairsAlong(x * shrink0, y * shrink1));
-      }
+    if (qp_) {
+      const float* q = rows_.q(t0_ + t);
+      storePairs(reads_ + (cp_ + t) * across + to, pairsAlong(part(q, i) * grow0, part(q, j) * grow1));
     }
-    if constexpr (Gate::kPerChannel) {
-      store(decay_ + i, grow0);
-      store(decay_ + j, grow1);
+    for (int s = t * n_; s < (t + 1) * n_; ++s) {
+      const float* k = rows_.k(t0_ * n_ + s);
+      const Vec x = part(k, i), y = part(k, j);
+      if (kDelta || !Gate::kPerChannel) storePairs(reads_ + s * across + to, pairsAlong(x * grow0, y * grow1));
+      if (Gate::kPerChannel) storePairs(writes_ + s * across + to, pairsAlong(x * shrink0, y * shrink1));
     }
-    for (int s = c_; s < cp_; ++s) {
-      storePairs(reads_ + s * across + to, zero());
-      storePairs(writes_ + s * across + to, zero());
-    }
-    for (int t = ct_; t < qp_; ++t) storePairs(reads_ + (cp_ + t) * across + to, zero());
+  }
+
+  // One more gate into the cumulative decay of the channels from i on.
+  RANKONE_INLINE void foldGate(int64_t i, Vec g, Vec& grow, Vec& shrink) {
+    Vec c = load(logSum_ + i), rest = load(logRest_ + i);
+    addExactly(c, rest, g);
+    store(logSum_ + i, c);
+    store(logRest_ + i, rest);
+    expBoth(c, rest, grow, shrink);
+    store(decay_ + i, grow);
   }
 
   // L and M = tril(Q+ K-^T), as pairs along the steps.
@@ -243,13 +259,14 @@ class ChunkPieces {
   const int64_t tokens_, Kp_;  // tokens of a chunk; K in whole vectors of pairs
   Scratch packed_;
   HeadRows rows_;
-  Pair32* reads_;         // [cp + qp][Kp / 2] K+ and Q+
-  Pair32* writes_;        // [cp][Kp / 2] K-
-  Pair32* writesAcross_;  // [cp / 2][Kp] K- in pairs of steps
-  Pair32* keysDown_;      // [Kp / 2][kBf16Steps] K- transposed
-  Pair32 *L_, *M_;        // [cp][kBf16Steps / 2], [qp][kBf16Steps / 2]
-  float* gram_;           // [cp + qp][kBf16Steps], the first cp rows times beta
-  float* decay_;          // [Kp] of the state, over the piece or by its first gate
+  Pair32* reads_;             // [cp + qp][Kp / 2] K+ and Q+
+  Pair32* writes_;            // [cp][Kp / 2] K-
+  Pair32* writesAcross_;      // [cp / 2][Kp] K- in pairs of steps
+  Pair32* keysDown_;          // [Kp / 2][kBf16Steps] K- transposed
+  Pair32 *L_, *M_;            // [cp][kBf16Steps / 2], [qp][kBf16Steps / 2]
+  float* gram_;               // [cp + qp][kBf16Steps], the first cp rows times beta
+  float* decay_;              // [Kp] of the state, over the piece or by its first gate
+  float *logSum_, *logRest_;  // [Kp] the log decay so far
   float beta_[kBf16Steps], valueBy_[kBf16Steps], outBy_[kBf16Steps];
   double growth_ = 0;  // what log gates above zero add up to
   int64_t t0_ = 0;
