@@ -25,7 +25,7 @@ export async function time(run: () => unknown, seconds: number): Promise<Timing>
   const window = Math.min(0.03, seconds / 10) / WINDOWS;
   let peak = 0;
   const measurePeak = (): void => {
-    for (let i = 0; i < WINDOWS; i++) peak = Math.max(peak, binding.measurePeak(window));
+    for (let i = 0; i < WINDOWS; i++) peak = Math.max(peak, binding.measurePeak('f32', window));
   };
   measurePeak();
   const samples: number[] = [];
