@@ -19,6 +19,11 @@ export interface Machine {
   cuda: string;
 }
 
+/** Whether there is CUDA, and why not. */
+export function cudaReport(): string {
+  return 'cuda unavailable: this build has no CUDA backend';
+}
+
 export function machine(): Machine {
   const { version, isa, availableIsas, threads } = engine().info();
   return {
@@ -28,7 +33,7 @@ export function machine(): Machine {
     availableIsas,
     threads,
     binary: internals().bindingPath(),
-    cuda: 'cuda unavailable: this build has no CUDA backend',
+    cuda: cudaReport(),
   };
 }
 
