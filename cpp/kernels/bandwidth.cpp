@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <chrono>
+#include <map>
+#include <thread>
 #include <vector>
 
 namespace rankone {
@@ -30,27 +32,38 @@ double bandwidth(Traffic traffic, size_t bytes, double seconds) {
     std::fill(data, data + floats, 1.0f);
   });
 
-  std::vector<double> rates(sets.size());
-  const auto deadline =
-      Clock::now() + std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(seconds));
+  // Each task has its own clock. Those that one thread ran one after the other count as one.
+  struct Part {
+    std::thread::id thread;
+    double bytes, ns;
+  };
+  std::vector<Part> parts(sets.size());
   parallelFor(threads, nullptr, [&](int64_t task) {
     float* const data = sets[static_cast<size_t>(task)].f32();
     sweep(data, floats);  // into the caches of the thread that this task is on
     const auto start = Clock::now();
-    if (start >= deadline) return;  // no thread of its own came for it
+    const auto end = start + std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(seconds));
     double moved = 0;
     int64_t at = 0;
     auto now = start;
-    for (; now < deadline; now = Clock::now()) {
+    do {
       const int64_t count = std::min(stretch, floats - at);
       for (int64_t r = 0; r < repeats; ++r) sweep(data + at, count);
       moved += counted * static_cast<double>(sizeof(float)) * static_cast<double>(count * repeats);
       at = at + count == floats ? 0 : at + count;
-    }
-    rates[static_cast<size_t>(task)] = moved / std::chrono::duration<double, std::nano>(now - start).count();
+      now = Clock::now();
+    } while (now < end);
+    const double ns = std::chrono::duration<double, std::nano>(now - start).count();
+    parts[static_cast<size_t>(task)] = {std::this_thread::get_id(), moved, ns};
   });
+  std::map<std::thread::id, Part> ofThreads;
+  for (const Part& part : parts) {
+    Part& sum = ofThreads[part.thread];
+    sum.bytes += part.bytes;
+    sum.ns += part.ns;
+  }
   double total = 0;
-  for (double rate : rates) total += rate;
+  for (const auto& [thread, sum] : ofThreads) total += sum.bytes / sum.ns;
   return total;
 }
 

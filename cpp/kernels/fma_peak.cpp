@@ -31,10 +31,11 @@ double fmaPeak(FmaKind kind, double seconds) {
   std::atomic<double> flops{0};
   const auto start = Clock::now();
   const auto end = start + std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(seconds));
-  // A task that no thread of its own came for is found late, and adds nothing.
+  // A task that no thread of its own came for is found late, and adds next to nothing.
   parallelFor(numThreads(), nullptr, [&](int64_t) {
     double done = 0;
-    while (Clock::now() < end) done += chains(kRounds);
+    do done += chains(kRounds);
+    while (Clock::now() < end);
     double total = flops.load();
     while (!flops.compare_exchange_weak(total, total + done)) {
     }

@@ -324,6 +324,15 @@ peers('backward and decode are held against the reference too', async () => {
   }
 });
 
+peers('what only we have is not asked for', async () => {
+  for (const pass of ['forward-saving', 'backward-recomputing'] as const) {
+    const asked = player('asked', { objection: () => assert.unreachable() as never });
+    const { timed, skipped } = await measured([asked], pass);
+    assert.equal(timed.peers, []);
+    assert.equal(skipped, [{ peer: 'asked', reason: `${pass} has no counterpart`, cases: 1 }]);
+  }
+});
+
 peers('the limit goes by the arithmetic', () => {
   const one = caseOf();
   const expected = one.op.forward(inputsForPeer(one));

@@ -13,6 +13,7 @@ import { cudaReport, machine } from './info';
 import { isasToRun } from './isas';
 import { report as print } from './output';
 import { pageOf } from './page/page';
+import { peerNames } from './peers';
 
 export interface RunOptions {
   threads?: number[];
@@ -38,7 +39,7 @@ export async function benchCases(cases: readonly Case[], options: RunOptions): P
     isas: options.isa ? isasToRun(options.isa) : [engine().info().isa],
     threads: options.threads ?? [engine().getNumThreads()],
     seconds: options.seconds ?? 0.5,
-    peers: options.peers ?? [],
+    peers: options.peers?.includes('all') ? peerNames : (options.peers ?? []),
   };
   const keys = keysOf(plan);
   const before = options.compare === undefined ? undefined : readReport(options.compare);

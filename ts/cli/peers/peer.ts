@@ -6,7 +6,7 @@ export interface Peer {
   /** As `--peers` takes it. */
   name: string;
   version: string;
-  /** Why it cannot run a case: no such operation, element type or shape. Undefined where it can. */
+  /** Why it cannot run a case, a forward, backward or decode: no such operation, type or shape. Undefined where it can. */
   objection(one: Case): string | undefined;
   /**
    * Sets one problem up. The inputs are float32; the peer converts them to the case's element type. They are those of the
