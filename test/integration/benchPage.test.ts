@@ -114,6 +114,23 @@ parts('charts of a report', () => {
     5,
     10,
   ]);
+  const rows = { M: 2, N: 3, K: 4 };
+  const mixed = [
+    madeCase(),
+    madeCase({ op: 'matmul', shape: rows }),
+    madeCase({ T: 64, dtype: 'bf16' }),
+  ];
+  for (const one of mixed) one.peers = [peer('onnxruntime', 2)];
+  assert.equal(
+    chartsOf({ ...madeReport(mixed), peers: [{ name: 'onnxruntime', version: '1' }] }).bars.map(
+      (bar) => bar.label,
+    ),
+    [
+      'gla forward f32, B1 T512 H2 HV2 K64 V64',
+      'matmul forward f32, M2 N3 K4',
+      'gla forward bf16, B1 T64 H2 HV2 K64 V64',
+    ],
+  );
   const single = chartsOf(madeReport([madeCase()]));
   assert.equal([single.tokens, single.threads, single.bars], [[], [], []]);
 });
@@ -249,7 +266,10 @@ test('every plotted value stands in a table', async () => {
   );
   const tables = { tokens: 'over-tokens', threads: 'over-threads', peers: 'bars' };
   for (const [table, plot] of Object.entries(tables)) {
-    const texts = new Set((await cells(page, table)).flat());
+    // Beside a ratio stand its quartiles.
+    const texts = new Set(
+      (await cells(page, table)).flat().map((text) => text.replace(/ \(.*\)$/, '')),
+    );
     for (const { label, data } of await plotted(page, plot)) {
       if (label === 'in proportion to threads') continue;
       assert.ok(texts.has(label), label);
@@ -262,7 +282,12 @@ test('every plotted value stands in a table', async () => {
   const ceilings = (await cells(page, 'ceilings'))[1];
   for (const speed of ['100', '400', '250', '40.0']) assert.ok(ceilings.includes(speed), speed);
   const machine = (await cells(page, 'machine')).map((row) => row.join(' '));
-  for (const line of ['onnxruntime 1.2.3', 'node v20.0.0', 'availableIsas baseline, avx2'])
+  for (const line of [
+    'onnxruntime 1.2.3',
+    'node v20.0.0',
+    'available baseline, avx2',
+    'rankone 0.1.0',
+  ])
     assert.ok(machine.includes(line), line);
   const text = await page.$eval('main', (e) => e.textContent!);
   assert.ok(text.includes('ggml: has no kda (6 cases)'));

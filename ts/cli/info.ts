@@ -63,11 +63,12 @@ export function runInfo({ json }: { json?: boolean }): number {
     failure = (error as Error).message;
     known = { version: require('../../package.json').version, ...platform(), error: failure };
   }
-  console.log(json ? JSON.stringify(known, null, 2) : table(linesOf(known), 2));
+  console.log(json ? JSON.stringify(known, null, 2) : table(machineLines(known), 2));
   return failure === undefined ? 0 : 1;
 }
 
-function linesOf(known: object): string[][] {
+/** What is known of a machine, as titles and texts. */
+export function machineLines(known: object): string[][] {
   const titles: Record<string, string> = {
     version: 'rankone',
     isa: 'instruction set',

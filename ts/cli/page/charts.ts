@@ -92,17 +92,14 @@ export function labelsOf(cases: readonly CaseResult[]): Label {
     new Set(cases.map(value)).size > 1;
   const dtypes = differ(({ dtype }) => dtype);
   const modes = differ(({ mode }) => mode ?? 'auto');
-  const sizesOf = ({ shape: { T: _T, ...sizes } }: CaseResult): string => shapeText(sizes);
-  const sizes = differ(sizesOf);
-  const lengths = differ(({ shape, pass }) => (pass === 'decode' ? undefined : shape.T));
-  return (one, withoutT = false) => {
-    const { op, pass, mode, model, dtype, shape } = one;
-    const T = lengths && !withoutT && pass !== 'decode' ? [`T${shape.T}`] : [];
-    return [
-      [model ?? op, pass, modes ? (mode ?? '') : '', dtypes ? dtype : ''],
-      [...T, sizes ? sizesOf(one) : ''],
-    ]
-      .map((words) => words.filter(Boolean).join(' '))
+  const sizes = differ(({ shape: { T: _T, ...sizes } }) => shapeText(sizes));
+  const long = cases.filter(({ shape, pass }) => 'T' in shape && pass !== 'decode');
+  const lengths = new Set(long.map(({ shape }) => shape.T)).size > 1;
+  return ({ op, pass, mode, model, dtype, shape }, withoutT = false) => {
+    const withT = lengths && !withoutT && pass !== 'decode';
+    const shown = Object.entries(shape).filter(([axis]) => (axis === 'T' ? withT : sizes));
+    const words = [model ?? op, pass, modes ? (mode ?? '') : '', dtypes ? dtype : ''];
+    return [words.filter(Boolean).join(' '), shapeText(Object.fromEntries(shown))]
       .filter(Boolean)
       .join(', ');
   };

@@ -212,6 +212,7 @@ function bars(shown) {
     data: shown.map(({ ratios }) => ratios[i]),
     backgroundColor: series[i % series.length],
     borderRadius: 2,
+    maxBarThickness: 16,
     skipNull: true,
   }));
   // Where both take as long.
@@ -257,13 +258,10 @@ function bars(shown) {
   };
 }
 
-function choice(id) {
-  return document.getElementById(id).value;
-}
-
 /** Whether the reader wants to see it. */
 function chosen(id, value) {
-  return choice(id) === value || (id === 'pass' && choice(id) === 'all passes');
+  const choice = document.getElementById(id)?.value;
+  return choice === value || (id === 'pass' && choice === 'all passes');
 }
 
 function draw() {
@@ -322,7 +320,7 @@ for (const table of document.querySelectorAll('table[data-sortable]')) {
   }
 }
 
-for (const id of ['where', 'pass']) document.getElementById(id).addEventListener('change', draw);
+for (const choice of document.querySelectorAll('select')) choice.addEventListener('change', draw);
 matchMedia('(prefers-color-scheme: dark)').addEventListener('change', draw);
 // Paper is white, whatever the screen is.
 addEventListener('beforeprint', () => {

@@ -22,14 +22,15 @@ export interface Cell {
 export interface Table {
   id: string;
   caption: string;
-  head: string[];
+  /** Without one a row's first cell says what it is. */
+  head?: string[];
   rows: Cell[][];
   /** Whether a click on a heading sorts. */
   sortable?: boolean;
 }
 
 /** The first cell of a row is its heading. */
-export function tableHtml({ id, caption, head, rows, sortable }: Table): string {
+export function tableHtml({ id, caption, head = [], rows, sortable }: Table): string {
   const numeric = head.map((_, i) => rows.some((row) => row[i]?.value !== undefined));
   const th = head.map((text, i) => {
     const label = sortable
@@ -41,7 +42,7 @@ export function tableHtml({ id, caption, head, rows, sortable }: Table): string 
   return `<div class="scroll" role="region" aria-labelledby="${id}-caption" tabindex="0">
 <table id="${id}"${sortable ? ' data-sortable' : ''}>
 <caption id="${id}-caption">${escapeHtml(caption)}</caption>
-<thead><tr>${th.join('')}</tr></thead>
+${th.length > 0 ? `<thead><tr>${th.join('')}</tr></thead>` : ''}
 <tbody>
 ${lines.join('\n')}
 </tbody>

@@ -3,6 +3,7 @@ import { readFileSync } from 'node:fs';
 import path from 'node:path';
 import type { BenchReport } from '../bench/schema';
 import { skipText } from '../bench/skipped';
+import { machineLines } from '../info';
 import { passes } from '../operation';
 import type { Charts } from './charts';
 import { chartsOf, whereText } from './charts';
@@ -55,16 +56,18 @@ function chartLibrary(): string {
 }
 
 function sections(report: BenchReport, charts: Charts): string[] {
+  const { cases } = report;
   const { tokens, threads, bars } = charts;
   const scaling = scalingTables(charts);
   const parts: (string | false)[] = [
     head(report),
     report.failures.length > 0 && section('Wrong answers, not timed', [list(report.failures)]),
-    choices(charts),
-    section('Roofline', [
-      plot('roofline', 'Flop rate over flops per byte, under the measured ceilings', 'cases'),
-      '<p>Flops and bytes are the least that a case needs, so that a point shows how near the machine gets to the limit on useful work. The line of the memory that holds a case bounds it where it slants; beyond, the peak of arithmetic does.</p>',
-    ]),
+    cases.length > 0 && choices(charts),
+    cases.length > 0 &&
+      section('Roofline', [
+        plot('roofline', 'Flop rate over flops per byte, under the measured ceilings', 'cases'),
+        '<p>Flops and bytes are the least that a case needs, so that a point shows how near the machine gets to the limit on useful work. The line of the memory that holds a case bounds it where it slants; beyond, the peak of arithmetic does.</p>',
+      ]),
     tokens.length > 0 &&
       section('Scaling over tokens', [
         plot('over-tokens', 'Nanoseconds per token and head over tokens', 'tokens'),
@@ -85,7 +88,7 @@ function sections(report: BenchReport, charts: Charts): string[] {
         list(report.skipped.map((skip) => skipText(skip))),
       ]),
     Boolean(report.comparison) && section('Against an earlier run', comparison(report)),
-    section('Cases', [tableHtml(casesTable(report))]),
+    section('Cases', [cases.length > 0 ? tableHtml(casesTable(report)) : '<p>None was timed.</p>']),
     section('Machine', [machine(report), tableHtml(ceilingsTable(report))]),
     section('Method', method(report)),
   ];
@@ -145,15 +148,11 @@ function comparison(report: BenchReport): string[] {
 }
 
 function machine({ machine, peers }: BenchReport): string {
-  const entries: [string, string][] = Object.entries(machine)
-    .filter(([, value]) => value !== null && value !== undefined)
-    .map(([name, value]) => [name, Array.isArray(value) ? value.join(', ') : String(value)]);
-  for (const { name, version } of peers) entries.push([name, version]);
+  const lines = [...machineLines(machine), ...peers.map(({ name, version }) => [name, version])];
   const table: Table = {
     id: 'machine',
     caption: 'The machine',
-    head: ['', ''],
-    rows: entries.map(([name, value]) => [{ text: name }, { text: value }]),
+    rows: lines.map((line) => line.map((text) => ({ text }))),
   };
   return tableHtml(table);
 }

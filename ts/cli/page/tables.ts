@@ -66,16 +66,17 @@ export function peersTable({ cases }: BenchReport, { peers: ran }: Charts): Tabl
   const label = labelsOf(cases);
   return {
     id: 'peers',
-    caption: 'How many times as long as rankone, with the quartiles over rounds; a heading sorts',
-    head: ['case', 'on', ...ran.flatMap((name) => [name, 'p25', 'p75'])],
+    caption: 'How many times as long as rankone (quartiles over rounds); a heading sorts',
+    head: ['case', 'on', ...ran],
     rows: cases
       .filter((one) => one.peers.length > 0)
       .map((one) => [
         plain(label(one)),
         plain(whereText(one)),
-        ...ran.flatMap((name) => {
+        ...ran.map((name) => {
           const peer = one.peers.find((found) => found.name === name);
-          return [number(peer?.ratio), number(peer?.ratioP25), number(peer?.ratioP75)];
+          const range = peer && [peer.ratioP25, peer.ratioP75].map((x) => significant(x));
+          return number(peer?.ratio, (x) => `${significant(x)} (${range!.join(' .. ')})`);
         }),
       ]),
     sortable: true,
