@@ -362,12 +362,10 @@ cases.run();
 
 const comparing = suite('bench: compare');
 
-comparing('slower is beyond three combined deviations and 3 %', () => {
-  const one = (medianNs: number, noise = 0.001, peakGflops = 100) => ({
-    medianNs,
-    noise,
-    peakGflops,
-  });
+comparing('slower is beyond three combined deviations and 3 %, of the fastest call too', () => {
+  const one = (medianNs: number, noise = 0.001, peakGflops = 100, minNs = medianNs) => {
+    return { medianNs, minNs, noise, peakGflops };
+  };
   const verdict = (...pair: Parameters<typeof changeOf>): string => changeOf(...pair).verdict;
   assert.is(verdict(one(100), one(100)), 'same');
   assert.is(verdict(one(100), one(102.9)), 'same');
@@ -378,10 +376,15 @@ comparing('slower is beyond three combined deviations and 3 %', () => {
   assert.is(verdict(one(100, 0.03), one(114, 0.04)), 'same');
   assert.is(verdict(one(100, 0.03), one(116, 0.04)), 'slower');
   assert.ok(near(changeOf(one(100, 0.03), one(114, 0.04)).limit, 0.15));
-  // The same share of a peak that is a quarter lower.
+  // The same share of a peak that is a fifth lower.
   assert.is(verdict(one(100, 0.001, 100), one(125, 0.001, 80)), 'same');
   assert.ok(near(changeOf(one(100, 0, 100), one(125, 0, 80)).ratio, 1));
   assert.is(verdict(one(100, 0.001, 100), one(100, 0.001, 125)), 'slower');
+  // Something else ran: half of the calls took twice as long, the fastest did not.
+  assert.is(verdict(one(100, 0.01, 100, 90), one(200, 0.01, 100, 92)), 'same');
+  assert.is(verdict(one(100, 0.01, 100, 90), one(200, 0.01, 100, 93)), 'slower');
+  assert.is(verdict(one(200, 0.01, 100, 92), one(100, 0.01, 100, 90)), 'same');
+  assert.ok(near(changeOf(one(100, 0, 100, 90), one(200, 0, 50, 90)).fastest, 2));
 });
 
 comparing('cases are matched by everything that they are of', () => {
@@ -400,7 +403,10 @@ comparing('cases are matched by everything that they are of', () => {
   for (const name of names) assert.is.not(keyText({ ...a, [name]: 'other' } as any), keyText(a));
   assert.is(keyText({ ...a, noise: 9 } as any), keyText(a));
   const text = reportText({ ...madeReport([slower, c]), comparison: found });
-  assert.match(text, /0\.769 of the old share of the peak, noise 4\.2%, SLOWER/);
+  assert.match(
+    text,
+    /0\.769 of the old share of the peak \(0\.769 of the fastest call\), noise 4\.2%, SLOWER/,
+  );
   assert.match(text, /^1 compared: 1 slower, 0 faster$/m);
 });
 

@@ -5,7 +5,7 @@ import type { Machine } from '../info';
 import type { BenchReport, CaseKey, CaseResult } from './schema';
 import { keyText } from './schema';
 
-/** A change is one beyond so many combined deviations, and beyond the least that is worth a word. */
+/** A change is one beyond so many combined deviations, and beyond the least that is worth a word; of the fastest call too. */
 const DEVIATIONS = 3;
 const LEAST = 0.03;
 
@@ -16,7 +16,9 @@ export interface Change {
   name: string;
   /** Share of the peak, new over old: below 1 is slower. */
   ratio: number;
-  /** How far from 1 counts as noise. */
+  /** The same of the fastest calls, which other work on the machine delays last. */
+  fastest: number;
+  /** How far from 1 the ratio is noise. */
   limit: number;
   verdict: Verdict;
 }
@@ -30,14 +32,16 @@ export interface Comparison {
   warnings: string[];
 }
 
-type Timed = Pick<CaseResult, 'medianNs' | 'peakGflops' | 'noise'>;
+type Timed = Pick<CaseResult, 'medianNs' | 'minNs' | 'peakGflops' | 'noise'>;
 
 export function changeOf(before: Timed, after: Timed): Omit<Change, 'name'> {
-  const ratio = (before.medianNs * before.peakGflops) / (after.medianNs * after.peakGflops);
+  const peaks = before.peakGflops / after.peakGflops;
+  const ratio = peaks * (before.medianNs / after.medianNs);
+  const fastest = peaks * (before.minNs / after.minNs);
   const limit = Math.max(LEAST, DEVIATIONS * Math.hypot(before.noise, after.noise));
-  const slower = 1 / ratio > 1 + limit;
-  const faster = ratio > 1 + limit;
-  return { ratio, limit, verdict: slower ? 'slower' : faster ? 'faster' : 'same' };
+  const slower = 1 / ratio > 1 + limit && 1 / fastest > 1 + LEAST;
+  const faster = ratio > 1 + limit && fastest > 1 + LEAST;
+  return { ratio, fastest, limit, verdict: slower ? 'slower' : faster ? 'faster' : 'same' };
 }
 
 export function compare(before: BenchReport, after: BenchReport): Comparison {

@@ -56,8 +56,7 @@ export async function measure(
       })),
     ];
     const kind = one.op.arithmetic ?? 'f32';
-    const window = Math.min(0.01, seconds / 30);
-    const rounds = await timeInTurns(contenders, seconds, () => measurePeak(kind, window));
+    const rounds = await timeInTurns(contenders, seconds, () => measurePeak(kind));
     const ours = rounds.samples[0];
     const peerResults = opened.flatMap(({ peer, error }, i): PeerResult[] => {
       const failure = rounds.failures[i + 1];

@@ -106,7 +106,7 @@ export function readReport(file: string): BenchReport {
       `${file}: expected version ${VERSION} of its schema, got ${found.version}`,
     );
   }
-  const numbers = ['medianNs', 'peakGflops', 'noise', 'threads'] as const;
+  const numbers = ['medianNs', 'minNs', 'peakGflops', 'noise', 'threads'] as const;
   const whole =
     typeof found.machine?.processor === 'string' &&
     Array.isArray(found.cases) &&

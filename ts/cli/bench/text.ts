@@ -98,8 +98,8 @@ function casesTable({ cases, peers }: BenchReport): string {
   return table([all.map(({ head }) => head), ...lines], left);
 }
 
-export function changeText({ name, ratio, limit, verdict }: Change): string {
-  const change = `${ratio.toFixed(3)} of the old share of the peak, noise ${percent(limit)}`;
+export function changeText({ name, ratio, fastest, limit, verdict }: Change): string {
+  const change = `${ratio.toFixed(3)} of the old share of the peak (${fastest.toFixed(3)} of the fastest call), noise ${percent(limit)}`;
   return `${name}: ${change}${verdict === 'same' ? '' : `, ${verdict.toUpperCase()}`}`;
 }
 

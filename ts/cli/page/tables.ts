@@ -136,10 +136,11 @@ export function comparisonTable({ comparison }: BenchReport): Table {
   return {
     id: 'comparison',
     caption: 'Share of the peak, new over old: above 1 is faster',
-    head: ['case', 'ratio', 'noise', 'verdict'],
-    rows: (comparison?.changes ?? []).map(({ name, ratio, limit, verdict }) => [
+    head: ['case', 'ratio', 'of the fastest call', 'noise', 'verdict'],
+    rows: (comparison?.changes ?? []).map(({ name, ratio, fastest, limit, verdict }) => [
       plain(name),
       number(ratio, (x) => x.toFixed(3)),
+      number(fastest, (x) => x.toFixed(3)),
       number(limit, percent),
       { text: verdict, kind: verdict },
     ]),
