@@ -41,13 +41,15 @@ const columns: readonly Column[] = [
   },
 ];
 
+const PEERS = ' Peers: how many times as long they take, and the quartiles of that.';
+
 /** What `rankone bench` prints. */
 export function reportText(report: BenchReport): string {
   const { machine, cases, ceilings, failures, skipped, comparison } = report;
   return [
     headline({ ...machine, ...commonOf(ceilings) }),
     ...ceilings.map(ceilingsText),
-    'Minimum flops and bytes. Peers: how many times as long they take, and the quartiles of that.',
+    `Minimum flops and bytes.${cases.some(({ peers }) => peers.length > 0) ? PEERS : ''}`,
     '',
     ...(cases.length > 0 ? [casesTable(report)] : []),
     ...failures.map((failure) => `FAIL ${failure}`),
