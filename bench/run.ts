@@ -1,12 +1,12 @@
 /**
- * npm run bench -- [FILTER] [--threads N] [--seconds S] [--json FILE]
+ * npm run bench -- [FILTER] [options of `rankone bench` for running and reporting]
  *
  * The fixed set of cases of bench/ops, those whose name contains FILTER, on one thread unless told. For a case of one's own
  * there is `rankone bench`, which measures the same way.
  */
 import { parseArgs } from 'node:util';
-import { nameOf, reportCases } from '../ts/cli/bench';
-import { setNumThreads } from '../ts/index';
+import { benchCases } from '../ts/cli/bench';
+import { nameOf } from '../ts/cli/benchCase';
 import { matmulCases } from './ops/matmul.ts';
 import { recurrenceCases } from './ops/recurrence.ts';
 
@@ -14,15 +14,24 @@ const { values, positionals } = parseArgs({
   allowPositionals: true,
   options: {
     threads: { type: 'string', default: '1' },
+    isa: { type: 'string' },
     seconds: { type: 'string', default: '0.3' },
+    peers: { type: 'string' },
+    compare: { type: 'string' },
     json: { type: 'string' },
+    html: { type: 'string' },
   },
 });
-setNumThreads(Number(values.threads));
 
 const filter = positionals[0] ?? '';
 const cases = [...recurrenceCases(), ...matmulCases()].filter((c) => nameOf(c).includes(filter));
 if (cases.length === 0) throw new Error(`no case has '${filter}' in its name`);
-reportCases(cases, Number(values.seconds), values.json).then((code) => {
+benchCases(cases, {
+  ...values,
+  threads: values.threads.split(',').map(Number),
+  isa: values.isa?.split(','),
+  peers: values.peers?.split(','),
+  seconds: Number(values.seconds),
+}).then((code) => {
   process.exitCode = code;
 });

@@ -23,6 +23,14 @@ for (const folder of ['oracle', 'cli'])
     if (file.endsWith('.d.ts')) fs.rmSync(path.join(dist, folder, file));
 fs.chmodSync(path.join(dist, 'cli/main.js'), 0o755);
 
+// The page of `rankone bench --html` carries what it needs: its style and script, and Chart.js with its licence.
+const page = path.join(dist, 'cli/page');
+for (const name of ['style.css', 'client.mjs'])
+  fs.copyFileSync(path.join(root, 'ts/cli/page', name), path.join(page, name));
+const chart = path.dirname(require.resolve('chart.js'));
+fs.copyFileSync(path.join(chart, 'chart.umd.min.js'), path.join(page, 'chart.umd.min.js'));
+fs.copyFileSync(path.join(chart, '../LICENSE.md'), path.join(page, 'chart.LICENSE.md'));
+
 // Entry points of the package, as its exports name them.
 for (const entry of ['index', 'integrations/tfjs/index']) {
   const file = path.join(dist, entry);

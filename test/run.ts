@@ -30,6 +30,8 @@ function report(name: string, outcome: Outcome, output: string, started: number)
       `${outcome.failed ? `, ${outcome.failed} failed` : ''}${skipped}  ${seconds} s` +
       (outcome.note ? `  (${outcome.note})` : ''),
   );
+  for (const line of output.split('\n'))
+    if (line.startsWith('skipped: ')) console.log(`     ${line}`);
   sum.passed += outcome.passed;
   sum.failed += outcome.failed;
   sum.skipped += outcome.skipped;

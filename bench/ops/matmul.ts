@@ -1,4 +1,4 @@
-/** y = a b^T, from a language model's sizes to 512 x 4096 x 4096. */
+/** y = a b^T, from a language model's sizes to 512 x 4096 x 4096, in float32 and on pairs of bfloat16. */
 import type { Case } from '../../ts/cli/benchCase';
 import { findOperations } from '../../ts/cli/ops';
 
@@ -11,8 +11,9 @@ const SIZES = [
 ] as const;
 
 export function matmulCases(): Case[] {
-  const [op] = findOperations(['matmul']);
-  return SIZES.map(([M, N, K]) => {
-    return { op, pass: 'forward', shape: { M, N, K }, dtype: 'f32', mode: 'auto' };
-  });
+  return findOperations(['matmul', 'bf16/matmul']).flatMap((op) =>
+    SIZES.map(([M, N, K]): Case => {
+      return { op, pass: 'forward', shape: { M, N, K }, dtype: 'f32', mode: 'auto' };
+    }),
+  );
 }

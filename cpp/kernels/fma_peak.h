@@ -1,10 +1,15 @@
-// The rate of float32 multiply-adds that the processor sustains at this moment, on as many threads as the engine uses.
-// What a kernel's rate is a share of. Two operations per multiply-add, also where an instruction set has no fused one.
+// The rate of multiply-adds that the processor sustains at this moment, on as many threads as the engine uses. What a
+// kernel's rate is a share of. Two operations per multiply-add, also where an instruction set has no fused one.
 #pragma once
 
 namespace rankone {
 
+enum class FmaKind {
+  F32,
+  Bf16,  // dot products of bf16 pairs with float32 sums; Error(Range) where hasBf16Dot() is false
+};
+
 // GF/s, measured for about `seconds`. Blocks the caller, who takes part.
-double fmaPeak(double seconds);
+double fmaPeak(FmaKind kind, double seconds);
 
 }  // namespace rankone

@@ -1,16 +1,16 @@
-// The addon's exports: describe, call, callAsync, cancel, the handles, threads, the FMA peak.
+// The addon's exports: describe, call, callAsync, cancel, the handles, threads, the machine's ceilings.
 #include <napi.h>
 
 #include <cmath>
 
 #include "core/cpu.h"
 #include "core/parallel.h"
-#include "kernels/fma_peak.h"
 #include "napi/arguments.h"
 #include "napi/call.h"
 #include "napi/environment.h"
 #include "napi/errors.h"
 #include "napi/handles.h"
+#include "napi/machine.h"
 #include "ops/presets.h"
 #include "ops/registry.h"
 
@@ -108,14 +108,6 @@ Napi::Value setThreads(const Napi::CallbackInfo& info) {
   });
 }
 
-Napi::Value measurePeak(const Napi::CallbackInfo& info) {
-  return guarded(info.Env(), "measurePeak", [&] {
-    const double seconds = info[0].IsNumber() ? info[0].As<Napi::Number>().DoubleValue() : std::nan("");
-    if (!(seconds > 0 && seconds <= 60)) fail(ErrorKind::Range, "seconds: expected a number above 0, at most 60");
-    return Napi::Value(Napi::Number::New(info.Env(), fmaPeak(seconds)));
-  });
-}
-
 // The pool's threads run this library's code for as long as the process lives, but Node unloads an addon with the last
 // worker that used it.
 void pinLibrary() {
@@ -136,8 +128,8 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   exports.Set("cancel", Napi::Function::New<cancel>(env));
   exports.Set("getNumThreads", Napi::Function::New<getThreads>(env));
   exports.Set("setNumThreads", Napi::Function::New<setThreads>(env));
-  exports.Set("measurePeak", Napi::Function::New<measurePeak>(env));
   exportHandles(env, exports);
+  exportMachine(env, exports);
   return exports;
 }
 

@@ -1,13 +1,12 @@
-// What a benchmark runs, and the check that must pass before.
+// What a benchmark runs.
+import type { Traffic } from './bench/traffic';
+import { trafficOf } from './bench/traffic';
 import type { Form } from './check';
 import { check, encode, makeProblem, optionsOf, STARTS, stateOf, without } from './check';
 import type { Dtype } from './dtype';
 import { operationNamed } from './engine';
-import type { Operation, Pass, Shape } from './operation';
-import type { Timing } from './timing';
-import { time } from './timing';
-
-export type Mode = 'auto' | 'recurrent' | 'chunk';
+import type { Mode, Operation, Pass, Shape, Tensors } from './operation';
+import { shapeText } from './operation';
 
 export interface Case {
   op: Operation;
@@ -15,31 +14,13 @@ export interface Case {
   shape: Shape;
   dtype: Dtype;
   mode: Mode;
+  /** The model whose layer it is. */
+  model?: string;
 }
 
-export interface Measurement extends Timing {
-  /** Worst error of the check as a share of the contract's limit. */
-  error: number;
-  nsPerTokenHead?: number;
-  gflops?: number;
-  /** gflops / peak */
-  share?: number;
-}
-
-/** Checks a case on a small problem and times it. Throws when the check fails: nothing is timed then. */
-export async function measure(one: Case, seconds: number): Promise<Measurement> {
-  const { op, pass, shape } = one;
-  const error = checkSmall(one);
-  const timing = await time(prepare(one), seconds);
-  const { median, peak } = timing;
-  const heads = op.tokenHeads?.(pass, shape);
-  const gflops = op.flops && op.flops(pass, shape) / median;
-  return {
-    ...timing,
-    error,
-    ...(heads && { nsPerTokenHead: median / heads }),
-    ...(gflops && { gflops, share: gflops / peak }),
-  };
+/** `forward gatedDeltaNet B1 T512 ...` */
+export function nameOf({ op, pass, shape }: Case): string {
+  return `${pass} ${op.name} ${shapeText(shape)}`;
 }
 
 // State updates of the reference that a check may cost, and rows of a matrix.
@@ -47,16 +28,20 @@ const CHECK_BUDGET = 4_000_000;
 const CHECK_ROWS = 5;
 
 /** The same widths, but few tokens, heads or rows. */
-function smallShape({ op, shape }: Case): Shape {
-  if (!op.recurrent) return { ...shape, M: Math.min(shape.M, CHECK_ROWS) };
+export function smallShape({ op, shape }: Pick<Case, 'op' | 'shape'>): Shape {
+  if (!op.recurrent) return { ...shape, [op.tokens]: Math.min(shape[op.tokens], CHECK_ROWS) };
   const { T, H, HV, K, V } = shape;
   const tokens = Math.max(3, Math.min(T, 70, Math.floor(CHECK_BUDGET / (K * V))));
   return { B: 1, T: tokens, H: 1, HV: Math.min(2, HV / H), K, V };
 }
 
-function checkSmall(one: Case): number {
-  const { op, pass, dtype, mode } = one;
-  const form: Form = pass === 'forward' && op.recurrent ? mode : pass;
+/** A wrong answer. */
+export class CheckError extends Error {}
+
+/** Worst error on the small problem, as a share of the contract's limit. @throws CheckError for one beyond it */
+export function checkSmall(one: Case): number {
+  const { op, dtype } = one;
+  const form = formOf(one);
   const [{ tensor, fraction }] = check(op, smallShape(one), dtype, [form]);
   if (fraction <= 1) return fraction;
   throw new CheckError(
@@ -64,43 +49,81 @@ function checkSmall(one: Case): number {
   );
 }
 
-/** A wrong answer. */
-export class CheckError extends Error {}
+/** The check of a backward goes both ways: with what a forward saved, and without. */
+function formOf({ op, pass, mode }: Case): Form {
+  if (pass === 'forward') return op.recurrent ? mode : 'forward';
+  return pass === 'backward-recomputing' ? 'backward' : pass;
+}
+
+export interface Prepared {
+  run: () => unknown;
+  traffic: Traffic;
+}
 
 /** One run of a case: no allocation where results can be written into given memory. */
-export function prepare(one: Case): () => unknown {
+export function prepare(one: Case): Prepared {
   return one.op.recurrent ? prepareRecurrence(one) : prepareLayer(one);
 }
 
-function prepareRecurrence({ op, pass, shape, dtype, mode }: Case): () => unknown {
+function prepareRecurrence({ op, pass, shape, dtype, mode }: Case): Prepared {
   const tokens = pass === 'decode' ? { ...shape, T: 1 } : shape;
   const { inputs, gradients } = makeProblem(op, tokens, dtype);
-  const rest = without(inputs, STARTS);
-  const dOutput = without(gradients, ['dFinalState', 'dFinalZ']);
   const call = { op, dtype };
-  const given = encode(call, rest);
+  const given = encode(call, without(inputs, STARTS));
   const options = { ...optionsOf(op, inputs), mode };
   const forward = operationNamed(`${op.call}Sync`);
   if (pass === 'decode') {
+    const { initialState, initialZ } = inputs;
     const one = { ...given, state: stateOf(inputs) };
-    return () => forward(one, options);
+    const out = forward(one, options);
+    const traffic = trafficOf(given, out, { initialState, initialZ });
+    return { run: () => forward(one, { ...options, out }), traffic };
   }
-  if (pass === 'backward') {
-    const { saved } = forward(given, { ...options, saveForBackward: true });
+  if (pass === 'forward-saving') {
+    const { saved: first, ...out } = forward(given, { ...options, saveForBackward: true });
+    first.dispose();
+    const saving = { ...options, saveForBackward: true, out };
+    return { run: () => forward(given, saving).saved.dispose(), traffic: trafficOf(given, out) };
+  }
+  if (pass.startsWith('backward')) {
     const backward = operationNamed(`${op.call}BackwardSync`);
-    const withSaved = { ...given, ...encode(call, dOutput), saved };
-    return () => backward(withSaved, options);
+    const dOutput = encode(call, without(gradients, ['dFinalState', 'dFinalZ']));
+    const recomputing: { saved?: object } = { ...given, ...dOutput };
+    const out = backward(recomputing, options);
+    const traffic = trafficOf(recomputing, out);
+    if (pass === 'backward-recomputing') {
+      return { run: () => backward(recomputing, { ...options, out }), traffic };
+    }
+    const { saved } = forward(given, { ...options, saveForBackward: true });
+    return { run: () => backward({ ...recomputing, saved }, { ...options, out }), traffic };
   }
   const out = forward(given, options);
-  return () => forward(given, { ...options, out });
+  return { run: () => forward(given, { ...options, out }), traffic: trafficOf(given, out) };
 }
 
-function prepareLayer({ op, pass, shape, dtype }: Case): () => unknown {
-  const { inputs, gradients } = makeProblem(op, shape, dtype);
+function prepareLayer({ op, pass, shape, dtype }: Case): Prepared {
+  const { inputs: all, gradients } = makeProblem(op, shape, dtype);
+  const inputs = without(all, op.unbenched ?? []);
   const backward = pass === 'backward';
-  const kept = without(inputs, op.forwardOnly ?? []);
-  const given = encode({ op, dtype }, { ...kept, ...(backward && gradients) });
+  const taken = backward ? { ...without(inputs, op.forwardOnly ?? []), ...gradients } : inputs;
+  const given = encode({ op, dtype }, taken) as Tensors;
   const call = operationNamed(`${op.call}${backward ? 'Backward' : ''}Sync`);
-  const out = call(given, op.options);
-  return () => call(given, { ...op.options, out });
+  const options = { ...op.options, ...(backward && op.backwardOptions?.(shape, inputs)) };
+  const out = call(given, options);
+  const traffic = layerTraffic(op, shape, given, out);
+  const into = op.updated ? options : { ...options, out };
+  return { run: () => call(given, into), traffic };
+}
+
+function layerTraffic(op: Operation, shape: Shape, given: Tensors, results: object): Traffic {
+  const updated = op.updated ?? [];
+  const both = Object.fromEntries(updated.map((name) => [name, given[name]]));
+  const traffic = trafficOf(without(given, updated), results, both);
+  for (const [name, share] of Object.entries(op.readShare?.(shape) ?? {})) {
+    if (!(name in given)) continue;
+    const unread = (1 - share) * given[name].data.byteLength;
+    traffic.read -= unread;
+    traffic.footprint -= unread;
+  }
+  return traffic;
 }

@@ -11,7 +11,14 @@ import type { Operation, References, Shape, Tensors } from './operation';
 import { recurrentForms } from './operation';
 
 /** The ways through an operation that are checked: the modes of a forward, and the rest. */
-export type Form = 'forward' | 'recurrent' | 'chunk' | 'auto' | 'decode' | 'backward';
+export type Form =
+  | 'forward'
+  | 'forward-saving'
+  | 'recurrent'
+  | 'chunk'
+  | 'auto'
+  | 'decode'
+  | 'backward';
 
 const CHUNK_SIZES = [16, 32, 64, 128];
 
@@ -107,6 +114,8 @@ function resultsOf(problem: Problem, form: Form): Results[] {
       return backward(problem);
     case 'forward':
       return [plainForward(problem)];
+    case 'forward-saving':
+      return [savingForward(problem)];
     case 'chunk':
       return CHUNK_SIZES.map((chunkSize) => forwardOf(problem, { mode: form, chunkSize }));
     default:
@@ -134,6 +143,14 @@ function forwardOf(problem: Problem, mode: object): Results {
   return operationNamed(`${op.call}Sync`)(encode(problem, inputs), options);
 }
 
+function savingForward(problem: Problem): Results {
+  const { saved, ...results } = forwardOf(problem, { saveForBackward: true }) as Results & {
+    saved: { dispose(): void };
+  };
+  saved.dispose();
+  return results;
+}
+
 function plainForward(problem: Problem): Results {
   const { op, inputs } = problem;
   const given: Tensors = { ...inputs };
@@ -148,7 +165,7 @@ function plainForward(problem: Problem): Results {
 function backward(problem: Problem): Results[] {
   const { op, shape, inputs, gradients } = problem;
   const given = encode(problem, { ...without(inputs, op.forwardOnly ?? []), ...gradients });
-  const options = { ...optionsOf(op, inputs), ...op.backwardOptions?.(shape) };
+  const options = { ...optionsOf(op, inputs), ...op.backwardOptions?.(shape, inputs) };
   const run = operationNamed(`${op.call}BackwardSync`);
   const results = [run(given, options)];
   if (!op.recurrent) return results;

@@ -19,6 +19,11 @@ export interface Machine {
   cuda: string;
 }
 
+/** Whether there is CUDA, and why not. */
+export function cudaReport(): string {
+  return 'cuda unavailable: this build has no CUDA backend';
+}
+
 export function machine(): Machine {
   const { version, isa, availableIsas, threads } = engine().info();
   return {
@@ -28,7 +33,7 @@ export function machine(): Machine {
     availableIsas,
     threads,
     binary: internals().bindingPath(),
-    cuda: 'cuda unavailable: this build has no CUDA backend',
+    cuda: cudaReport(),
   };
 }
 
@@ -58,11 +63,12 @@ export function runInfo({ json }: { json?: boolean }): number {
     failure = (error as Error).message;
     known = { version: require('../../package.json').version, ...platform(), error: failure };
   }
-  console.log(json ? JSON.stringify(known, null, 2) : table(linesOf(known), 2));
+  console.log(json ? JSON.stringify(known, null, 2) : table(machineLines(known), 2));
   return failure === undefined ? 0 : 1;
 }
 
-function linesOf(known: object): string[][] {
+/** What is known of a machine, as titles and texts. */
+export function machineLines(known: object): string[][] {
   const titles: Record<string, string> = {
     version: 'rankone',
     isa: 'instruction set',

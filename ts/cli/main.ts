@@ -3,7 +3,8 @@
 import { Command, CommanderError, InvalidArgumentError, Option } from 'commander';
 import { dtypes } from './dtype';
 import { UsageError } from './errors';
-import { passes } from './operation';
+import { benchHelp, verifyHelp } from './help';
+import { modes, passes } from './operation';
 
 function list(text: string): string[] {
   const items = text.split(',').map((item) => item.trim());
@@ -26,10 +27,10 @@ function sizes(text: string): number[] {
   throw new InvalidArgumentError('Expected positive integers, separated by commas.');
 }
 
-function threads(text: string): number {
-  const n = Number(text);
-  if (Number.isInteger(n) && n >= 1 && n <= 1024) return n;
-  throw new InvalidArgumentError('Expected an integer from 1 to 1024.');
+function threads(text: string): number[] {
+  const numbers = list(text).map(Number);
+  if (numbers.every((n) => Number.isInteger(n) && n >= 1 && n <= 1024)) return numbers;
+  throw new InvalidArgumentError('Expected integers from 1 to 1024, separated by commas.');
 }
 
 function seconds(text: string): number {
@@ -37,37 +38,6 @@ function seconds(text: string): number {
   if (n > 0 && n <= 600) return n;
   throw new InvalidArgumentError('Expected a number above 0, at most 600.');
 }
-
-const operationsHelp = `
-Operations:
-  linearAttention retention lightningAttention simpleGla gla hgrn2 mamba2
-  deltaNet deltaProduct gatedDeltaNet gatedDeltaProduct kda
-  cells of the grid: GATE/additive, GATE/delta, GATE/delta/2, GATE/delta/3
-    with GATE one of none, head, token, channel
-  around a cell: fused/GATE/UPDATE (norm and activations inside), packed/GATE/UPDATE (several sequences), normalize,
-    bf16/GATE/UPDATE (products in bfloat16, on avx512bf16 only)`;
-
-const verifyHelp = `${operationsHelp}
-  parts of a layer: matmul rmsNorm rmsNormGated swiglu shortConv embedding crossEntropy adamW
-
-Every operation is computed in all of its forms and held against a float64 reference.
-Each number is the worst error as a share of what the numerical contract allows.
-Exit code 1 when anything fails.
-
-Examples:
-  rankone verify --quick
-  rankone verify --op gatedDeltaNet,kda --isa avx2`;
-
-const benchHelp = `${operationsHelp}
-  matmul (M,N,K): y [M,N] = a [M,K] b^T, b [N,K]
-
-For mamba2, H is its groups, K its state width, V its head width.
-What gives a wrong answer is not timed, and the exit code is 1.
-
-Examples:
-  rankone bench --op gatedDeltaNet --shape 1,2048,16,16,128,128 --pass forward
-  rankone bench --op matmul --shape 512,4096,4096 --threads 1 --json matmul.json
-  rankone bench --op token/delta/2 --isa avx2`;
 
 type Run = (options: any) => number | Promise<number>;
 
@@ -101,20 +71,26 @@ function build(exit: (code: number) => void): Command {
 
   program
     .command('bench')
-    .description('time operations: median, spread, flop rate, share of the peak')
-    .option('--op <names>', 'operations, separated by commas, or all (default: a selection)', list)
-    .option('--shape <sizes>', 'B,T,H,HV,K,V; of matmul M,N,K', sizes)
-    .addOption(new Option('--dtype <name>', 'element type').choices(dtypes).default('f32'))
-    .option('--threads <n>', 'threads (default: RANKONE_NUM_THREADS, or all processors)', threads)
-    .option('--isa <name>', 'instruction set (default: the widest)')
-    .addOption(
-      new Option('--mode <name>', 'form of the recurrence')
-        .choices(['auto', 'recurrent', 'chunk'])
-        .default('auto'),
+    .description(
+      'time operations: share of the peak and of the bandwidth, ratios to other libraries',
     )
+    .option('--op <names>', 'operations, separated by commas, or all (default: a selection)', list)
+    .option('--model <names>', "layers of models' sizes instead, or all", list)
+    .option('--shape <sizes>', 'sizes of the operation, as below', sizes)
+    .option('--tokens <counts>', 'numbers of tokens (T of a recurrence, rows of the rest)', sizes)
     .option('--pass <names>', `of ${passes.join(', ')} (default: all)`, listOf(passes))
-    .option('--seconds <s>', 'time to spend on each case', seconds, 0.5)
+    .option('--dtype <names>', `of ${dtypes.join(', ')} (default: f32)`, listOf(dtypes))
+    .addOption(new Option('--mode <name>', 'form of the recurrence').choices(modes).default('auto'))
+    .option('--isa <names>', 'instruction sets, or all (default: the widest)', list)
+    .option('--threads <counts>', 'default: RANKONE_NUM_THREADS, or all processors', threads)
+    .addOption(
+      new Option('--device <name>', 'where to run').choices(['cpu', 'cuda']).default('cpu'),
+    )
+    .option('--seconds <s>', 'time to spend on each case and contender', seconds, 0.5)
+    .option('--peers <names>', 'other libraries to time beside, or all (default: none)', list)
+    .option('--compare <file>', 'hold the results against a file of --json')
     .option('--json <file>', 'write the results as JSON too; - for stdout instead of the table')
+    .option('--html <file>', 'write a page with plots and tables')
     .addHelpText('after', benchHelp)
     .action(action(() => require('./bench').runBench));
   return program;

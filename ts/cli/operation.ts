@@ -3,9 +3,19 @@ import type { Random } from '#oracle/support/random';
 import type { Tensor32, TensorLike } from '#oracle/support/tensor';
 import type { Dtype } from './dtype';
 
-/** What a benchmark times. */
-export const passes = ['forward', 'backward', 'decode'] as const;
+/** What a benchmark times. The backward reads what a forward saved; a recomputing one has the inputs only. */
+export const passes = [
+  'forward',
+  'forward-saving',
+  'backward',
+  'backward-recomputing',
+  'decode',
+] as const;
 export type Pass = (typeof passes)[number];
+
+/** How a forward of the recurrence goes. */
+export const modes = ['auto', 'recurrent', 'chunk'] as const;
+export type Mode = (typeof modes)[number];
 
 export const recurrentForms = ['recurrent', 'chunk', 'decode', 'backward'] as const;
 export type RecurrentForm = (typeof recurrentForms)[number];
@@ -36,8 +46,10 @@ export interface Operation {
   passes: readonly Pass[];
   /** Options of both directions. */
   options: object;
-  /** Options of the backward beside those. */
-  backwardOptions?: (shape: Shape) => object;
+  /** Options of the backward beside those, for a forward with such inputs. */
+  backwardOptions?: (shape: Shape, inputs: Tensors) => object;
+  /** Optional inputs that a benchmark leaves out. */
+  unbenched?: readonly string[];
   /** Inputs that stand among the options of a call, and these options. */
   nested?: { names: readonly string[]; options: (inputs: Tensors) => object };
   /** The forms of a recurrence that `verify` goes through; default all. */
@@ -63,8 +75,16 @@ export interface Operation {
   backward?(inputs: Tensors): References;
   /** How far a result may be off. */
   row(name: string, shape: Shape, dtype: Dtype): Row;
-  /** Minimum arithmetic of one run: no redundancy of the kernels counts. */
-  flops?(pass: Pass, shape: Shape): number;
+  /** Minimum arithmetic of one run: no redundancy of the kernels counts. 0 for what only moves data. */
+  flops(pass: Pass, shape: Shape): number;
+  /** What multiplies, where it is not float32. */
+  arithmetic?: 'bf16';
+  /** The axis that counts tokens, or rows that stand for them. */
+  tokens: string;
+  /** Shape of a benchmark unless told. */
+  usual: Shape;
+  /** Parts of an input that a forward reads, where it is not the whole of it. */
+  readShare?(shape: Shape): Record<string, number>;
   /** Tokens times value heads of one run. */
   tokenHeads?(pass: Pass, shape: Shape): number;
 }

@@ -1,5 +1,7 @@
 import { SingleBar } from 'cli-progress';
 
+const BAR = 30;
+
 /** A bar on stderr, where that is a terminal; nothing elsewhere. */
 export class Progress {
   private readonly bar?: SingleBar;
@@ -11,16 +13,17 @@ export class Progress {
       format: '{bar} {value}/{total}  {label}',
       barCompleteChar: '#',
       barIncompleteChar: '-',
-      barsize: 30,
+      barsize: BAR,
       hideCursor: true,
       clearOnComplete: true,
     });
     this.bar.start(total, 0, { label: '' });
   }
 
-  /** What is under way. */
+  /** What is under way, as far as it fits into the line. */
   label(label: string): void {
-    this.bar?.update({ label });
+    const room = Math.max(0, (process.stderr.columns || 80) - BAR - 20);
+    this.bar?.update({ label: label.slice(0, room) });
   }
 
   /** One more is done. */

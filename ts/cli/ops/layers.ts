@@ -12,6 +12,7 @@ interface Definition {
   options?: object;
   backwardOptions?: Operation['backwardOptions'];
   forwardOnly?: readonly string[];
+  unbenched?: readonly string[];
   float32?: readonly string[];
   updated?: readonly string[];
   halves?: boolean;
@@ -21,8 +22,22 @@ interface Definition {
   draw: (shape: Shape, make: Maker) => Tensors & { dY?: Tensor32 };
   forward: (inputs: any) => References;
   backward?: (inputs: any) => object;
-  flops?: (pass: Pass, shape: Shape) => number;
+  flops: (pass: Pass, shape: Shape) => number;
+  readShare?: Operation['readShare'];
+  tokens: string;
+  usual: Shape;
 }
+
+/**
+ * Operations per element, forward and backward. Every addition, multiplication, comparison, division, root and
+ * exponential counts as one; a backward computes again what the forward knew.
+ */
+function perElement(forward: number, backward: number, elements: (shape: Shape) => number) {
+  return (pass: Pass, shape: Shape): number =>
+    (pass === 'backward' ? backward : forward) * elements(shape);
+}
+
+const ofRows = ({ rows, D }: Shape): number => rows * D;
 
 /** Seeded tensors by shape. */
 interface Maker {
@@ -67,7 +82,7 @@ function makerOf(random: Random): Maker {
   };
 }
 
-const matmul = operation({
+const product = {
   name: 'matmul',
   shapes: [
     { M: 13, N: 33, K: 70 },
@@ -75,25 +90,44 @@ const matmul = operation({
     { M: 1, N: 300, K: 200 },
   ],
   options: { transposeB: true },
-  backwardOptions: () => ({ withBias: true }),
+  backwardOptions: (_shape: Shape, inputs: Tensors) => ({ withBias: 'bias' in inputs }),
   forwardOnly: ['bias'],
+  unbenched: ['bias'],
   limits: { other: 2e-6, dBias: 1e-5 },
-  draw: ({ M, N, K }, { normals }) => ({
+  draw: ({ M, N, K }: Shape, { normals }: Maker) => ({
     a: normals(M, K),
     b: normals(N, K),
     bias: normals(N),
     dY: normals(M, N),
   }),
-  forward: (inputs) => ({ y: reference.matmul(inputs, { transposeB: true }) }),
-  backward: ({ dY, ...inputs }) =>
+  forward: (inputs: any) => ({ y: reference.matmul(inputs, { transposeB: true }) }),
+  backward: ({ dY, ...inputs }: any) =>
     reference.matmulBackward({ ...inputs, dOut: dY }, { transposeB: true }),
-  flops: (pass, { M, N, K }) => (pass === 'backward' ? 4 : 2) * M * N * K,
-});
+  flops: perElement(2, 4, ({ M, N, K }) => M * N * K),
+  tokens: 'M',
+  usual: { M: 512, N: 1024, K: 1024 },
+} satisfies Definition;
+
+const matmul = operation(product);
+
+/** Products on pairs of bfloat16. */
+const matmulBf16: Operation = {
+  ...operation({ ...product, options: { ...product.options, compute: 'bf16' } }),
+  name: 'bf16/matmul',
+  arithmetic: 'bf16',
+  isa: 'avx512bf16',
+  row: (result, shape, dtype) => {
+    if (result === 'dBias') return matmul.row(result, shape, dtype);
+    return { limit: contract['bf16 compute'].o[0][1], layout: { kept: [] } };
+  },
+};
 
 const rows = [
   { rows: 13, D: 70 },
   { rows: 65, D: 1000 },
 ];
+
+const rowsOf = { tokens: 'rows', usual: { rows: 512, D: 1024 } };
 
 const rmsNorm = operation({
   name: 'rmsNorm',
@@ -106,6 +140,9 @@ const rmsNorm = operation({
   }),
   forward: (inputs) => ({ y: reference.rmsNorm(inputs) }),
   backward: reference.rmsNormBackward,
+  // Squares and their sum, times the factor and the weight; backward: the factor again, dY w, two sums of products, dx.
+  flops: perElement(4, 11, ofRows),
+  ...rowsOf,
 });
 
 const rmsNormGated = operation({
@@ -120,6 +157,9 @@ const rmsNormGated = operation({
   }),
   forward: (inputs) => ({ y: reference.rmsNormGated(inputs) }),
   backward: reference.rmsNormGatedBackward,
+  // silu (exp, add, divide) and a product more; backward: sigmoid, silu, dNorm, the norm (2), the derivative (4), dGate (2)
+  flops: perElement(8, 24, ofRows),
+  ...rowsOf,
 });
 
 const swiglu = operation({
@@ -136,6 +176,9 @@ const swiglu = operation({
     const { da, db } = reference.swigluBackward({ a: gate, b: up, dY });
     return { dGate: da, dUp: db };
   },
+  // silu and a product; backward: sigmoid (3), silu, dUp, the derivative (4), dGate (2)
+  flops: perElement(4, 11, ofRows),
+  ...rowsOf,
 });
 
 const shortConv = operation({
@@ -156,6 +199,10 @@ const shortConv = operation({
   }),
   forward: (inputs) => ({ y: reference.shortConv(inputs, { activation: 'silu' }).y }),
   backward: (inputs) => reference.shortConvBackward(inputs, { activation: 'silu' }),
+  // W products and sums, the bias, silu; backward: the sum again, silu's derivative (8), dx, dWeight, dBias
+  flops: (pass, { B, T, D, W }) => (pass === 'backward' ? 6 * W + 10 : 2 * W + 4) * B * T * D,
+  tokens: 'T',
+  usual: { B: 1, T: 512, D: 1024, W: 4 },
 });
 
 const embedding = operation({
@@ -175,6 +222,10 @@ const embedding = operation({
   forward: ({ ids, weight }) => ({ y: reference.embedding({ indices: ids, weight }) }),
   backward: ({ ids, weight, dY }) =>
     reference.embeddingBackward({ indices: ids, weight, dOut: dY }),
+  flops: perElement(0, 1, ({ N, D }) => N * D),
+  readShare: ({ rows, N }) => ({ weight: Math.min(1, N / rows) }),
+  tokens: 'N',
+  usual: { rows: 8192, D: 1024, N: 512 },
 });
 
 const crossEntropy = operation({
@@ -190,6 +241,10 @@ const crossEntropy = operation({
     return { loss: { data: [loss], shape: [] }, losses };
   },
   backward: reference.crossEntropyBackward,
+  // The largest, minus it, exp, sum; backward: those again, minus the logarithm, exp, scaled
+  flops: perElement(4, 7, ({ N, V }) => N * V),
+  tokens: 'N',
+  usual: { N: 64, V: 32768 },
 });
 
 const step = { lr: 1e-2, step: 3 };
@@ -209,6 +264,10 @@ const adamW = operation({
     return { param, grad, m, v };
   },
   forward: (inputs) => ({ ...reference.adamW(inputs, step) }),
+  // m (3), v (4), the root, its scale and eps, the quotient, the decay, the step
+  flops: perElement(14, 0, ofRows),
+  tokens: 'rows',
+  usual: { rows: 1024, D: 1024 },
 });
 
 export const layers: readonly Operation[] = [
@@ -220,4 +279,5 @@ export const layers: readonly Operation[] = [
   embedding,
   crossEntropy,
   adamW,
+  matmulBf16,
 ];

@@ -13,6 +13,8 @@ import { passes } from '../operation';
 
 const axes = ['B', 'T', 'H', 'HV', 'K', 'V'];
 
+const USUAL: Shape = { B: 1, T: 512, H: 8, HV: 8, K: 64, V: 64 };
+
 const SHAPES: readonly Shape[] = [
   { B: 1, T: 35, H: 1, HV: 2, K: 17, V: 23 },
   { B: 2, T: 66, H: 2, HV: 2, K: 32, V: 40 },
@@ -78,12 +80,14 @@ function operation(definition: Definition): Operation {
     row: (tensor, { T }, dtype) => rowFor(tensor as TensorName, T, contract ?? dtype),
     flops: (pass, shape) => flopsOf(cell, pass, shape) * tokenHeads(pass, shape),
     tokenHeads,
+    tokens: 'T',
+    usual: USUAL,
   };
 }
 
-/** Minimum operations per token and value head. */
+/** Minimum operations per token and value head. A backward goes through the states again, with what was saved or without. */
 function flopsOf({ update, n }: Cell, pass: Pass, { K, V }: Shape): number {
-  if (pass === 'backward') return (update === 'additive' ? 10 : 12 * n + 4) * K * V;
+  if (pass.startsWith('backward')) return (update === 'additive' ? 10 : 12 * n + 4) * K * V;
   return (update === 'additive' ? 4 : 4 * n + 2) * K * V;
 }
 
@@ -175,7 +179,7 @@ const packed = gates.flatMap((gate) =>
     });
     return {
       ...op,
-      passes: ['forward', 'backward'],
+      passes: passes.filter((pass) => pass !== 'decode'),
       shapes: SHAPES.map((shape) => ({ ...shape, B: 1 })),
       objection: (shape) =>
         shape.B === 1 ? groupedHeads(shape) : `packed sequences have B = 1, got ${shape.B}`,
@@ -209,7 +213,8 @@ const bf16 = gates.flatMap((gate) =>
       isa: 'avx512bf16',
       contract: 'bf16 compute',
     });
-    return { ...op, passes: ['forward'], shapes: SHAPES.filter(({ K, V }) => K * V >= 4096) };
+    const shapes = SHAPES.filter(({ K, V }) => K * V >= 4096);
+    return { ...op, arithmetic: 'bf16', passes: ['forward'], shapes };
   }),
 );
 

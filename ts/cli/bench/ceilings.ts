@@ -1,0 +1,149 @@
+// What the machine can do at most, on the engine's current number of threads: multiply-adds in registers, and bytes from
+// each level of its caches.
+import fs from 'node:fs';
+import path from 'node:path';
+import { engine, internals } from '../engine';
+import type { Traffic } from './traffic';
+
+export type PeakKind = 'f32' | 'bf16';
+
+export interface Level {
+  /** `L1`, `L2`, `L3`, `memory` */
+  level: string;
+  /** Bytes that all threads together have of it; null of memory. */
+  capacity: number | null;
+}
+
+export interface Bandwidth extends Level {
+  /** Bytes per thread that it was measured with. */
+  workingSet: number;
+  /** GB/s. */
+  read: number;
+  /** GB/s, of reading and writing back in place: both count. */
+  update: number;
+}
+
+export interface Ceilings {
+  isa: string;
+  threads: number;
+  /** GF/s. bf16 where the instruction set has its dot product. */
+  peaks: { f32: number; bf16?: number };
+  bandwidths: Bandwidth[];
+}
+
+interface Cache {
+  level: string;
+  bytes: number;
+  /** Whether every processor has its own. */
+  own: boolean;
+}
+
+// Where the system says nothing: sizes that are most likely inside of the level.
+const TYPICAL: readonly Cache[] = [
+  { level: 'L1', bytes: 32 << 10, own: true },
+  { level: 'L2', bytes: 512 << 10, own: true },
+  { level: 'L3', bytes: 8 << 20, own: false },
+];
+
+const SMALLEST_MEMORY_SET = 128 << 20;
+const LARGEST_MEMORY_SET = 1 << 30;
+
+/** The data caches of the first processor. */
+export function caches(folder = '/sys/devices/system/cpu/cpu0/cache'): readonly Cache[] {
+  let found: string[] = [];
+  try {
+    found = fs.readdirSync(folder).filter((name) => /^index\d+$/.test(name));
+  } catch {
+    return TYPICAL;
+  }
+  const parsed = found.flatMap((name): Cache[] => {
+    const read = (file: string): string =>
+      fs.readFileSync(path.join(folder, name, file), 'utf8').trim();
+    try {
+      const [, digits, unit] = /^(\d+)([KM]?)$/.exec(read('size'))!;
+      if (read('type') === 'Instruction') return [];
+      const bytes = Number(digits) * { '': 1, K: 1 << 10, M: 1 << 20 }[unit as 'K'];
+      return [{ level: `L${read('level')}`, bytes, own: /^\d+$/.test(read('shared_cpu_list')) }];
+    } catch {
+      return [];
+    }
+  });
+  return parsed.length > 0 ? parsed.sort((a, b) => a.bytes - b.bytes) : TYPICAL;
+}
+
+// Windows as short as a turn of another process: the best of them has none.
+const PEAK_WINDOW = 0.001;
+const PEAK_WINDOWS = 8;
+
+/** GF/s. */
+export function measurePeak(kind: PeakKind): number {
+  const { binding } = internals();
+  const windows = Array.from({ length: PEAK_WINDOWS }, () =>
+    binding.measurePeak(kind, PEAK_WINDOW),
+  );
+  return Math.max(...windows);
+}
+
+/** The higher of two measurements of one machine: what else runs there can only lower them. */
+export function higher(a: Ceilings, b: Ceilings): Ceilings {
+  const bf16 = Math.max(a.peaks.bf16 ?? 0, b.peaks.bf16 ?? 0);
+  return {
+    ...a,
+    peaks: { f32: Math.max(a.peaks.f32, b.peaks.f32), ...(bf16 > 0 && { bf16 }) },
+    bandwidths: a.bandwidths.map((one, i) => ({
+      ...one,
+      read: Math.max(one.read, b.bandwidths[i].read),
+      update: Math.max(one.update, b.bandwidths[i].update),
+    })),
+  };
+}
+
+/** Takes about half a second. */
+export function measureCeilings(): Ceilings {
+  const { isa } = engine().info();
+  const threads = engine().getNumThreads();
+  const peaks: Ceilings['peaks'] = { f32: measurePeak('f32') };
+  if (isa === 'avx512bf16') peaks.bf16 = measurePeak('bf16');
+  return { isa, threads, peaks, bandwidths: measureBandwidths(threads) };
+}
+
+function measureBandwidths(threads: number): Bandwidth[] {
+  const { binding } = internals();
+  const known = caches();
+  const largest = known[known.length - 1].bytes;
+  const memory = Math.min(LARGEST_MEMORY_SET, Math.max(SMALLEST_MEMORY_SET, 4 * largest));
+  const sets = [
+    ...known.map(({ level, bytes, own }) => ({
+      level,
+      capacity: own ? bytes * threads : bytes,
+      workingSet: Math.floor(bytes / 2 / (own ? 1 : threads)),
+    })),
+    { level: 'memory', capacity: null, workingSet: Math.floor(memory / threads) },
+  ];
+  return sets.map((set) => {
+    // A set of memory takes longer to lay out than to go through.
+    const [windows, seconds] = set.capacity === null ? [1, 0.03] : [6, 0.003];
+    const speed = (traffic: 'read' | 'update'): number => {
+      const measured = Array.from({ length: windows }, () =>
+        binding.measureBandwidth(traffic, set.workingSet, seconds),
+      );
+      return Math.max(...measured);
+    };
+    return { ...set, read: speed('read'), update: speed('update') };
+  });
+}
+
+/** The nearest level that holds so many bytes. */
+export function levelOf<L extends Level>(levels: readonly L[], bytes: number): L {
+  return levels.find(({ capacity }) => capacity === null || bytes <= capacity)!;
+}
+
+/**
+ * GB/s that a level can give to a mixture: what is written is read before, at the speed of updating, and the rest of the
+ * reads come at the speed of reading.
+ */
+export function ceilingOf({ read, update }: Bandwidth, traffic: Traffic): number {
+  const readAlone = Math.max(0, traffic.read - traffic.written);
+  const ns = readAlone / read + (2 * traffic.written) / update;
+  return (traffic.read + traffic.written) / ns;
+}

@@ -1,0 +1,91 @@
+// One instruction set of `rankone bench`, in a process of its own: RANKONE_ISA is read once.
+import { CheckError } from '../benchCase';
+import { engine } from '../engine';
+import { UsageError } from '../errors';
+import { findPeers } from '../peers';
+import type { CaseSpec } from './cases';
+import { caseOf } from './cases';
+import type { Ceilings } from './ceilings';
+import { higher, measureCeilings } from './ceilings';
+import type { Timed } from './measure';
+import { measure } from './measure';
+import type { Skip } from './schema';
+import type { Traffic } from './traffic';
+
+/** What the parent asks for. */
+export interface Task {
+  cases: CaseSpec[];
+  threads: number[];
+  seconds: number;
+  peers: string[];
+}
+
+/** What it gets, one by one. */
+export type Message =
+  | { type: 'start'; index: number; threads: number }
+  /** After the cases of a number of threads. */
+  | { type: 'ceilings'; ceilings: Ceilings }
+  | { type: 'peers'; found: { name: string; version: string }[] }
+  | { type: 'skip'; skip: Skip }
+  | { type: 'case'; timed: Timed; traffic: Traffic }
+  | { type: 'failure'; message: string }
+  | { type: 'error'; error: Thrown };
+
+/** An error on its way between processes. */
+export interface Thrown {
+  kind: 'usage' | 'type' | 'range' | 'other';
+  message: string;
+  stack?: string;
+  code?: string;
+}
+
+function send(message: Message): void {
+  process.send!(message);
+}
+
+async function run({ cases, threads, seconds, peers: wanted }: Task): Promise<void> {
+  const { found, missing } = await findPeers(wanted);
+  send({ type: 'peers', found: found.map(({ name, version }) => ({ name, version })) });
+  for (const { name: peer, reason } of missing) {
+    send({ type: 'skip', skip: { peer, reason, cases: 0 } });
+  }
+  for (const n of threads) {
+    engine().setNumThreads(n);
+    const before = measureCeilings();
+    const setting = { seconds, peers: found, isa: before.isa, threads: n };
+    for (const [index, spec] of cases.entries()) {
+      send({ type: 'start', index, threads: n });
+      try {
+        const { skipped, ...measured } = await measure(caseOf(spec), setting);
+        for (const skip of skipped) send({ type: 'skip', skip });
+        send({ type: 'case', ...measured });
+      } catch (error) {
+        if (!(error instanceof CheckError)) throw error;
+        send({ type: 'failure', message: error.message });
+      }
+    }
+    send({ type: 'ceilings', ceilings: higher(before, measureCeilings()) });
+  }
+}
+
+function thrown(error: NodeJS.ErrnoException): Thrown {
+  const { message, stack, code } = error;
+  const kind =
+    error instanceof UsageError
+      ? 'usage'
+      : error instanceof TypeError
+        ? 'type'
+        : error instanceof RangeError
+          ? 'range'
+          : 'other';
+  return { kind, message, stack, code };
+}
+
+process.once('message', async (task) => {
+  try {
+    await run(task as Task);
+  } catch (error) {
+    send({ type: 'error', error: thrown(error as Error) });
+  }
+  process.disconnect();
+});

@@ -1,0 +1,47 @@
+// What `--help` says below the options.
+import { models } from './bench/models';
+import { shapeText } from './operation';
+
+const operationsHelp = `
+Operations:
+  linearAttention retention lightningAttention simpleGla gla hgrn2 mamba2
+  deltaNet deltaProduct gatedDeltaNet gatedDeltaProduct kda
+  cells of the grid: GATE/additive, GATE/delta, GATE/delta/2, GATE/delta/3
+    with GATE one of none, head, token, channel
+  around a cell: fused/GATE/UPDATE (norm and activations inside), packed/GATE/UPDATE (several sequences), normalize,
+    bf16/GATE/UPDATE (products in bfloat16, on avx512bf16 only)
+  parts of a layer: matmul bf16/matmul rmsNorm rmsNormGated swiglu shortConv embedding crossEntropy adamW`;
+
+export const verifyHelp = `${operationsHelp}
+
+Every operation is computed in all of its forms and held against a float64 reference.
+Each number is the worst error as a share of what the numerical contract allows.
+Exit code 1 when anything fails.
+
+Examples:
+  rankone verify --quick
+  rankone verify --op gatedDeltaNet,kda --isa avx2`;
+
+const modelLines = models.flatMap(({ name, op, shape, title, source }) => [
+  `  ${name.padEnd(12)} ${title}: ${op} ${shapeText(shape)}`,
+  `${' '.repeat(15)}${source}`,
+]);
+
+export const benchHelp = `${operationsHelp}
+
+Shapes: B,T,H,HV,K,V of the recurrences (of mamba2 H is its groups, K its state width, V its head width);
+  M,N,K of matmul: y [M,N] = a [M,K] b^T; rows,D of the norms, swiglu and adamW; B,T,D,W of shortConv;
+  rows,D,N of embedding (N ids); N,V of crossEntropy.
+
+Models, one layer of each:
+${modelLines.join('\n')}
+
+What gives a wrong answer is not timed, and the exit code is 1; so it is where --compare finds something slower.
+
+Examples:
+  rankone bench --op gatedDeltaNet --shape 1,2048,16,16,128,128 --pass forward
+  rankone bench --op matmul,bf16/matmul --shape 512,4096,4096 --threads 1,2 --json matmul.json
+  rankone bench --op token/delta/2 --isa avx2,avx512 --dtype f32,bf16
+  rankone bench --model all --pass forward,decode --peers all --html models.html
+  rankone bench --op kda --pass forward --tokens 1024,4096,16384,65536 --html scaling.html
+  rankone bench --compare last.json`;
