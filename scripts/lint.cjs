@@ -29,6 +29,7 @@ if (fs.existsSync(clangFormat)) {
   const sources = [
     ...walk('cpp'),
     ...walk('cuda'),
+    ...walk('bench'),
     ...walk('test').filter((f) => f.includes('native')),
   ];
   run(clangFormat, [...(fix ? ['-i'] : ['--dry-run', '-Werror']), ...sources]);
