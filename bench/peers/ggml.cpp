@@ -45,6 +45,11 @@ class Operator : public peer::Run {
       throw std::runtime_error("ggml_backend_graph_compute: status " + std::to_string(status));
   }
 
+  // Left alone, workers poll for a quarter of a second. The next graph wakes them.
+  void rest() override {
+    if (pool_) g_.pauseThreadPool(pool_);
+  }
+
   std::map<std::string, peer::Tensor> results() override {
     std::map<std::string, peer::Tensor> results;
     for (const auto& [name, tensor] : outputs_) {

@@ -89,6 +89,7 @@ class Library {
   void (*fillThreadPool)(ThreadPoolParameters*, int);
   ThreadPool* (*newThreadPool)(ThreadPoolParameters*);
   void (*freeThreadPool)(ThreadPool*);
+  void (*pauseThreadPool)(ThreadPool*);
   Buffer* (*allocate)(Context*, Backend*);
   void (*freeBuffer)(Buffer*);
   int (*compute)(Backend*, Graph*);
@@ -137,6 +138,7 @@ class Library {
     find(fillThreadPool, "ggml_threadpool_params_init");
     find(newThreadPool, "ggml_threadpool_new");
     find(freeThreadPool, "ggml_threadpool_free");
+    find(pauseThreadPool, "ggml_threadpool_pause");
     find(allocate, "ggml_backend_alloc_ctx_tensors");
     find(freeBuffer, "ggml_backend_buffer_free");
     find(compute, "ggml_backend_graph_compute");

@@ -150,8 +150,8 @@ peers('what its process does wrong is an error, at once', async () => {
   for (const [request, message] of expectations) {
     const server = start();
     await expectRejection(server.open({ request }, {}), message);
-    // A refusal is no end.
-    if (request === 'refuse') await server.open({ request: 'nothing' }, {});
+    // It is gone, whatever the failure was.
+    await expectRejection(server.results(), /its process ended with /);
     await server.close();
   }
 });

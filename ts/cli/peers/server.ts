@@ -31,7 +31,8 @@ interface Answer {
 const LIMIT = 600_000;
 const KEPT_STDERR = 4000;
 const PATIENCE = 2000;
-// Workers of a peer spin for up to some 70 ms after their last task (ggml), and would take time from what runs next.
+// Workers of OpenBLAS, of OpenMP and of onnxruntime wait busily for some 20 ms of processor time after their last task,
+// and would take it from what is timed next.
 export const REST = 100;
 
 /**
@@ -82,7 +83,7 @@ export class Server implements PeerCase {
     return { version: text, properties };
   }
 
-  /** Sets a problem up. Values must be single words. */
+  /** Sets a problem up; where that fails, the program is ended. Values must be single words. */
   async open(settings: Record<string, string | number>, tensors: Tensors): Promise<void> {
     this.threads = Number(settings.threads ?? 1);
     for (const [name, value] of Object.entries(settings)) this.send(`set ${name} ${value}`);
@@ -90,7 +91,12 @@ export class Server implements PeerCase {
       this.send(['tensor', name, ...shape].join(' '));
       this.child.stdin.write(Buffer.from(data.buffer, data.byteOffset, data.byteLength));
     }
-    await this.ask('open');
+    try {
+      await this.ask('open');
+    } catch (error) {
+      await this.close();
+      throw error;
+    }
   }
 
   async results(): Promise<References> {

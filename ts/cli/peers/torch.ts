@@ -12,6 +12,7 @@ import { fixedGate, kindOf } from './problem';
 import { sources } from './program';
 import { Server } from './server';
 
+const KEPT_MEMORY = String(2 ** 30);
 const SCRIPT = path.join(sources, 'torch_peer.py');
 
 export async function findTorch(): Promise<Peer> {
@@ -55,6 +56,9 @@ function environment(threads: number): NodeJS.ProcessEnv {
     OMP_NUM_THREADS: count,
     OPENBLAS_NUM_THREADS: count,
     MKL_NUM_THREADS: count,
+    // Tensors of some hundred kilobytes else go back to the system after every operation, and are cleared page by page.
+    MALLOC_MMAP_THRESHOLD_: KEPT_MEMORY,
+    MALLOC_TRIM_THRESHOLD_: KEPT_MEMORY,
     // The package's folder may be read-only.
     PYTHONDONTWRITEBYTECODE: '1',
   };
