@@ -17,11 +17,11 @@ import { forward } from '../../test/reference/recurrence.ts';
 import type { Gate, Problem, Update } from '../../test/support/cases.ts';
 import { makeProblem } from '../../test/support/cases.ts';
 import { expectWithin, rowFor } from '../../test/support/compare.ts';
+import { onnxModel } from '../../ts/cli/peers/onnxModel';
+import { DOMAIN, loadRuntime, sessionOptions } from '../../ts/cli/peers/onnxruntime';
 import type { RecurrentState } from '../../ts/index';
 import { createState, info, recurrenceSync, setNumThreads } from '../../ts/index';
-import { onnxModel } from './onnx_model.ts';
 
-const DOMAIN = 'com.microsoft';
 const LAYERS = 64;
 // What a float32 answer of another implementation may be off by, to count as the same answer.
 const PEER_LIMIT = 1e-4;
@@ -60,15 +60,11 @@ interface Contender {
   close: () => Promise<void>;
 }
 
-function loadPeer(): any {
+function loadPeer(): ReturnType<typeof loadRuntime> {
   try {
-    return require('onnxruntime-node');
+    return loadRuntime();
   } catch (error) {
-    console.error(
-      'onnxruntime-node is not installed; rankone does not depend on it. To compare, run\n' +
-        '  npm i --no-save --ignore-scripts onnxruntime-node\n' +
-        `(${String((error as Error).message).split('\n')[0]})`,
-    );
+    console.error(`onnxruntime: ${(error as Error).message}`);
     process.exit(2);
   }
 }
@@ -114,13 +110,7 @@ async function peerOf(
     },
     [DOMAIN],
   );
-  const session = await ort.InferenceSession.create(model, {
-    executionProviders: ['cpu'],
-    intraOpNumThreads: 1,
-    interOpNumThreads: 1,
-    executionMode: 'sequential',
-    logSeverityLevel: 3,
-  });
+  const session = await ort.InferenceSession.create(model, sessionOptions(1));
   return {
     run: async () => {
       const { o0, f0 } = await session.run(feeds);
@@ -217,9 +207,9 @@ async function main(): Promise<void> {
   });
   const runs = Number(values.runs);
   if (!(runs >= 15)) throw new RangeError(`--runs: expected at least 15, got ${values.runs}`);
-  const ort = loadPeer();
+  const { runtime: ort, version: installed } = loadPeer();
   setNumThreads(1);
-  const peer = `onnxruntime-node ${require('onnxruntime-node/package.json').version}`;
+  const peer = `onnxruntime-node ${installed}`;
   const { version, isa } = info();
   console.log(`rankone ${version} (${isa}) beside ${peer}, one thread, ${os.cpus()[0].model}`);
   console.log(

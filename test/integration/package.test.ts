@@ -63,8 +63,14 @@ test('the tarball holds what a source build needs, and nothing else', () => {
   const sources = JSON.parse(fs.readFileSync(path.join(installed, 'sources.json'), 'utf8'));
   for (const file of ['binding.gyp', 'README.md', 'LICENSE', 'dist/index.d.mts', ...sources.cpu])
     assert.ok(fs.existsSync(path.join(installed, file)), file);
-  for (const name of ['test', 'node_modules', 'build', 'ts', 'examples', 'bench', '.npmrc'])
+  for (const name of ['test', 'node_modules', 'build', 'ts', 'examples', '.npmrc'])
     assert.not(fs.existsSync(path.join(installed, name)), name);
+  // Of the benchmarks, what the command line compiles or runs.
+  assert.equal(fs.readdirSync(path.join(installed, 'bench')), ['peers']);
+  const programs = fs.readdirSync(path.join(installed, 'bench/peers'));
+  const own = fs.readdirSync(path.join(root, 'bench/peers'));
+  assert.equal(programs.sort(), own.filter((file) => /\.(h|cpp|py)$/.test(file)).sort());
+  assert.ok(programs.includes('protocol.h') && programs.includes('torch_peer.py'));
 });
 
 test('every entry computes, and import and require give one and the same', () => {

@@ -1,0 +1,176 @@
+/**
+ * onnxruntime-node, in this process: the operators LinearAttention and MatMul, each alone in a model. Float32 on the CPU.
+ * A gate per head is given as one per token, which is what the operator has. The weights of a product are a constant of
+ * the model, which the runtime packs when the session is made.
+ */
+import fs from 'node:fs';
+import path from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import type { Tensor32 } from '#oracle/support/tensor';
+import type { Case } from '../benchCase';
+import type { References, Tensors } from '../operation';
+import type { Graph } from './onnxModel';
+import { onnxModel } from './onnxModel';
+import { howToGet, packageFolder, resolvePackage } from './packages';
+import type { Peer, PeerCase } from './peer';
+import { gridOf, kindOf, transposed } from './problem';
+import { REST } from './server';
+
+const PACKAGE = 'onnxruntime-node';
+export const DOMAIN = 'com.microsoft';
+
+/** As much of the package as is used. */
+interface Runtime {
+  Tensor: new (type: string, data: Float32Array, shape: readonly number[]) => RuntimeTensor;
+  InferenceSession: { create(model: Uint8Array, options: object): Promise<Session> };
+}
+
+interface RuntimeTensor {
+  data: Float32Array;
+  dims: readonly number[];
+}
+
+interface Session {
+  run(feeds: Record<string, RuntimeTensor>): Promise<Record<string, RuntimeTensor>>;
+  release(): Promise<void>;
+}
+
+/** The package and its version. @throws Error that says what is missing */
+export function loadRuntime(): { runtime: Runtime; version: string } {
+  const file = resolvePackage(PACKAGE);
+  if (!file) throw new Error(howToGet(PACKAGE));
+  const manifest = path.join(packageFolder(PACKAGE, file), 'package.json');
+  const { version } = JSON.parse(fs.readFileSync(manifest, 'utf8'));
+  return { runtime: require(file), version };
+}
+
+export function sessionOptions(threads: number): object {
+  return {
+    executionProviders: ['cpu'],
+    intraOpNumThreads: threads,
+    interOpNumThreads: 1,
+    executionMode: 'sequential',
+    logSeverityLevel: 3,
+  };
+}
+
+export async function findOnnxruntime(): Promise<Peer> {
+  const { runtime, version } = loadRuntime();
+  return {
+    name: 'onnxruntime',
+    version: `${PACKAGE} ${version}`,
+    objection,
+    open: (one, inputs, threads) => openCase(runtime, one, inputs, threads),
+  };
+}
+
+function objection({ op, pass, dtype }: Case): string | undefined {
+  const kind = kindOf(op);
+  if (kind.family === 'none') return kind.why;
+  if (kind.family === 'mamba2' || kind.family === 'hgrn2') return 'no such operator';
+  if (pass === 'backward') return 'no backward';
+  return dtype === 'f32' ? undefined : 'f32 only';
+}
+
+/** A model, what it is fed, and the names of its outputs among the operation's results. */
+interface Setting {
+  model: Uint8Array;
+  feeds: Record<string, Tensor32>;
+  results: Record<string, { name: string; shape: readonly number[] }>;
+}
+
+async function openCase(
+  { Tensor, InferenceSession }: Runtime,
+  { op }: Case,
+  inputs: Tensors,
+  threads: number,
+): Promise<PeerCase> {
+  const { model, feeds, results } =
+    kindOf(op).family === 'matmul'
+      ? matMul(inputs as Record<string, Tensor32>)
+      : attention(op, inputs);
+  const session = await InferenceSession.create(model, sessionOptions(threads));
+  const given = Object.fromEntries(
+    Object.entries(feeds).map(([name, { data, shape }]) => [
+      name,
+      new Tensor('float32', data, shape),
+    ]),
+  );
+  return {
+    results: async () => {
+      const own = await session.run(given);
+      const named = Object.entries(results).map(([output, { name, shape }]) => {
+        return [name, { data: own[output].data, shape }];
+      });
+      return Object.fromEntries(named) as References;
+    },
+    time: async (runs) => {
+      const times: number[] = [];
+      for (let i = 0; i < runs; i++) {
+        const start = process.hrtime.bigint();
+        await session.run(given);
+        times.push(Number(process.hrtime.bigint() - start));
+      }
+      if (threads > 1) await sleep(REST);
+      return times;
+    },
+    close: () => session.release(),
+  };
+}
+
+function attention(op: Case['op'], inputs: Tensors): Setting {
+  const { B, T, HV, K, V, q, k, v, g, beta, initialState } = gridOf(op, inputs);
+  const wide = ({ data }: Tensor32): Tensor32 => ({ data, shape: [B, T, data.length / (B * T)] });
+  const feeds: Record<string, Tensor32> = {
+    q: wide(q),
+    k: wide(k),
+    v: wide(v),
+    state: initialState,
+    ...(g && { g: wide(g) }),
+    ...(beta && { beta: wide(beta) }),
+  };
+  const rule = g ? (beta ? 'gated_delta' : 'gated') : beta ? 'delta' : 'linear';
+  const outputs = [
+    { name: 'o', shape: [B, T, HV * V] },
+    { name: 'final', shape: [B, HV, K, V] },
+  ];
+  const graph: Graph = {
+    nodes: [
+      {
+        op: 'LinearAttention',
+        domain: DOMAIN,
+        inputs: ['q', 'k', 'v', 'state', g ? 'g' : '', beta ? 'beta' : ''],
+        outputs: ['o', 'final'],
+        attributes: { update_rule: rule, q_num_heads: HV, kv_num_heads: HV },
+      },
+    ],
+    initializers: [],
+    inputs: Object.entries(feeds).map(([name, { shape }]) => ({ name, shape })),
+    outputs,
+  };
+  return {
+    model: onnxModel(graph, [DOMAIN]),
+    feeds,
+    results: {
+      o: { name: 'o', shape: v.shape },
+      final: { name: 'finalState', shape: initialState.shape },
+    },
+  };
+}
+
+function matMul({ a, b, bias }: Record<string, Tensor32>): Setting {
+  const shape = [a.shape[0], b.shape[0]];
+  const product = bias ? 'product' : 'y';
+  const graph: Graph = {
+    nodes: [
+      { op: 'MatMul', domain: '', inputs: ['a', 'b'], outputs: [product], attributes: {} },
+      ...(bias
+        ? [{ op: 'Add', domain: '', inputs: [product, 'bias'], outputs: ['y'], attributes: {} }]
+        : []),
+    ],
+    initializers: [{ name: 'b', ...transposed(b) }, ...(bias ? [{ name: 'bias', ...bias }] : [])],
+    inputs: [{ name: 'a', shape: a.shape }],
+    outputs: [{ name: 'y', shape }],
+  };
+  return { model: onnxModel(graph), feeds: { a }, results: { y: { name: 'y', shape } } };
+}
