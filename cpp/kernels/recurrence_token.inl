@@ -240,11 +240,15 @@ void runHeads(const RecurrenceForward& a, int64_t head, int64_t end) {
   }
 }
 
+constexpr int64_t kOneTask = 1 << 20;  // elements of the state times updates: 4 MB once over, 50 us or more
+
 void recurrenceTokens(const RecurrenceForward& a) {
   const int64_t heads = a.N * a.HV;
   if (heads == 0) return;
-  // Enough heads to a task that handing it out costs little beside it; fixed by shape.
-  const int64_t work = a.K * a.V * (a.B * a.T * a.n / a.N), chunk = work > 0 ? 1 + 131072 / work : heads;
+  // Enough heads to a task that handing it out costs little beside it, and all of them to one where even waking a
+  // thread would cost more than it gains; fixed by shape.
+  const int64_t work = a.K * a.V * (a.B * a.T * a.n / a.N);
+  const int64_t chunk = work > 0 && heads * work > kOneTask ? 1 + 131072 / work : heads;
   parallelFor((heads + chunk - 1) / chunk, a.cancel, [&](int64_t task) {
     const int64_t first = task * chunk, end = heads - first < chunk ? heads : first + chunk;
     withCell(a, [&](auto gate, auto update) { runHeads<decltype(gate), decltype(update)>(a, first, end); });
