@@ -39,6 +39,7 @@ export interface Description {
   stateAt: number;
   savedAt: number;
   jobAt: number;
+  resultsAt: number;
   isa: string;
   availableIsas: string[];
 }
@@ -46,14 +47,21 @@ export interface Description {
 /** An engine-owned object, opaque to JavaScript. @internal */
 export type Handle = object & { readonly handle: unique symbol };
 
-/** What a call returns, in the spec's order: typed arrays (or null), then a `saved` handle. @internal */
-export type RawResults = (Float32Array | Uint16Array | Handle | null | undefined)[];
+/**
+ * What a call returns, as the header's number at `resultsAt` says. 0: nothing; 1: the one typed array that it made;
+ * 2: an array of them in the spec's order (or null), then a `saved` handle. @internal
+ */
+export type RawResults =
+  | undefined
+  | Float32Array
+  | Uint16Array
+  | (Float32Array | Uint16Array | Handle | null | undefined)[];
 
 /** The addon's exports. @internal */
 export interface Binding {
   describe(): Description;
-  call(entry: number, header: Float64Array, data: unknown[]): RawResults;
-  callAsync(entry: number, header: Float64Array, data: unknown[]): Promise<RawResults>;
+  call(entry: number, header: Float64Array, ...values: unknown[]): RawResults;
+  callAsync(entry: number, header: Float64Array, ...values: unknown[]): Promise<RawResults>;
   cancel(job: number): void;
   getNumThreads(): number;
   setNumThreads(n: number): void;

@@ -31,9 +31,16 @@ interface GroupSlot {
   members: (OptionSlot | TensorSlot)[];
 }
 
+type CallArguments = Parameters<typeof binding.call>;
+const VALUES = 2; // where they begin in CallArguments
+const ALL = 2; // results as an array of all, in a header
+// Not the one that stands in Reflect when a call is made.
+const { apply } = Reflect;
+
 /** A call as the caller gave it: arrays and handles for the addon, and what is needed again when it ends. */
 interface Request {
-  data: unknown[];
+  /** Arguments of the addon's call: entry number, header, then the values by slot. */
+  args: CallArguments;
   out: unknown[] | undefined;
   signal: AbortSignalLike | undefined;
   /** An input came as a Float16Array: results of that type shall be ones too. */
@@ -123,7 +130,7 @@ export class Operation {
     const header = takeHeader();
     try {
       const request = this.#write(header, inputs, options, false);
-      return this.#read(header, binding.call(this.#index, header, request.data), request);
+      return this.#read(header, apply(binding.call, undefined, request.args), request);
     } finally {
       spare = header;
     }
@@ -141,7 +148,7 @@ export class Operation {
       if (signal?.aborted) throw abortReason(signal);
       watched = signal && watch(signal);
       try {
-        pending = binding.callAsync(this.#index, header, request.data);
+        pending = apply(binding.callAsync, undefined, request.args);
       } catch (error) {
         if (watched) unwatch(signal!, watched);
         throw error;
@@ -165,13 +172,15 @@ export class Operation {
 
   #write(header: Float64Array, inputs: any, options: any, asynchronous: boolean): Request {
     const { inputCount, outputCount, takesState } = this.#entry;
-    const data = new Array(inputCount + outputCount + 2);
+    const args = new Array(VALUES + inputCount + outputCount + 2) as CallArguments;
+    args[0] = this.#index;
+    args[1] = header;
     for (let i = 0; i < inputCount; i++) header[i * TENSOR] = -1;
     for (let at = description.optionsAt; at < this.#optionsEnd; at += 2) header[at] = 0;
     for (let i = 0; i < outputCount; i++) header[description.outputsAt + i * TENSOR] = -1;
     header[description.stateAt] = 0;
     header[description.savedAt] = 0;
-    const request: Request = { data, out: undefined, signal: undefined, float16: false };
+    const request: Request = { args, out: undefined, signal: undefined, float16: false };
     if (typeof inputs !== 'object' || inputs === null)
       throw typeError(this.#name, `inputs: expected an object of tensors, got ${show(inputs)}`);
     const values = this.#values('an input', inputs, this.#inputNames);
@@ -180,11 +189,11 @@ export class Operation {
       if (values[i] === undefined) continue;
       const { name, slot, at } = this.#inputs[i];
       const array = writeTensor(this.#name, name, values[i], header, at);
-      data[slot] = array;
+      args[VALUES + slot] = array;
       if (header[at + 1] === F16 && arrayKind(array) === 'Float16Array') request.float16 = true;
     }
-    if (takesState) this.#writeState(header, data, values[next++]);
-    if (this.#entry.takesSaved) this.#writeSaved(header, data, values[next]);
+    if (takesState) this.#writeState(header, args, values[next++]);
+    if (this.#entry.takesSaved) this.#writeSaved(header, args, values[next]);
     if (options !== undefined) this.#writeOptions(header, request, options, asynchronous);
     return request;
   }
@@ -217,7 +226,7 @@ export class Operation {
     return values;
   }
 
-  #writeState(header: Float64Array, data: unknown[], value: unknown): void {
+  #writeState(header: Float64Array, args: CallArguments, value: unknown): void {
     if (value === undefined) return;
     const handle = RecurrentState.handleOf(value);
     if (!handle)
@@ -226,10 +235,10 @@ export class Operation {
         `state: expected what createState() returned, got ${show(value)}`,
       );
     header[description.stateAt] = 1;
-    data[this.#entry.inputCount + this.#entry.outputCount] = handle;
+    args[VALUES + this.#entry.inputCount + this.#entry.outputCount] = handle;
   }
 
-  #writeSaved(header: Float64Array, data: unknown[], value: unknown): void {
+  #writeSaved(header: Float64Array, args: CallArguments, value: unknown): void {
     if (value === undefined) return;
     const handle = SavedForward.handleOf(value);
     if (!handle)
@@ -238,7 +247,7 @@ export class Operation {
         `saved: expected what a forward with saveForBackward returned, got ${show(value)}`,
       );
     header[description.savedAt] = 1;
-    data[this.#entry.inputCount + this.#entry.outputCount + 1] = handle;
+    args[VALUES + this.#entry.inputCount + this.#entry.outputCount + 1] = handle;
   }
 
   #writeOptions(header: Float64Array, request: Request, options: any, asynchronous: boolean): void {
@@ -251,10 +260,10 @@ export class Operation {
       const value = values[i];
       if (value === undefined) continue;
       const option = this.#options[i];
-      if ('members' in option) this.#writeGroup(header, request.data, option, value);
+      if ('members' in option) this.#writeGroup(header, request.args, option, value);
       else if ('kind' in option) this.#writeNumber(header, option, value);
       else
-        request.data[option.slot] = writeIndices(
+        request.args[VALUES + option.slot] = writeIndices(
           this.#name,
           option.name,
           value,
@@ -264,7 +273,7 @@ export class Operation {
         );
     }
     if (this.#outputs.length > 0)
-      request.out = this.#writeOut(header, request.data, values[next++]);
+      request.out = this.#writeOut(header, request.args, values[next++]);
     if (asynchronous) request.signal = checkSignal(this.#name, values[next]);
   }
 
@@ -278,7 +287,7 @@ export class Operation {
   }
 
   /** An option that is an object of tensors and numbers. */
-  #writeGroup(header: Float64Array, data: unknown[], group: GroupSlot, object: unknown): void {
+  #writeGroup(header: Float64Array, args: CallArguments, group: GroupSlot, object: unknown): void {
     if (typeof object !== 'object' || object === null)
       throw typeError(
         this.#name,
@@ -296,7 +305,7 @@ export class Operation {
         this.#writeNumber(header, member, values[i]);
       } else {
         const name = `${group.name}.${member.name}`;
-        data[member.slot] = writeTensor(this.#name, name, values[i], header, member.at);
+        args[VALUES + member.slot] = writeTensor(this.#name, name, values[i], header, member.at);
       }
     });
   }
@@ -330,7 +339,7 @@ export class Operation {
   }
 
   /** Returns the caller's tensors, in the order of the outputs. */
-  #writeOut(header: Float64Array, data: unknown[], out: any): unknown[] | undefined {
+  #writeOut(header: Float64Array, args: CallArguments, out: any): unknown[] | undefined {
     if (out === undefined) return undefined;
     if (typeof out !== 'object' || out === null)
       throw typeError(this.#name, `out: expected an object of tensors, got ${show(out)}`);
@@ -339,24 +348,30 @@ export class Operation {
       if (tensors[i] === undefined) continue;
       const { name, slot, at } = this.#outputs[i];
       const array = writeTensor(this.#name, `out.${name}`, tensors[i], header, at);
-      data[this.#entry.inputCount + slot] = array;
+      args[VALUES + this.#entry.inputCount + slot] = array;
     }
     return tensors;
   }
 
-  #read(header: Float64Array, arrays: RawResults, { out, float16 }: Request): any {
+  #read(header: Float64Array, results: RawResults, { out, float16 }: Request): any {
     const result: any = {};
+    const all = header[description.resultsAt] === ALL ? (results as unknown[]) : undefined;
     for (let i = 0; i < this.#outputs.length; i++) {
       const { name, slot, at } = this.#outputs[i];
-      const data = arrays[slot];
-      if (data === null) continue;
-      result[name] = out?.[i] ?? {
+      if (header[at] < 0) continue;
+      const given = out?.[i];
+      if (given !== undefined) {
+        result[name] = given;
+        continue;
+      }
+      const data = all ? all[slot] : results;
+      result[name] = {
         data: float16 && header[at + 1] === F16 ? asFloat16(data as Uint16Array) : data,
         shape: readShape(header, at),
         dtype: readDType(header, at),
       };
     }
-    const saved = arrays[this.#entry.outputCount];
+    const saved = all?.[this.#entry.outputCount];
     if (saved) result.saved = SavedForward.of(saved as any);
     return result;
   }

@@ -17,10 +17,9 @@ namespace {
 // A loop under way. It lives on its caller's stack; `users` counts the pool threads inside it, and the caller leaves
 // only when there are none.
 struct Loop {
-  Loop(const std::function<void(int64_t)>& body, const CancelFlag* cancel, int64_t tasks)
-      : body(body), cancel(cancel), tasks(tasks) {}
+  Loop(TaskBody body, const CancelFlag* cancel, int64_t tasks) : body(body), cancel(cancel), tasks(tasks) {}
 
-  const std::function<void(int64_t)>& body;
+  const TaskBody body;
   const CancelFlag* cancel;
   const int64_t tasks;
   int seats = 0;  // how many more threads may join
@@ -168,15 +167,21 @@ void setNumThreads(int n) {
   Pool::get().setThreads(n);
 }
 
-void parallelFor(int64_t tasks, const CancelFlag* cancel, const std::function<void(int64_t)>& body) {
+void parallelFor(int64_t tasks, const CancelFlag* cancel, TaskBody body) {
+  const auto aborted = [cancel] { return cancel && cancel->load(std::memory_order_relaxed); };
   if (tasks <= 0) return;
-  Loop loop(body, cancel, tasks);
-  if (tasks == 1 || insideLoop)
-    loop.work();
-  else
+  if (tasks == 1 || insideLoop) {
+    for (int64_t task = 0; task < tasks; ++task) {
+      if (aborted()) break;
+      body(task);
+    }
+  } else {
+    Loop loop(body, cancel, tasks);
     Pool::get().run(loop);
-  if (loop.error) std::rethrow_exception(loop.error);
-  if (loop.stop.load() || (cancel && cancel->load())) fail(ErrorKind::Abort, "aborted");
+    if (loop.error) std::rethrow_exception(loop.error);
+    if (loop.stop.load()) fail(ErrorKind::Abort, "aborted");
+  }
+  if (aborted()) fail(ErrorKind::Abort, "aborted");
 }
 
 void submitJob(std::function<void()> job) { Pool::get().submit(std::move(job)); }

@@ -21,7 +21,7 @@ void* allocate(size_t bytes) {
 
 struct Arena {
   float* data = nullptr;
-  size_t capacity = 0, used = 0;  // floats
+  size_t capacity = 0, used = 0, wanted = 0;  // floats; wanted: by all blocks that have been open at once
   ~Arena() { std::free(data); }
 };
 
@@ -64,12 +64,13 @@ Scratch::Scratch(size_t floats) : capacity_(alignFloats(floats)) {
   Arena& a = arena();
   mark_ = a.used;
   const size_t needed = a.used + capacity_;
-  if (needed > a.capacity && a.used == 0 && capacity_ * sizeof(float) <= kKeepBytes) {
+  if (needed > a.wanted && needed * sizeof(float) <= kKeepBytes) a.wanted = needed;
+  if (a.wanted > a.capacity && a.used == 0) {
     std::free(a.data);
     a.data = nullptr;
     a.capacity = 0;
-    a.data = static_cast<float*>(allocate(capacity_ * sizeof(float)));
-    a.capacity = capacity_;
+    a.data = static_cast<float*>(allocate(a.wanted * sizeof(float)));
+    a.capacity = a.wanted;
   }
   if (needed <= a.capacity) {
     begin_ = a.data + a.used;

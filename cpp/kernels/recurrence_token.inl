@@ -1,213 +1,257 @@
-// The recurrence grid one update at a time, in place on a row-major state [K,V]: decode, and the plainest form of the
-// arithmetic. A step reads the state once for p = S^T k (and S^T q on a token's last step) and writes it in a second
-// sweep, S <- D(g) S + k u^T with u = beta (v - p); an additive step needs one sweep. The work is bound by the traffic
-// of the state: 3 KV floats per delta step, 2 KV per additive step.
+// The recurrence grid one token at a time, in place on a row-major state [K,V]: decode, and the plainest form of the
+// arithmetic. A delta token reads the state once, for S^T k of its updates and S^T q, and writes it in a second sweep,
+//
+//     u_j = beta_j (v_j - (D(S)^T k_j + sum over l < j of (k_l . k_j) u_l)),    S <- D(S) + sum of k_j u_j^T
+//     o = scale (D(S)^T q + sum of (k_j . q) u_j)
+//
+// up to kMostSteps updates at a time; an additive token needs one sweep. The work is bound by the traffic of the state:
+// 3 KV floats per delta token, 2 KV per additive token, a third of the first from the nearest cache.
 //
 // Decays act on the state itself, so a slow one is applied as fma(S, expm1(g), S): e^g rounded to float32 would be off
-// by 9e-5 after 8192 tokens of g = -3e-5. Error 1e-7 to 1e-6 against float64.
-#include "kernels/recurrence_common.inl"
+// by 9e-5 after 8192 tokens of g = -3e-5. What only reads takes keys and queries that are decayed the same way. Error
+// 1e-7 to 1e-6 against float64.
+#include "kernels/recurrence_token_inputs.inl"
 
 namespace rankone {
 namespace RANKONE_ISA_NS {
 
-constexpr int kTokenVecs = 4;  // vectors across that one sweep handles
-
-// Multiplier of a row, as S <- S * gain + (S & keep): for slow decays gain = e^g - 1 and S is kept, else gain = e^g.
-struct RowDecay {
-  float* gain;    // [K], or one value
-  int32_t* keep;  // -1 or 0
-};
-
-enum class Decay { None, Uniform, PerRow };
-
-template <Decay kDecay>
-RANKONE_INLINE Vec decayed(Vec s, const RowDecay& d, int64_t i) {
-  if (kDecay == Decay::None) return s;
-  const int64_t at = kDecay == Decay::PerRow ? i : 0;
-  return fma(s, splat(d.gain[at]), (Vec)((IVec)s & d.keep[at]));
-}
-
-template <bool kPart>
-RANKONE_INLINE Vec loadColumns(const float* p, int part) {
-  return kPart ? loadPart(p, part) : load(p);
-}
-template <bool kPart>
-RANKONE_INLINE void storeColumns(float* p, Vec x, int part) {
-  kPart ? storePart(p, x, part) : store(p, x);
-}
-
-// p = D(S)^T k, r = D(S)^T q over kVecsAcross vectors of columns. Two rows go side by side: their sums are independent.
-template <int kAcross, bool kPart, bool kRead, Decay kDecay>
-RANKONE_INLINE void readRows(const float* S, int64_t K, int64_t V, const float* k, const float* q, const RowDecay& d,
-                             int part, Vec* p, Vec* r) {
-  Vec p0[kAcross], p1[kAcross], r0[kAcross], r1[kAcross];
-#pragma GCC unroll 4
-  for (int j = 0; j < kAcross; ++j) p0[j] = p1[j] = r0[j] = r1[j] = zero();
+RANKONE_INLINE float dotOf(const float* x, const float* y, int64_t n) {
+  Vec dot = zero();
   int64_t i = 0;
-  for (; i + 2 <= K; i += 2)
-#pragma GCC unroll 4
-    for (int j = 0; j < kAcross; ++j) {
-      const Vec a = decayed<kDecay>(loadColumns<kPart>(S + i * V + j * kLanes, part), d, i);
-      const Vec b = decayed<kDecay>(loadColumns<kPart>(S + (i + 1) * V + j * kLanes, part), d, i + 1);
-      p0[j] = fma(splat(k[i]), a, p0[j]);
-      p1[j] = fma(splat(k[i + 1]), b, p1[j]);
-      if (kRead) r0[j] = fma(splat(q[i]), a, r0[j]);
-      if (kRead) r1[j] = fma(splat(q[i + 1]), b, r1[j]);
-    }
-  if (i < K)
-#pragma GCC unroll 4
-    for (int j = 0; j < kAcross; ++j) {
-      const Vec a = decayed<kDecay>(loadColumns<kPart>(S + i * V + j * kLanes, part), d, i);
-      p0[j] = fma(splat(k[i]), a, p0[j]);
-      if (kRead) r0[j] = fma(splat(q[i]), a, r0[j]);
-    }
-#pragma GCC unroll 4
-  for (int j = 0; j < kAcross; ++j) {
-    p[j] = p0[j] + p1[j];
-    r[j] = r0[j] + r1[j];
-  }
+  for (; i + kLanes <= n; i += kLanes) dot = fma(load(x + i), load(y + i), dot);
+  if (i < n) dot = fma(loadPart(x + i, static_cast<int>(n - i)), loadPart(y + i, static_cast<int>(n - i)), dot);
+  return sum(dot);
 }
 
-// S <- D(S) + k u^T; with kRead also r = S^T q of the new rows.
-template <int kAcross, bool kPart, bool kRead, Decay kDecay>
-RANKONE_INLINE void writeRows(float* S, int64_t K, int64_t V, const float* k, const float* q, const RowDecay& d,
-                              int part, const Vec* u, Vec* r) {
-  Vec sum[kAcross];
-#pragma GCC unroll 4
-  for (int j = 0; j < kAcross; ++j) sum[j] = zero();
-  for (int64_t i = 0; i < K; ++i)
-#pragma GCC unroll 4
-    for (int j = 0; j < kAcross; ++j) {
-      float* at = S + i * V + j * kLanes;
-      const Vec s = fma(splat(k[i]), u[j], decayed<kDecay>(loadColumns<kPart>(at, part), d, i));
-      storeColumns<kPart>(at, s, part);
-      if (kRead) sum[j] = fma(splat(q[i]), s, sum[j]);
-    }
-  for (int j = 0; j < kAcross && kRead; ++j) r[j] = sum[j];
+// f(index, lanes) for the vectors that hold n values.
+template <class F>
+RANKONE_INLINE void overColumns(int64_t n, F&& f) {
+  int64_t c = 0;
+  for (; c + kLanes <= n; c += kLanes) f(c, kLanes);
+  if (c < n) f(c, static_cast<int>(n - c));
 }
 
+// One token of one value head.
 struct TokenStep {
-  const float *k, *q, *v;
-  float* o;  // null: not the token's last step
-  float beta, qk, scale;
+  const float *k, *q, *v;  // k and v: of the first update
+  const float* beta;
+  int64_t kStride, vStride, betaStride, updates;
+  float* o;  // null: not wanted
+  float scale;
   RowDecay decay;
 };
 
-template <class Update, int kAcross, bool kPart, Decay kDecay>
-RANKONE_INLINE void advanceColumns(float* S, int64_t K, int64_t V, const TokenStep& x, int64_t c, int part) {
-  Vec p[kAcross], r[kAcross], u[kAcross];
-  float* at = S + c;
-  if constexpr (Update::kDelta) {
-    if (x.o)
-      readRows<kAcross, kPart, true, kDecay>(at, K, V, x.k, x.q, x.decay, part, p, r);
-    else
-      readRows<kAcross, kPart, false, kDecay>(at, K, V, x.k, x.q, x.decay, part, p, r);
-    for (int j = 0; j < kAcross; ++j) u[j] = (loadColumns<kPart>(x.v + c + j * kLanes, part) - p[j]) * x.beta;
-    writeRows<kAcross, kPart, false, kDecay>(at, K, V, x.k, x.q, x.decay, part, u, r);
-    for (int j = 0; j < kAcross && x.o; ++j) r[j] = fma(splat(x.qk), u[j], r[j]);
-  } else {
-    for (int j = 0; j < kAcross; ++j) u[j] = loadColumns<kPart>(x.v + c + j * kLanes, part);
-    writeRows<kAcross, kPart, true, kDecay>(at, K, V, x.k, x.q, x.decay, part, u, r);
+// Scratch of one task.
+struct TokenScratch {
+  float *decayedRows, *sums, *u;  // [kMostSums][K], [kMostSums][V] and [kMostSteps][V], in whole vectors
+  float* gain;                    // [K]
+  int32_t* keep;
+
+  static size_t floats(int64_t ldK, int64_t ldV) {
+    return alignFloats(kMostSums * ldK) + 2 * alignFloats(ldK) + alignFloats(kMostSums * ldV) +
+           alignFloats(kMostSteps * ldV);
   }
-  for (int j = 0; j < kAcross && x.o; ++j) storeColumns<kPart>(x.o + c + j * kLanes, r[j] * x.scale, part);
+  TokenScratch(Scratch& from, int64_t ldK, int64_t ldV)
+      : decayedRows(from.take(kMostSums * ldK)),
+        sums(from.take(kMostSums * ldV)),
+        u(from.take(kMostSteps * ldV)),
+        gain(from.take(ldK)),
+        keep(reinterpret_cast<int32_t*>(from.take(ldK))) {}
+};
+
+template <Decay kDecay>
+void additiveToken(float* S, int64_t K, int64_t V, const TokenStep& x, const TokenScratch& w) {
+  const float* k = x.k;
+  overColumns(V, [&](int64_t c, int lanes) { store(w.u + c, loadUpTo(x.v + c, lanes)); });
+  overBlocks(V, [&](int64_t c, auto across, auto partly, int part) {
+    writeColumns<1, kDecay, true, decltype(across)::value, decltype(partly)::value>(S + c, K, V, &k, w.u + c, 0,
+                                                                                    x.decay, x.q, w.sums + c, part);
+  });
+  if (x.o) overColumns(V, [&](int64_t c, int lanes) { storeUpTo(x.o + c, load(w.sums + c) * x.scale, lanes); });
+}
+
+// Updates [first, first + kSteps) of a token; with kLast its output.
+template <Decay kDecay, int kSteps, bool kLast>
+void deltaUpdates(float* S, int64_t K, int64_t V, const TokenStep& x, int64_t first, const TokenScratch& w) {
+  constexpr int kSums = kSteps + kLast;
+  const int64_t ldK = roundUp(K, kLanes), ld = roundUp(V, kLanes);
+  const float *k[kSteps], *rows[kSums], *read[kSums];
+  for (int j = 0; j < kSteps; ++j) rows[j] = k[j] = x.k + (first + j) * x.kStride;
+  if (kLast) rows[kSteps] = x.q;
+  for (int m = 0; m < kSums; ++m) {
+    if constexpr (kDecay == Decay::None) {
+      read[m] = rows[m];
+      continue;
+    }
+    float* to = w.decayedRows + m * ldK;
+    read[m] = to;
+    overColumns(K, [&](int64_t i, int lanes) {
+      const bool perRow = kDecay == Decay::PerRow;
+      const Vec gain = perRow ? load(x.decay.gain + i) : splat(x.decay.gain[0]);
+      const IVec keep =
+          perRow ? (IVec)load(reinterpret_cast<const float*>(x.decay.keep) + i) : IVec{} + x.decay.keep[0];
+      store(to + i, decayed(loadUpTo(rows[m] + i, lanes), gain, keep));
+    });
+  }
+  float dots[kSteps][kSums];  // [j][m]: k_j . rows[m], m > j
+#pragma GCC unroll 4
+  for (int j = 0; j < kSteps; ++j)
+#pragma GCC unroll 4
+    for (int m = j + 1; m < kSums; ++m) dots[j][m] = dotOf(k[j], rows[m], K);
+  overBlocks(V, [&](int64_t c0, auto across, auto partly, int part) {
+    constexpr int kAcross = decltype(across)::value;
+    constexpr bool kPart = decltype(partly)::value;
+    readColumns<kSums, kAcross, kPart>(S + c0, K, V, read, w.sums, ld, part);
+    overColumns(kPart ? part : kAcross * kLanes, [&](int64_t c, int lanes) {
+      Vec u[kSteps];
+#pragma GCC unroll 4
+      for (int j = 0; j < kSteps; ++j) {
+        Vec p = load(w.sums + j * ld + c);
+#pragma GCC unroll 4
+        for (int l = 0; l < j; ++l) p = fma(splat(dots[l][j]), u[l], p);
+        u[j] = (loadUpTo(x.v + (first + j) * x.vStride + c0 + c, lanes) - p) * x.beta[(first + j) * x.betaStride];
+        store(w.u + j * ld + c, u[j]);
+      }
+      if (!kLast) return;
+      Vec r = load(w.sums + kSteps * ld + c);
+#pragma GCC unroll 4
+      for (int j = 0; j < kSteps; ++j) r = fma(splat(dots[j][kSums - 1]), u[j], r);
+      storeUpTo(x.o + c0 + c, r * x.scale, lanes);
+    });
+    writeColumns<kSteps, kDecay, false, kAcross, kPart>(S + c0, K, V, k, w.u, ld, x.decay, nullptr, nullptr, part);
+  });
+}
+
+template <Decay kDecay, int kSteps>
+void deltaGroup(float* S, int64_t K, int64_t V, const TokenStep& x, int64_t first, const TokenScratch& w) {
+  if (first + kSteps == x.updates && x.o)
+    deltaUpdates<kDecay, kSteps, true>(S, K, V, x, first, w);
+  else
+    deltaUpdates<kDecay, kSteps, false>(S, K, V, x, first, w);
+}
+
+template <Decay kDecay>
+void deltaToken(float* S, int64_t K, int64_t V, const TokenStep& x, const TokenScratch& w) {
+  int64_t first = 0;
+  const auto group = [&](auto decay) {
+    constexpr Decay d = decltype(decay)::value;
+    const int64_t left = x.updates - first, steps = left == 4 ? 2 : left < kMostSteps ? left : kMostSteps;
+    if (steps == 1) deltaGroup<d, 1>(S, K, V, x, first, w);
+    if (steps == 2) deltaGroup<d, 2>(S, K, V, x, first, w);
+    if (steps == 3) deltaGroup<d, 3>(S, K, V, x, first, w);
+    first += steps;
+  };
+  group(std::integral_constant<Decay, kDecay>{});
+  while (first < x.updates) group(std::integral_constant<Decay, Decay::None>{});
 }
 
 template <class Update, Decay kDecay>
-__attribute__((noinline)) void advance(float* S, int64_t K, int64_t V, const TokenStep& x) {
-  int64_t c = 0;
-  for (; c + kTokenVecs * kLanes <= V; c += kTokenVecs * kLanes)
-    advanceColumns<Update, kTokenVecs, false, kDecay>(S, K, V, x, c, 0);
-  for (; c + kLanes <= V; c += kLanes) advanceColumns<Update, 1, false, kDecay>(S, K, V, x, c, 0);
-  if (c < V) advanceColumns<Update, 1, true, kDecay>(S, K, V, x, c, static_cast<int>(V - c));
+__attribute__((noinline)) void advance(float* S, int64_t K, int64_t V, const TokenStep& x, const TokenScratch& w) {
+  if constexpr (Update::kDelta)
+    deltaToken<kDecay>(S, K, V, x, w);
+  else
+    additiveToken<kDecay>(S, K, V, x, w);
 }
 
-// A reset clears its row before the step, whatever the row held; the step itself then does not decay it.
-RANKONE_INLINE void clearRow(float* S, int64_t V, int64_t i) { std::memset(S + i * V, 0, V * sizeof(float)); }
-
-// Log decays of one token into gains.
-static void channelDecay(const float* g, int64_t K, int64_t V, float* S, const RowDecay& d) {
-  for (int64_t i = 0; i < K; i += kLanes) {
-    const int n = static_cast<int>(K - i < kLanes ? K - i : kLanes);
-    const Vec x = loadPart(g + i, n);
-    const IVec slow = abs(x) <= 0.5f;
-    store(d.gain + i, select(slow, expm1Small(x), exp(x)));
-    store(reinterpret_cast<float*>(d.keep) + i, (Vec)slow);
-  }
-  for (int64_t i = 0; i < K; ++i)
-    if (g[i] < kResetBelow) clearRow(S, V, i);
-}
-static void uniformDecay(float g, int64_t K, int64_t V, float* S, const RowDecay& d) {
-  const bool slow = std::fabs(g) <= 0.5f;
-  d.gain[0] = static_cast<float>(slow ? std::expm1(static_cast<double>(g)) : std::exp(static_cast<double>(g)));
-  d.keep[0] = slow ? -1 : 0;
-  if (g < kResetBelow) std::memset(S, 0, K * V * sizeof(float));
+// A reset clears what it decays, whatever that held; the decay then multiplies zeros.
+RANKONE_INLINE void clearResets(const float* g, int64_t count, int64_t rowFloats, float* S) {
+  for (int64_t i = 0; i < count; ++i)
+    if (g[i] < kResetBelow) std::memset(S + i * rowFloats, 0, static_cast<size_t>(rowFloats) * sizeof(float));
 }
 
-constexpr int64_t kPreparedTokens = 16;
+// Value heads to a block, and tokens to a block of one head.
+constexpr int64_t kBlockHeads = 32, kBlockTokens = 16;
 
 template <class Gate, class Update>
-void runTokens(const RecurrenceForward& a, int64_t sequence, int64_t hv, float* S, const RowDecay& decay,
-               float* oStage) {
-  constexpr bool gated = !std::is_same_v<Gate, NoGate>;
-  const int64_t K = a.K, V = a.V, T = a.length(sequence), start = a.start(sequence), h = a.keyHead(hv);
-  HeadRows rows(a, FloatView(), sequence, hv, kPreparedTokens, 0, V);
-  for (int64_t s = 0; s < T * a.n; ++s) {
-    const int64_t t = s / a.n;
-    const bool first = s % a.n == 0, last = s % a.n == a.n - 1;
-    if (first && t % kPreparedTokens == 0) rows.prepare(t, T - t < kPreparedTokens ? T - t : kPreparedTokens);
+void runHead(const RecurrenceForward& a, const TokenInputs& in, int64_t sequence, int64_t hv, int64_t t0,
+             int64_t tokens, float* S, const TokenScratch& w, float* oStage) {
+  const int64_t K = a.K, V = a.V, start = a.start(sequence) + t0;
+  TokenStep x;
+  x.updates = a.n;
+  x.kStride = in.keyStride();
+  x.vStride = in.valueStride();
+  x.betaStride = in.betaStride();
+  for (int64_t t = 0; t < tokens; ++t) {
     const int64_t out = ((start + t) * a.HV + hv) * V;
-    TokenStep x;
-    x.k = rows.k(s);
-    x.q = rows.q(t);
-    x.v = rows.v(s);
-    x.o = !last || !a.o ? nullptr : oStage ? oStage : static_cast<float*>(a.o) + out;
-    x.beta = Update::kDelta ? rows.beta(s) : 1;
-    x.scale = a.outputScale ? a.scale * a.outputScale[(start + t) * a.H + h] : a.scale;
-    x.decay = decay;
-    x.qk = 0;
-    if (Update::kDelta && x.o) {
-      Vec dot = zero();
-      int64_t i = 0;
-      for (; i + kLanes <= K; i += kLanes) dot = fma(load(x.q + i), load(x.k + i), dot);
-      if (i < K) dot = fma(loadPart(x.q + i, static_cast<int>(K - i)), loadPart(x.k + i, static_cast<int>(K - i)), dot);
-      x.qk = sum(dot);
-    }
-    if (!gated || !first) {
-      advance<Update, Decay::None>(S, K, V, x);
+    x.q = in.q(t, hv);
+    x.k = in.k(t * a.n, hv);
+    x.v = in.v(t * a.n, hv);
+    x.beta = in.beta(t * a.n, hv);
+    x.o = !a.o ? nullptr : oStage ? oStage : static_cast<float*>(a.o) + out;
+    x.scale = a.outputScale ? a.scale * a.outputScale[(start + t) * a.H + a.keyHead(hv)] : a.scale;
+    if constexpr (std::is_same_v<Gate, NoGate>) {
+      advance<Update, Decay::None>(S, K, V, x, w);
     } else if constexpr (Gate::kPerChannel) {
-      channelDecay(Gate::logDecays(rows, t), K, V, S, decay);
-      advance<Update, Decay::PerRow>(S, K, V, x);
+      gainsOf(in.g(t, hv), K, w.gain, w.keep);
+      clearResets(in.g(t, hv), K, V, S);
+      x.decay = {w.gain, w.keep};
+      advance<Update, Decay::PerRow>(S, K, V, x, w);
     } else {
-      uniformDecay(Gate::logDecay(rows, t), K, V, S, decay);
-      advance<Update, Decay::Uniform>(S, K, V, x);
+      clearResets(in.g(t, hv), 1, K * V, S);
+      x.decay = in.decay(t, hv);
+      advance<Update, Decay::Uniform>(S, K, V, x, w);
     }
     if (x.o && oStage) narrow(oStage, V, a.o, a.oDType, out);
-    if (a.cancel && s % 64 == 63 && a.cancel->load(std::memory_order_relaxed)) return;
+    if (a.cancel && t % 16 == 15 && a.cancel->load(std::memory_order_relaxed)) return;
   }
 }
 
-void recurrenceTokens(const RecurrenceForward& a) {
-  const int64_t heads = a.N * a.HV, size = a.K * a.V, ld = roundUp(a.K, kLanes);
-  if (heads == 0) return;
-  // Enough heads to a task that handing it out costs little beside it; fixed by shape.
-  const int64_t work = size * (a.B * a.T * a.n / a.N), chunk = work > 0 ? 1 + 131072 / work : heads;
+// The state of a value head before its first token.
+inline void startState(const RecurrenceForward& a, int64_t at, float* S) {
+  const size_t bytes = static_cast<size_t>(a.K * a.V) * sizeof(float);
+  if (!a.initialState)
+    std::memset(S, 0, bytes);
+  else if (a.initialState + at != S)
+    std::memcpy(S, a.initialState + at, bytes);
+}
+
+template <class Gate, class Update>
+void runHeads(const RecurrenceForward& a, int64_t head, int64_t end) {
+  const int64_t size = a.K * a.V, ldK = roundUp(a.K, kLanes), ldV = roundUp(a.V, kLanes);
+  int64_t longest = 0;
+  for (int64_t i = head / a.HV; i <= (end - 1) / a.HV; ++i)
+    if (a.tokenForm(i) && a.length(i) > longest) longest = a.length(i);
+  const int64_t most = longest < kBlockTokens ? longest : kBlockTokens;
+  const int64_t blockHeads = longest > kBlockTokens ? 1 : end - head < kBlockHeads ? end - head : kBlockHeads;
   const bool stages = a.o && a.oDType != DType::F32;
-  parallelFor((heads + chunk - 1) / chunk, a.cancel, [&](int64_t task) {
-    Scratch scratch(alignFloats(size) + 2 * alignFloats(ld) + alignFloats(a.V));
-    RowDecay decay{scratch.take(ld), reinterpret_cast<int32_t*>(scratch.take(ld))};
-    float *spare = scratch.take(size), *oStage = stages ? scratch.take(a.V) : nullptr;
-    for (int64_t head = task * chunk; head < heads && head < (task + 1) * chunk; ++head) {
-      const int64_t sequence = head / a.HV, hv = head % a.HV, at = a.stateOffset(sequence, hv);
-      if (!a.tokenForm(sequence)) continue;
-      float* S = a.finalState ? a.finalState + at : spare;
-      if (!a.initialState)
-        std::memset(S, 0, size * sizeof(float));
-      else if (a.initialState != a.finalState)
-        std::memcpy(S, a.initialState + at, size * sizeof(float));
-      withCell(a, [&](auto gate, auto update) {
-        runTokens<decltype(gate), decltype(update)>(a, sequence, hv, S, decay, oStage);
-      });
+  TokenInputs in(a, blockHeads, most);
+  Scratch scratch(TokenScratch::floats(ldK, ldV) + alignFloats(stages ? ldV : 0) +
+                  alignFloats(a.finalState ? 0 : size));
+  const TokenScratch w(scratch, ldK, ldV);
+  float *oStage = stages ? scratch.take(ldV) : nullptr, *spare = a.finalState ? nullptr : scratch.take(size);
+  while (head < end) {
+    const int64_t sequence = head / a.HV, first = head % a.HV, T = a.length(sequence);
+    int64_t heads = end - head < blockHeads ? end - head : blockHeads;
+    if (heads > a.HV - first) heads = a.HV - first;
+    head += heads;
+    if (!a.tokenForm(sequence)) continue;
+    // A block takes several heads where it takes their every token.
+    for (int64_t t0 = 0; t0 == 0 || t0 < T; t0 += kBlockTokens) {
+      const int64_t tokens = T - t0 < kBlockTokens ? T - t0 : kBlockTokens;
+      if (tokens > 0) in.prepare(sequence, first, heads, t0, tokens);
+      for (int64_t hv = first; hv < first + heads; ++hv) {
+        const int64_t at = a.stateOffset(sequence, hv);
+        float* S = a.finalState ? a.finalState + at : spare;
+        if (t0 == 0) startState(a, at, S);
+        runHead<Gate, Update>(a, in, sequence, hv, t0, tokens, S, w, oStage);
+      }
+      if (a.cancel && a.cancel->load(std::memory_order_relaxed)) return;
     }
+  }
+}
+
+constexpr int64_t kOneTask = 1 << 20;  // elements of the state times updates: 4 MB once over, 50 us or more
+
+void recurrenceTokens(const RecurrenceForward& a) {
+  const int64_t heads = a.N * a.HV;
+  if (heads == 0) return;
+  // Enough heads to a task that handing it out costs little beside it, and all of them to one where even waking a
+  // thread would cost more than it gains; fixed by shape.
+  const int64_t work = a.K * a.V * (a.B * a.T * a.n / a.N);
+  const int64_t chunk = work > 0 && heads * work > kOneTask ? 1 + 131072 / work : heads;
+  parallelFor((heads + chunk - 1) / chunk, a.cancel, [&](int64_t task) {
+    const int64_t first = task * chunk, end = heads - first < chunk ? heads : first + chunk;
+    withCell(a, [&](auto gate, auto update) { runHeads<decltype(gate), decltype(update)>(a, first, end); });
   });
 }
 

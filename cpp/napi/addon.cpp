@@ -86,6 +86,7 @@ Napi::Value describe(const Napi::CallbackInfo& info) {
     o.Set("stateAt", header::kState);
     o.Set("savedAt", header::kSaved);
     o.Set("jobAt", header::kJob);
+    o.Set("resultsAt", header::kResults);
     Napi::Array isas = Napi::Array::New(env);
     for (int i = 0; i < kIsaCount; ++i)
       if (isaAvailable(static_cast<Isa>(i))) isas.Set(isas.Length(), isaName(static_cast<Isa>(i)));
@@ -118,13 +119,19 @@ void pinLibrary() {
 #endif
 }
 
+Napi::Value plainFunction(Napi::Env env, const char* name, napi_callback callback) {
+  napi_value function;
+  check(env, napi_create_function(env, name, NAPI_AUTO_LENGTH, callback, nullptr, &function));
+  return Napi::Value(env, function);
+}
+
 Napi::Object init(Napi::Env env, Napi::Object exports) {
   pinLibrary();
   env.SetInstanceData(new Environment(env));
   openAsync(env);
   exports.Set("describe", Napi::Function::New<describe>(env));
-  exports.Set("call", Napi::Function::New<callSync>(env));
-  exports.Set("callAsync", Napi::Function::New<callAsync>(env));
+  exports.Set("call", plainFunction(env, "call", callSync));
+  exports.Set("callAsync", plainFunction(env, "callAsync", callAsync));
   exports.Set("cancel", Napi::Function::New<cancel>(env));
   exports.Set("getNumThreads", Napi::Function::New<getThreads>(env));
   exports.Set("setNumThreads", Napi::Function::New<setThreads>(env));

@@ -2,6 +2,7 @@
 
 #include <cmath>
 #include <cstring>
+#include <iterator>
 #include <string>
 
 #include "napi/errors.h"
@@ -66,28 +67,17 @@ bool viewOf(napi_env env, napi_value value, ArrayView& view) {
   return napi_get_typedarray_info(env, value, &view.type, &view.length, &view.data, nullptr, nullptr) == napi_ok;
 }
 
-Arguments::Arguments(Napi::Env env, const Napi::CallbackInfo& info) : env_(env) {
+Arguments::Arguments(Napi::Env env, napi_callback_info info) : env_(env) {
   uint32_t index = 0;
   ArrayView numbers;
-  bool isArray = false;
-  if (napi_get_value_uint32(env, info[0], &index) != napi_ok || index >= entries().size() ||
-      !viewOf(env, info[1], numbers) || numbers.type != napi_float64_array || numbers.length < header::kSize ||
-      napi_is_array(env, info[2], &isArray) != napi_ok || !isArray)
-    fail(ErrorKind::Type, "call: expected an entry number, a header and an array");
+  size_t count = std::size(arguments_);  // those that the caller left out are undefined
+  check(env, napi_get_cb_info(env, info, &count, arguments_, nullptr, nullptr));
+  if (napi_get_value_uint32(env, arguments_[0], &index) != napi_ok || index >= entries().size() ||
+      !viewOf(env, arguments_[1], numbers) || numbers.type != napi_float64_array || numbers.length < header::kSize)
+    fail(ErrorKind::Type, "call: expected an entry number and a header");
   entry_ = &entries()[index];
   inputs_ = static_cast<int>(entry_->spec->inputs.size());
   outputs_ = static_cast<int>(entry_->spec->outputs.size());
-  const double* h = static_cast<const double*>(numbers.data);
-  const auto take = [&](int index, bool given) {
-    if (given) check(env, napi_get_element(env, info[2], static_cast<uint32_t>(index), &values_[index]));
-  };
-  for (int i = 0; i < inputs_; ++i) take(i, h[header::kInputs + i * header::kTensor] >= 0);
-  for (int i = 0; i < outputs_; ++i) take(inputs_ + i, h[header::kOutputs + i * header::kTensor] >= 0);
-  take(inputs_ + outputs_, h[header::kState] != 0);
-  take(inputs_ + outputs_ + 1, h[header::kSaved] != 0);
-  // Such code may have detached the header too.
-  if (!viewOf(env, info[1], numbers) || numbers.length < header::kSize)
-    fail(ErrorKind::Type, "call: expected a header that stays");
   header_ = static_cast<double*>(numbers.data);
 }
 
@@ -100,11 +90,11 @@ void defineElement(napi_env env, napi_value array, uint32_t index, napi_value va
   check(env, napi_define_properties(env, array, 1, &element));
 }
 
-Tensor Arguments::readTensor(const char* kind, const char* name, int slot, napi_value value) const {
+Tensor Arguments::readTensor(const Name& name, int slot, napi_value value) const {
   const double* h = header_ + slot;
   Tensor t;
   if (!(h[0] >= 0 && h[0] <= kMaxRank) || !(h[1] >= 0 && h[1] <= static_cast<double>(DType::I64)))
-    fail(ErrorKind::Type, "%s%s: expected a tensor of rank 0 to %d", kind, name, kMaxRank);
+    fail(ErrorKind::Type, "%s%s%s: expected a tensor of rank 0 to %d", name.group, name.dot(), name.name, kMaxRank);
   t.rank = static_cast<int>(h[0]);
   t.dtype = static_cast<DType>(static_cast<int>(h[1]));
   double size = 1;
@@ -112,43 +102,45 @@ Tensor Arguments::readTensor(const char* kind, const char* name, int slot, napi_
   for (int i = 0; i < t.rank; ++i) {
     const double d = h[2 + i];
     if (!(d >= 0 && d <= kMaxSafeInteger) || d != std::floor(d))
-      fail(ErrorKind::Range, "%s%s: expected a shape of non-negative integers", kind, name);
+      fail(ErrorKind::Range, "%s%s%s: expected a shape of non-negative integers", name.group, name.dot(), name.name);
     t.shape[i] = static_cast<int64_t>(d);
     empty |= d == 0;
     size *= d;
   }
   if (empty) size = 0;
   if (size > kMaxSafeInteger / 8)
-    fail(ErrorKind::Range, "%s%s: expected a shape that fits into memory, got %s", kind, name, t.shapeText().c_str());
+    fail(ErrorKind::Range, "%s%s%s: expected a shape that fits into memory, got %s", name.group, name.dot(), name.name,
+         t.shapeText().c_str());
   ArrayView view;
   if (!value || !viewOf(env_, value, view) || !holds(view.type, t.dtype))
-    fail(ErrorKind::Type, "%s%s: expected a typed array for dtype %s", kind, name, dtypeName(t.dtype));
+    fail(ErrorKind::Type, "%s%s%s: expected a typed array for dtype %s", name.group, name.dot(), name.name,
+         dtypeName(t.dtype));
   if (static_cast<double>(view.length) != size)
-    fail(ErrorKind::Range, "%s%s: expected data of length %.0f for shape %s, got %zu%s", kind, name, size,
-         t.shapeText().c_str(), view.length, view.length == 0 ? " (a detached or shrunk array has length 0)" : "");
+    fail(ErrorKind::Range, "%s%s%s: expected data of length %.0f for shape %s, got %zu%s", name.group, name.dot(),
+         name.name, size, t.shapeText().c_str(), view.length,
+         view.length == 0 ? " (a detached or shrunk array has length 0)" : "");
   t.data = view.data;
   return t;
 }
 
 void Arguments::read(Call& call, StateHold& state, std::vector<AlignedBuffer>& copies) const {
   const OpSpec& spec = *entry_->spec;
-  const Preset* preset = entry_->preset;
   call.spec = &spec;
-  call.preset = preset;
+  call.preset = entry_->preset;
   for (int i = 0; i < inputs_; ++i) {
     const InputSpec& in = spec.inputs[i];
     const int slot = header::kInputs + i * header::kTensor;
     if (header_[slot] < 0) {
-      if (requiresInput(preset, in))
+      if (entry_->requiresInputs >> i & 1)
         fail(ErrorKind::Type, "%s: expected a tensor {data, shape}, got undefined", in.name);
       continue;
     }
-    if (!takesInput(preset, in)) fail(ErrorKind::Type, "%s: expected none, got a tensor", in.name);
-    const std::string name = argumentName(in);
-    Tensor& t = call.inputs[i] = readTensor("", name.c_str(), slot, input(i));
+    if (!(entry_->takesInputs >> i & 1)) fail(ErrorKind::Type, "%s: expected none, got a tensor", in.name);
+    const Name name{in.group ? in.group : "", in.name};
+    Tensor& t = call.inputs[i] = readTensor(name, slot, input(i));
     if (!(in.dtypes & dtypeBit(t.dtype)))
-      fail(ErrorKind::Type, "%s: expected dtype %s, got %s", name.c_str(), dtypeNames(in.dtypes).c_str(),
-           dtypeName(t.dtype));
+      fail(ErrorKind::Type, "%s%s%s: expected dtype %s, got %s", name.group, name.dot(), name.name,
+           dtypeNames(in.dtypes).c_str(), dtypeName(t.dtype));
     if (t.dtype == DType::I32 || t.dtype == DType::I64) {
       copies.emplace_back(t.bytes());
       if (t.data) std::memcpy(copies.back().data(), t.data, t.bytes());
@@ -157,17 +149,17 @@ void Arguments::read(Call& call, StateHold& state, std::vector<AlignedBuffer>& c
   }
   for (size_t i = 0; i < spec.options.size(); ++i) {
     call.options[i] = readOption(spec.options[i], header_ + header::kOptions + 2 * i);
-    if (call.options[i].given && !takesOption(preset, spec.options[i]))
+    if (call.options[i].given && !(entry_->takesOptions >> i & 1))
       fail(ErrorKind::Type, "%s: expected none, got an option", spec.options[i].name);
   }
   if (header_[header::kState] != 0) {
     if (!spec.takesState) fail(ErrorKind::Type, "state: expected none, got one");
-    state = StateHold(stateOf(env_, values_[inputs_ + outputs_]));
+    state = StateHold(stateOf(env_, input(inputs_ + outputs_)));
     call.state = state.get();
   }
   if (header_[header::kSaved] != 0) {
     if (!spec.takesSaved) fail(ErrorKind::Type, "saved: expected none, got one");
-    call.saved = savedOf(env_, values_[inputs_ + outputs_ + 1]);
+    call.saved = savedOf(env_, input(inputs_ + outputs_ + 1));
   }
   for (int i = 0; i < inputs_; ++i) {  // what is written in place may not lie under anything else
     if (spec.inputs[i].access != Access::Update || !call.inputs[i].present()) continue;
@@ -185,7 +177,7 @@ void Arguments::bindOut(Call& call) const {
     if (!outGiven(i)) continue;
     const char* name = spec.outputs[i].name;
     if (!planned.present()) fail(ErrorKind::Range, "out.%s: this call does not produce it", name);
-    const Tensor given = readTensor("out.", name, header::kOutputs + i * header::kTensor, output(i));
+    const Tensor given = readTensor({"out", name}, header::kOutputs + i * header::kTensor, output(i));
     if (given.dtype != planned.dtype)
       fail(ErrorKind::Type, "out.%s: expected dtype %s, got %s", name, dtypeName(planned.dtype),
            dtypeName(given.dtype));
@@ -204,7 +196,8 @@ void Arguments::bindOut(Call& call) const {
   }
 }
 
-void Arguments::reportOutputs(const Call& call) const {
+void Arguments::reportOutputs(const Call& call, header::Results results) const {
+  header_[header::kResults] = results;
   for (int i = 0; i < outputs_; ++i) {
     double* h = header_ + header::kOutputs + i * header::kTensor;
     const Tensor& t = call.outputs[i];

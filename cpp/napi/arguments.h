@@ -1,11 +1,15 @@
-// A call as it crosses from JavaScript: a Float64Array of numbers (ranks, dtypes, dimensions, option values) and an
-// array of typed arrays and handles. ts/marshal.ts writes both; nothing in them is trusted here.
+// A call as it crosses from JavaScript, call(entry, header, ...values): a Float64Array of numbers (ranks, dtypes,
+// dimensions, option values), then typed arrays and handles. ts/marshal.ts writes both; nothing in them is trusted
+// here.
 //
 //   header  per input    [rank or -1, dtype, six dimensions]
 //           per option   [given, value]
 //           per output   [rank or -1, dtype, six dimensions]   in: the caller's `out`; afterwards: what was produced
-//           [state given, saved given, job number of an asynchronous call (written)]
-//   data    inputs in the spec's order, then `out` arrays in the outputs' order, then state, then saved
+//           [state given, saved given, job number of an asynchronous call (written), what was returned (written)]
+//   values  inputs in the spec's order, then `out` arrays in the outputs' order, then state, then saved
+//
+// Values are arguments, and not elements of an array: they are there without a call of the engine's for each, and no
+// code of the caller's runs when they are read.
 #pragma once
 #include <napi.h>
 
@@ -27,18 +31,22 @@ constexpr int kOutputs = kOptions + kMaxOptions * 2;
 constexpr int kState = kOutputs + kMaxOutputs * kTensor;
 constexpr int kSaved = kState + 1;
 constexpr int kJob = kSaved + 1;
-constexpr int kSize = kJob + 1;
+constexpr int kResults = kJob + 1;
+constexpr int kSize = kResults + 1;
+
+// What a call returns: nothing where it made no array, the one that it made, or an array of the outputs' in the spec's
+// order (null for those that it did not produce) and then `saved`.
+enum Results { kNothing, kOne, kAll };
 }  // namespace header
 
 class Arguments {
  public:
-  // Arguments 0..2 of a call: entry number, header, data.
-  Arguments(Napi::Env env, const Napi::CallbackInfo& info);
+  Arguments(Napi::Env env, napi_callback_info info);
 
   const Entry& entry() const { return *entry_; }
   double* header() const { return header_; }
-  napi_value input(int i) const { return values_[i]; }
-  napi_value output(int i) const { return values_[inputs_ + i]; }
+  napi_value input(int i) const { return arguments_[kFirstValue + i]; }
+  napi_value output(int i) const { return input(inputs_ + i); }
 
   // Fills call's inputs, options, state and saved. Pointers go into the caller's memory, except for index arrays, which
   // are copied before anybody validates what they hold.
@@ -49,19 +57,23 @@ class Arguments {
   void bindOut(Call& call) const;
   bool outGiven(int i) const { return header_[header::kOutputs + i * header::kTensor] >= 0; }
 
-  // Writes the produced outputs' shapes into the header.
-  void reportOutputs(const Call& call) const;
+  // Writes the produced outputs' shapes into the header, and what the call returns.
+  void reportOutputs(const Call& call, header::Results results) const;
 
  private:
-  Tensor readTensor(const char* kind, const char* name, int slot, napi_value value) const;
+  // As messages name it: `group.name`, or `name` where the group is empty.
+  struct Name {
+    const char *group, *name;
+    const char* dot() const { return *group ? "." : ""; }
+  };
+  Tensor readTensor(const Name& name, int slot, napi_value value) const;
 
   Napi::Env env_;
   const Entry* entry_;
   int inputs_, outputs_;
   double* header_;
-  // What stands in `data`, taken out before any pointer is: reading an element can run code of the caller's, where
-  // somebody has put a getter on Array.prototype. Null where the header says that there is nothing.
-  napi_value values_[kMaxInputs + kMaxOutputs + 2] = {};
+  static constexpr int kFirstValue = 2;
+  napi_value arguments_[kFirstValue + kMaxInputs + kMaxOutputs + 2];
 };
 
 // Defines an element of a new array; assigning one would run setters on Array.prototype.

@@ -4,7 +4,6 @@
 //
 // The copies are not told to the garbage collector (napi_adjust_external_memory), as states and saved activations are:
 // no collection can free them, they go when the call ends, and each report of some megabytes would bring one on.
-#include <algorithm>
 #include <cstring>
 #include <exception>
 
@@ -161,11 +160,11 @@ void closeAsync(AsyncContext& context) {
 
 }  // namespace
 
-Napi::Value callAsync(const Napi::CallbackInfo& info) {
-  const Napi::Env env = info.Env();
-  return guarded(env, "rankone", [&] {
+napi_value callAsync(napi_env rawEnv, napi_callback_info info) {
+  const Napi::Env env(rawEnv);
+  return answered(env, "rankone", [&] {
     const Arguments arguments(env, info);
-    try {
+    return guarded(env, arguments.entry().name, [&] {
       auto job = std::make_shared<Job>();
       Call& call = job->call;
       job->name = arguments.entry().name;
@@ -178,9 +177,8 @@ Napi::Value callAsync(const Napi::CallbackInfo& info) {
       std::vector<napi_value> kept(call.spec->outputs.size() + 1, env.Null());
       copyInputs(arguments, *job, kept);
       copyOut(arguments, *job, kept);
-      const std::vector<napi_value> arrays = allocateOutputs(env, arguments, call);
-      std::copy(arrays.begin(), arrays.end(), kept.begin());
-      arguments.reportOutputs(call);
+      allocateOutputs(env, arguments, call, kept.data());
+      arguments.reportOutputs(call, header::kAll);
       napi_value results, promise;
       check(env, napi_create_array_with_length(env, kept.size(), &results));
       for (size_t i = 0; i < kept.size(); ++i) defineElement(env, results, static_cast<uint32_t>(i), kept[i]);
@@ -200,10 +198,8 @@ Napi::Value callAsync(const Napi::CallbackInfo& info) {
         if (async.jobs.empty()) napi_unref_threadsafe_function(env, async.finished);
         settle(env, *job);
       }
-      return Napi::Value(env, promise);
-    } catch (...) {
-      throw jsError(env, arguments.entry().name, std::current_exception());
-    }
+      return promise;
+    });
   });
 }
 

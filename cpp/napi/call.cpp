@@ -8,62 +8,72 @@
 
 namespace rankone {
 
-std::vector<napi_value> allocateOutputs(Napi::Env env, const Arguments& arguments, Call& call) {
+void allocateOutputs(Napi::Env env, const Arguments& arguments, Call& call, napi_value* arrays) {
   const size_t count = call.spec->outputs.size();
-  std::vector<napi_value> results;
   for (size_t i = 0; i < count; ++i) {
     Tensor& t = call.outputs[i];
-    napi_value array;
     if (!t.present()) {
-      array = env.Null();
+      arrays[i] = env.Null();
     } else if (arguments.outGiven(static_cast<int>(i))) {
-      array = arguments.output(static_cast<int>(i));
+      arrays[i] = arguments.output(static_cast<int>(i));
     } else {
-      array = Environment::of(env).newArray(env, t.dtype, t.size());
+      arrays[i] = Environment::of(env).newArray(env, t.dtype, t.size());
       ArrayView view;
-      if (!array || !viewOf(env, array, view) || static_cast<int64_t>(view.length) != t.size())
+      if (!arrays[i] || !viewOf(env, arrays[i], view) || static_cast<int64_t>(view.length) != t.size())
         fail(ErrorKind::Range, "%s: out of memory for shape %s", call.spec->outputs[i].name, t.shapeText().c_str());
       t.data = view.data;
     }
-    results.push_back(array);
     if (t.present() && t.data && poisonRequested()) std::memset(t.data, 0xff, t.bytes());  // NaN in every float type
   }
-  return results;
 }
 
-Napi::Value callSync(const Napi::CallbackInfo& info) {
-  const Napi::Env env = info.Env();
-  const char* name = "rankone";
-  return guarded(env, "rankone", [&] {
+namespace {
+
+napi_value resultsOf(Napi::Env env, const Arguments& arguments, Call& call, const napi_value* arrays) {
+  const size_t count = call.spec->outputs.size();
+  napi_value made = nullptr;
+  int fresh = 0;
+  for (size_t i = 0; i < count; ++i)
+    if (call.outputs[i].present() && !arguments.outGiven(static_cast<int>(i))) {
+      made = arrays[i];
+      ++fresh;
+    }
+  const bool saved = call.spec->makesSaved && call.saved;
+  const header::Results results = fresh > 1 || saved ? header::kAll : fresh == 1 ? header::kOne : header::kNothing;
+  arguments.reportOutputs(call, results);
+  if (results != header::kAll) return made;
+  // Assigned when no pointer is in use any more, as that can run code of the caller's.
+  napi_value all;
+  check(env, napi_create_array_with_length(env, count + 1, &all));
+  for (size_t i = 0; i < count; ++i) check(env, napi_set_element(env, all, static_cast<uint32_t>(i), arrays[i]));
+  if (saved)
+    check(env, napi_set_element(env, all, static_cast<uint32_t>(count), wrapSaved(env, std::move(call.saved))));
+  return all;
+}
+
+}  // namespace
+
+napi_value callSync(napi_env rawEnv, napi_callback_info info) {
+  const Napi::Env env(rawEnv);
+  return answered(env, "rankone", [&] {
     const Arguments arguments(env, info);
-    name = arguments.entry().name;
-    try {
+    return guarded(env, arguments.entry().name, [&] {
       Call call;
       StateHold state;
       std::vector<AlignedBuffer> copies;
       arguments.read(call, state, copies);
       call.spec->plan(call);
       arguments.bindOut(call);
-      const std::vector<napi_value> arrays = allocateOutputs(env, arguments, call);
+      napi_value arrays[kMaxOutputs];
+      allocateOutputs(env, arguments, call, arrays);
       try {
         call.spec->run(call);
       } catch (...) {
         state.poison();
         throw;
       }
-      arguments.reportOutputs(call);
-      // Assigned when no pointer is in use any more, as that can run code of the caller's.
-      napi_value results;
-      check(env, napi_create_array_with_length(env, arrays.size() + 1, &results));
-      for (size_t i = 0; i < arrays.size(); ++i)
-        check(env, napi_set_element(env, results, static_cast<uint32_t>(i), arrays[i]));
-      if (call.spec->makesSaved && call.saved)
-        check(env, napi_set_element(env, results, static_cast<uint32_t>(arrays.size()),
-                                    wrapSaved(env, std::move(call.saved))));
-      return Napi::Value(env, results);
-    } catch (...) {
-      throw jsError(env, name, std::current_exception());
-    }
+      return resultsOf(env, arguments, call, arrays);
+    });
   });
 }
 

@@ -5,21 +5,21 @@
 
 namespace rankone {
 
-// call(entry, header, data): validates, computes on the caller's thread and memory, returns the outputs as typed arrays
-// in the spec's order (null where there is none, or the caller's own from `out`), then `saved`.
-Napi::Value callSync(const Napi::CallbackInfo& info);
+// call(entry, header, ...values): validates, computes on the caller's thread and memory, returns what header::Results
+// says. These two are callbacks of the plain C interface: the C++ one allocates memory for more than six arguments.
+napi_value callSync(napi_env env, napi_callback_info info);
 
-// callAsync(entry, header, data): validates and copies now, returns a promise of the same. Shapes stand in the header
-// at once, and so does the job's number for cancel(job).
-Napi::Value callAsync(const Napi::CallbackInfo& info);
+// callAsync(entry, header, ...values): validates and copies now, returns a promise of header::kAll. Shapes stand in the
+// header at once, and so does the job's number for cancel(job).
+napi_value callAsync(napi_env env, napi_callback_info info);
 Napi::Value cancel(const Napi::CallbackInfo& info);
 
 // Makes the environment's channel from the pool's threads back to its own. When the environment ends, the cancel flags
 // are raised and the kernels that are running waited for.
 void openAsync(Napi::Env env);
 
-// The outputs' arrays: new ones where there is no memory yet, the caller's own from `out`, null where there is no
-// output. No code of the caller's runs.
-std::vector<napi_value> allocateOutputs(Napi::Env env, const Arguments& arguments, Call& call);
+// Fills arrays, one to an output: new ones where there is no memory yet, the caller's own from `out`, null where there
+// is no output. No code of the caller's runs.
+void allocateOutputs(Napi::Env env, const Arguments& arguments, Call& call, napi_value* arrays);
 
 }  // namespace rankone

@@ -22,6 +22,17 @@ auto guarded(Napi::Env env, const char* function, Body&& body) {
   }
 }
 
+// Body's value to JavaScript, or what it throws: for callbacks that take their arguments from the engine themselves.
+template <class Body>
+napi_value answered(Napi::Env env, const char* function, Body&& body) {
+  try {
+    return guarded(env, function, body);
+  } catch (const Napi::Error& error) {
+    error.ThrowAsJavaScriptException();
+    return nullptr;
+  }
+}
+
 inline void check(Napi::Env env, napi_status status) {
   if (status != napi_ok) throw Napi::Error::New(env);
 }

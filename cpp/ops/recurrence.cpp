@@ -28,18 +28,12 @@ struct Bound {
   Normalizer z;
 };
 
-void bindState(const Call& call, Bound& bound) {
-  RecurrenceForward& args = bound.args;
-  const Tensor& indices = call.input(kStateIndices);
-  if (!call.state) {
-    if (indices.present()) fail(ErrorKind::Type, "stateIndices: expected a state beside them, got none");
-    return;
-  }
+void checkState(const Call& call, const RecurrenceForward& args) {
   const StateBuffer& state = *call.state;
   for (int input : {kInitialState, kInitialZ})
     if (call.input(input).present())
       fail(ErrorKind::Type, "%s: expected none beside state, got a tensor", call.spec->inputs[input].name);
-  const bool pool = indices.present();
+  const bool pool = call.input(kStateIndices).present();
   if ((!pool && state.batch != args.N) || state.valueHeads != args.HV || state.keyDim != args.K ||
       state.valueDim != args.V)
     fail(ErrorKind::Range, "state: expected shape [%s,HV,K,V] = [%lld,%lld,%lld,%lld], got [%lld,%lld,%lld,%lld]",
@@ -53,12 +47,19 @@ void bindState(const Call& call, Bound& bound) {
          static_cast<long long>(args.H), static_cast<long long>(state.keyHeads));
   if (!normalized && state.keyHeads)
     fail(ErrorKind::Type, "state: expected one made without keyHeads, as this call does not normalize");
-  if (pool) {
-    expectStateRows(call, kStateIndices, args.N, state.batch);
-    args.stateRows = IndexView(indices);
+  if (pool) expectStateRows(call, kStateIndices, args.N, state.batch);
+}
+
+void bindState(const Call& call, Bound& bound, bool planning) {
+  const Tensor& indices = call.input(kStateIndices);
+  if (!call.state) {
+    if (indices.present()) fail(ErrorKind::Type, "stateIndices: expected a state beside them, got none");
+    return;
   }
-  args.initialState = args.finalState = state.data();
-  bound.z.initialZ = bound.z.finalZ = state.z();
+  if (planning) checkState(call, bound.args);
+  if (indices.present()) bound.args.stateRows = IndexView(indices);
+  bound.args.initialState = bound.args.finalState = call.state->data();
+  bound.z.initialZ = bound.z.finalZ = call.state->z();
 }
 
 Bound bindArgs(const Call& call, std::vector<float>* fixedGate) {
@@ -74,7 +75,7 @@ Bound bindArgs(const Call& call, std::vector<float>* fixedGate) {
   args.tokenSteps = mode == kRecurrent ? std::numeric_limits<int64_t>::max() : mode == kChunk ? -1 : kTokenFormSteps;
   bound.z.initialZ = call.input(kInitialZ).f32();
   bound.z.finalZ = call.outputs[kFinalZ].f32();
-  bindState(call, bound);
+  bindState(call, bound, fixedGate == nullptr);
   return bound;
 }
 

@@ -88,13 +88,9 @@ void bindSequences(const Call& call, RecurrenceProblem& p, bool planning) {
          static_cast<long long>(p.N), static_cast<long long>(at[p.N]));
 }
 
-void bindGateActivation(const Call& call, RecurrenceProblem& p) {
-  const Tensor &aLog = call.input(kALog), &bias = call.input(kDtBias);
+void checkGateActivation(const Call& call, const RecurrenceProblem& p) {
+  const Tensor& bias = call.input(kDtBias);
   const OptionValue& bound = call.options[kLowerBound];
-  if (!aLog.present()) {
-    if (bias.present() || bound.given) fail(ErrorKind::Type, "gate.aLog: expected a tensor [HV], got none");
-    return;
-  }
   if (!call.input(kG).present()) fail(ErrorKind::Type, "gate: expected g beside it, got none");
   if (p.gate != GateKind::Token && p.gate != GateKind::Channel)
     fail(ErrorKind::Range, "gate: expected g of shape [B,T,HV] or [B,T,HV,K] beside it, got %s",
@@ -108,10 +104,20 @@ void bindGateActivation(const Call& call, RecurrenceProblem& p) {
   }
   if (bound.given && !(bound.value >= -5 && bound.value < 0))
     fail(ErrorKind::Range, "gate.lowerBound: expected a number from -5 to below 0, got %g", bound.value);
+}
+
+void bindGateActivation(const Call& call, RecurrenceProblem& p, bool planning) {
+  const Tensor &aLog = call.input(kALog), &bias = call.input(kDtBias);
+  const OptionValue& bound = call.options[kLowerBound];
+  if (!aLog.present()) {
+    if (bias.present() || bound.given) fail(ErrorKind::Type, "gate.aLog: expected a tensor [HV], got none");
+    return;
+  }
+  if (planning) checkGateActivation(call, p);
   p.gateActivation = {aLog.f32(), bias.f32(), static_cast<float>(bound.value), bound.given};
 }
 
-void bindNormalize(const Call& call, const RecurrenceProblem& p) {
+void checkNormalize(const Call& call, const RecurrenceProblem& p) {
   const bool normalize = call.flag(kNormalize);
   if (call.input(kInitialZ).present() && !normalize)
     fail(ErrorKind::Type, "initialZ: expected none without normalize, got a tensor");
@@ -122,6 +128,42 @@ void bindNormalize(const Call& call, const RecurrenceProblem& p) {
   expectCountable("initialZ", {p.N, p.H, p.K});
   if (call.input(kInitialZ).present())
     expectShape(call, kInitialZ, {p.N, p.H, p.K}, p.cuSeqlens ? "[N,H,K]" : "[B,H,K]");
+}
+
+void checkSizes(const RecurrenceProblem& p, const Tensor& q, const Tensor& v) {
+  checkSize("q", p.K, 1, kMaxStateDim, q);
+  checkSize("v", p.V, 1, kMaxStateDim, v);
+  if (p.H < 1) fail(ErrorKind::Range, "q: expected at least one head, got shape %s", q.shapeText().c_str());
+  if (p.HV < 1 || p.HV % p.H != 0)
+    fail(ErrorKind::Range, "v: expected HV to be a multiple of H = %lld, got shape %s", static_cast<long long>(p.H),
+         v.shapeText().c_str());
+}
+
+void checkShapes(const Call& call, const RecurrenceProblem& p) {
+  if (p.n > 1 && p.update == UpdateRule::Additive)
+    fail(ErrorKind::Range, "numHouseholder: the additive update takes 1, got %lld", static_cast<long long>(p.n));
+  // A size of zero makes a tensor empty and leaves the others free: what is made of them must still be countable.
+  expectCountable("q, v", {p.B, p.T, p.n, p.H, p.K});
+  expectCountable("q, v", {p.B, p.T, p.n, p.HV, p.V, p.K});
+  expectCountable("q, v", {p.N, p.HV, p.K, p.V});
+  const char* pattern = p.n == 1 ? "[B,T,H,K]" : "[B,T*n,H,K]";
+  expectShape(call, kK, {p.B, p.T * p.n, p.H, p.K}, pattern);
+  expectShape(call, kV, {p.B, p.T * p.n, p.HV, p.V}, p.n == 1 ? "[B,T,HV,V]" : "[B,T*n,HV,V]");
+  if (call.preset && call.preset->fixedGate == FixedGate::No && call.preset->gate != p.gate) {
+    const bool token = call.preset->gate == GateKind::Token;
+    const Tensor& g = call.input(kG);
+    fail(ErrorKind::Range, "g: expected shape %s, got %s", token ? "[B,T,HV]" : "[B,T,HV,K]",
+         g.present() ? g.shapeText().c_str() : "none");
+  }
+  if (p.gate == GateKind::Head) expectShape(call, kG, {p.HV}, "[HV]");
+  if (p.gate == GateKind::Token) expectShape(call, kG, {p.B, p.T, p.HV}, "[B,T,HV]");
+  if (p.gate == GateKind::Channel) expectShape(call, kG, {p.B, p.T, p.HV, p.K}, "[B,T,HV,K]");
+  if (p.update == UpdateRule::Delta)
+    expectShape(call, kBeta, {p.B, p.T * p.n, p.HV}, p.n == 1 ? "[B,T,HV]" : "[B,T*n,HV]");
+  if (call.input(kInitialState).present())
+    expectShape(call, kInitialState, {p.N, p.HV, p.K, p.V}, p.cuSeqlens ? "[N,HV,K,V]" : "[B,HV,K,V]");
+  for (int input : {kK, kV}) expectDType(call, input, kQ);
+  for (int input : {kG, kBeta}) expectDType(call, input, kQ, true);
 }
 
 }  // namespace
@@ -146,10 +188,13 @@ void expectStateRows(const Call& call, int input, int64_t sequences, int64_t slo
 }
 
 void bindProblem(const Call& call, RecurrenceProblem& p, std::vector<float>* fixedGate) {
+  const bool planning = fixedGate == nullptr;
   const Tensor &q = call.input(kQ), &k = call.input(kK), &v = call.input(kV), &g = call.input(kG);
-  checkOptions(call);
-  expectRank(call, kQ, 4, "[B,T,H,K]");
-  expectRank(call, kV, 4, "[B,T*n,HV,V]");
+  if (planning) {
+    checkOptions(call);
+    expectRank(call, kQ, 4, "[B,T,H,K]");
+    expectRank(call, kV, 4, "[B,T*n,HV,V]");
+  }
   p.n = call.integer(kNumHouseholder, 1);
   p.B = q.shape[0];
   p.T = q.shape[1];
@@ -157,41 +202,13 @@ void bindProblem(const Call& call, RecurrenceProblem& p, std::vector<float>* fix
   p.K = q.shape[3];
   p.HV = v.shape[2];
   p.V = v.shape[3];
-  bindSequences(call, p, fixedGate == nullptr);
-  checkSize("q", p.K, 1, kMaxStateDim, q);
-  checkSize("v", p.V, 1, kMaxStateDim, v);
-  if (p.H < 1) fail(ErrorKind::Range, "q: expected at least one head, got shape %s", q.shapeText().c_str());
-  if (p.HV < 1 || p.HV % p.H != 0)
-    fail(ErrorKind::Range, "v: expected HV to be a multiple of H = %lld, got shape %s", static_cast<long long>(p.H),
-         v.shapeText().c_str());
+  bindSequences(call, p, planning);
+  if (planning) checkSizes(p, q, v);
   p.update = updateRule(call);
-  if (p.n > 1 && p.update == UpdateRule::Additive)
-    fail(ErrorKind::Range, "numHouseholder: the additive update takes 1, got %lld", static_cast<long long>(p.n));
-  // A size of zero makes a tensor empty and leaves the others free: what is made of them must still be countable.
-  expectCountable("q, v", {p.B, p.T, p.n, p.H, p.K});
-  expectCountable("q, v", {p.B, p.T, p.n, p.HV, p.V, p.K});
-  expectCountable("q, v", {p.N, p.HV, p.K, p.V});
-  const char* kPattern = p.n == 1 ? "[B,T,H,K]" : "[B,T*n,H,K]";
-  expectShape(call, kK, {p.B, p.T * p.n, p.H, p.K}, kPattern);
-  expectShape(call, kV, {p.B, p.T * p.n, p.HV, p.V}, p.n == 1 ? "[B,T,HV,V]" : "[B,T*n,HV,V]");
-
   p.gate = gateOfRank(g);
-  if (call.preset && call.preset->fixedGate == FixedGate::No && call.preset->gate != p.gate) {
-    const bool token = call.preset->gate == GateKind::Token;
-    fail(ErrorKind::Range, "g: expected shape %s, got %s", token ? "[B,T,HV]" : "[B,T,HV,K]",
-         g.present() ? g.shapeText().c_str() : "none");
-  }
-  if (p.gate == GateKind::Head) expectShape(call, kG, {p.HV}, "[HV]");
-  if (p.gate == GateKind::Token) expectShape(call, kG, {p.B, p.T, p.HV}, "[B,T,HV]");
-  if (p.gate == GateKind::Channel) expectShape(call, kG, {p.B, p.T, p.HV, p.K}, "[B,T,HV,K]");
-  if (p.update == UpdateRule::Delta)
-    expectShape(call, kBeta, {p.B, p.T * p.n, p.HV}, p.n == 1 ? "[B,T,HV]" : "[B,T*n,HV]");
-  if (call.input(kInitialState).present())
-    expectShape(call, kInitialState, {p.N, p.HV, p.K, p.V}, p.cuSeqlens ? "[N,HV,K,V]" : "[B,HV,K,V]");
-  for (int input : {kK, kV}) expectDType(call, input, kQ);
-  for (int input : {kG, kBeta}) expectDType(call, input, kQ, true);
-  bindGateActivation(call, p);
-  bindNormalize(call, p);
+  if (planning) checkShapes(call, p);
+  bindGateActivation(call, p, planning);
+  if (planning) checkNormalize(call, p);
 
   p.scale = static_cast<float>(call.number(kScale, 1 / std::sqrt(static_cast<double>(p.K))));
   p.q = FloatView(q);

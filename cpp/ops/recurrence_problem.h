@@ -8,8 +8,8 @@
 
 namespace rankone {
 
-// Fills what forward and backward share. fixedGate takes the values of a gate that a preset derives from the shape,
-// where there is something to compute; null while planning, when index arrays are checked too.
+// Fills what forward and backward share, and checks all of it while planning. fixedGate takes the values of a gate that
+// a preset derives from the shape, where there is something to compute; null while planning.
 void bindProblem(const Call& call, RecurrenceProblem& problem, std::vector<float>* fixedGate);
 
 // What the first dimension of a state is called: "N" where sequences are packed, else "B".

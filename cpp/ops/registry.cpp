@@ -25,6 +25,15 @@ std::vector<Entry> build() {
     list.push_back({p.name, &recurrenceOp, &p});
     list.push_back({names.emplace_back(std::string(p.name) + "Backward").c_str(), &recurrenceBackwardOp, &p});
   }
+  for (Entry& entry : list) {
+    const OpSpec& spec = *entry.spec;
+    for (size_t i = 0; i < spec.inputs.size(); ++i) {
+      if (takesInput(entry.preset, spec.inputs[i])) entry.takesInputs |= 1u << i;
+      if (requiresInput(entry.preset, spec.inputs[i])) entry.requiresInputs |= 1u << i;
+    }
+    for (size_t i = 0; i < spec.options.size(); ++i)
+      if (takesOption(entry.preset, spec.options[i])) entry.takesOptions |= 1u << i;
+  }
   return list;
 }
 

@@ -10,6 +10,8 @@ struct Entry {
   const char* name;
   const OpSpec* spec;
   const Preset* preset;  // null for an op under its own name
+  // Bits by place in the spec.
+  uint32_t takesInputs = 0, requiresInputs = 0, takesOptions = 0;
 };
 
 std::span<const Entry> entries();
