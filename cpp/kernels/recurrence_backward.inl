@@ -42,7 +42,8 @@ void recurrenceBackward(const RecurrenceBackward& a) {
     float *dqHead = dq + first + hv * a.K, *dkHead = dk + first * a.n + hv * a.K;
     double* dg = dgHead ? dgHead + head : nullptr;
     withCell(a, [&](auto gate, auto update) {
-      HeadBackward<decltype(gate), decltype(update)>(a, sequence, hv, dqHead, dkHead, stride, dg).run();
+      const KeyGradients to{dqHead, dkHead, stride, false};
+      HeadBackward<decltype(gate), decltype(update)>(a, sequence, hv, to, dg).run();
     });
   });
 
