@@ -14,10 +14,8 @@ const finders: Record<string, () => Promise<Peer>> = {
   torch: findTorch,
 };
 
-export const peerNames: readonly string[] = Object.keys(finders);
-
 /** What `--peers` takes. */
-export const peerNames: readonly string[] = [];
+export const peerNames: readonly string[] = Object.keys(finders);
 
 /** The peers of these names that this machine has, and why not for the others. @throws UsageError for an unknown name */
 export async function findPeers(
