@@ -1,12 +1,16 @@
 // y = op(a) op(b) + bias with float32 sums.
 //
-// Every element is a sum over K in blocks of a fixed length: fused multiply-adds in ascending k inside a block,
-// float32, then the blocks' sums in ascending order. Error <= (kBlockK + K / kBlockK) * 2^-24 * sum |a||b|, in practice
-// about sqrt of that; a half-width y is rounded once besides. The order depends on the shape alone, so the bits do not
-// depend on the threads. Blocking after Goto and van de Geijn, "Anatomy of High-Performance Matrix Multiplication"
-// (2008): a slab of a is packed for all tasks, every task packs its columns of b, and a panel of b stays in L2 while
-// the slab streams past. Half-width operands become float32 as they are packed.
-#include "kernels/matmul_narrow.inl"
+// Every element is a sum over K in blocks of blockSteps(K): fused multiply-adds in ascending k inside a block, float32,
+// then the blocks' sums and the bias in ascending order. Error <= (kBlockK + K / kBlockK) * 2^-24 * sum |a||b|, in
+// practice about sqrt of that; a half-width y is rounded once besides. The order depends on K alone, so the bits of a
+// row depend neither on the threads nor on how many rows or columns there are besides. The exception: up to kDotRows
+// rows, or columns, against lines along K are dot products, summed lane by lane, for so they keep up with memory.
+//
+// Blocking after Goto and van de Geijn, "Anatomy of High-Performance Matrix Multiplication" (2008), turned round: a
+// slab of a is packed for all tasks and streams out of L3, every task packs its columns of b, a panel of which stays in
+// L2 while the slab passes, and the next one is prefetched meanwhile. Half-width operands become float32 as they are
+// packed.
+#include "kernels/matmul_few.inl"
 
 namespace rankone {
 namespace RANKONE_ISA_NS {
@@ -24,17 +28,17 @@ void emptyProduct(const MatmulArgs& p) {
 
 template <class D>
 void multiplyAll(const MatmulArgs& p) {
-  if (isNarrow<D>(p)) {
-#if defined(RANKONE_BF16_DOT)
-    if (std::is_same_v<D, BF16>) return avx512::matmul(p);  // nothing left to round
-#endif
-    return narrowMatmul<Source<D>>(p);
-  }
+  if (isFew<D>(p)) return fewMatmul<D>(p);
   // many small products run side by side, large ones are split themselves
   const double flops = 2.0 * static_cast<double>(p.M) * static_cast<double>(p.N) * static_cast<double>(p.K * p.reduce);
-  if (flops > kLargeProduct || p.batch == 1) return products<D>(p, 0, p.batch);
+  if (flops > kLargeProduct || p.batch == 1) {
+    for (int64_t i = 0; i < p.batch; ++i) product(p, productOf<D>(p, i), numThreads());
+    return;
+  }
   const Split split = splitWork(p.batch, static_cast<int64_t>(flops));
-  parallelFor(split.tasks, p.cancel, [&](int64_t t) { products<D>(p, split.begin(t), split.end(t)); });
+  parallelFor(split.tasks, p.cancel, [&](int64_t t) {
+    for (int64_t i = split.begin(t); i < split.end(t); ++i) product(p, productOf<D>(p, i), 1);
+  });
 }
 
 }  // namespace

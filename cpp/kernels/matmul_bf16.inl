@@ -1,8 +1,7 @@
 // matmul with operands rounded to bf16 (to nearest even, subnormals to zero), two products at a time by the bf16 dot
 // product, float32 sums. Everything else is matmul.inl's, with a pair of steps of K where that has one.
 //
-// Error <= (2 * 2^-9 + matmul.inl's) * sum |a||b|. A narrow product reads its operands as they lie, rounds and widens
-// them, and multiplies in float32.
+// Error <= (2 * 2^-9 + matmul.inl's) * sum |a||b|.
 #include "kernels/matmul_unit_bf16.inl"
 //
 #include "kernels/matmul.inl"

@@ -16,6 +16,7 @@ constexpr int kTileRows = 6;
 constexpr int kTileRows = 4;
 #endif
 constexpr int kTileVecs = 2, kPanel = kTileVecs * kLanes;
+constexpr int64_t kGroup = 8;  // units between looks at what is to be prefetched
 
 struct TileOut {
   float* y;
@@ -35,10 +36,10 @@ RANKONE_INLINE Vec broadcast(const float* p) {
 #endif
 }
 
-// a: unit k of row i at a[k * lda + i]; b: vectors of columns at b[k * ldb].
+// a: unit k of row i at a[k * kTileRows + i]; b: vectors of columns at b[k * ldb].
 template <int MR, int NV>
-__attribute__((noinline)) void tile(int64_t units, const float* a, int64_t lda, const float* b, int64_t ldb,
-                                    const TileOut& out) {
+__attribute__((noinline)) void tile(int64_t units, const float* a, const float* b, int64_t ldb, const TileOut& out,
+                                    Prefetch& prefetch) {
   Vec acc[MR][NV];
 #pragma GCC unroll 16
   for (int i = 0; i < MR; ++i)
@@ -48,19 +49,26 @@ __attribute__((noinline)) void tile(int64_t units, const float* a, int64_t lda, 
   if (out.add)
     for (int i = 0; i < MR; ++i)
       for (int j = 0; j < NV * kLanes; j += 16) __builtin_prefetch(out.y + i * out.ld + j, 1, 2);
-  for (int64_t k = 0; k < units; ++k) {
-    Vec column[NV];
+  Prefetch next = prefetch;
+  while (units > 0) {
+    fetch(next);
+    const float* end = a + std::min(units, kGroup) * kTileRows;
+    do {
+      Vec column[NV];
 #pragma GCC unroll 4
-    for (int j = 0; j < NV; ++j) column[j] = load(b + j * kLanes);
+      for (int j = 0; j < NV; ++j) column[j] = load(b + j * kLanes);
 #pragma GCC unroll 16
-    for (int i = 0; i < MR; ++i) {
-      const Vec row = broadcast(a + i);
+      for (int i = 0; i < MR; ++i) {
+        const Vec row = broadcast(a + i);
 #pragma GCC unroll 4
-      for (int j = 0; j < NV; ++j) acc[i][j] = multiplyAdd(row, column[j], acc[i][j]);
-    }
-    a += lda;
-    b += ldb;
+        for (int j = 0; j < NV; ++j) acc[i][j] = multiplyAdd(row, column[j], acc[i][j]);
+      }
+      a += kTileRows;
+      b += ldb;
+    } while (a < end);
+    units -= kGroup;
   }
+  prefetch = next;
 #pragma GCC unroll 4
   for (int j = 0; j < NV; ++j) {
     const int width = out.columns - j * kLanes;
@@ -78,7 +86,7 @@ __attribute__((noinline)) void tile(int64_t units, const float* a, int64_t lda, 
   }
 }
 
-using TileFunction = void (*)(int64_t, const float*, int64_t, const float*, int64_t, const TileOut&);
+using TileFunction = void (*)(int64_t, const float*, const float*, int64_t, const TileOut&, Prefetch&);
 
 template <int MR>
 TileFunction pickTile(int rows, int vecs) {

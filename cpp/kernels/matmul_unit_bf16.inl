@@ -6,42 +6,45 @@ namespace {
 
 constexpr int kUnitSteps = 2;
 
-// How narrow products read operands of dtype D: rounded, and then as float32.
-template <class D>
-struct Rounded {
-  using Element = typename D::Element;
-  static RANKONE_INLINE Vec round(Vec x) { return BF16::widen((HVec)_mm512_cvtneps_pbh(x)); }
-  static RANKONE_INLINE Vec load(const Element* p) { return round(D::load(p)); }
-  static RANKONE_INLINE Vec loadPart(const Element* p, int n) { return round(D::loadPart(p, n)); }
-  static RANKONE_INLINE float one(const Element* p) { return round(splat(D::one(p)))[0]; }
-};
-template <class D>
-using Source = Rounded<D>;
-
 RANKONE_INLINE Vec multiplyAdd(Vec a, Vec b, Vec c) { return _mm512_dpbf16_ps(c, (__m512bh)a, (__m512bh)b); }
 
+// A line along K is read in words of 32 bits, which are the units.
 template <class D>
-RANKONE_INLINE HVec roundedBits(const typename D::Element* p) {
-  if constexpr (std::is_same_v<D, BF16>)
-    return loadBits(p);
-  else
-    return (HVec)_mm512_cvtneps_pbh(D::load(p));
-}
+constexpr int kWordSteps = 2;
 
 template <class D>
-RANKONE_INLINE Vec unitsAlong(const typename D::Element* p) {
+RANKONE_INLINE Vec words(const typename D::Element* p) {
   if constexpr (std::is_same_v<D, BF16>)
     return (Vec)_mm512_loadu_si512(p);
   else
     return (Vec)_mm512_cvtne2ps_pbh(D::load(p + kLanes), D::load(p));
 }
-
 template <class D>
-RANKONE_INLINE Vec unitsAcross(const typename D::Element* p, int64_t next, bool last) {
-  const UVec low = extend(roundedBits<D>(p));
-  return (Vec)(last ? low : low | extend(roundedBits<D>(p + next)) << 16);
+RANKONE_INLINE Vec unitsOfWords(Vec w, int) {
+  return w;
 }
 
+// kLanes units of one line along K.
+template <class D>
+RANKONE_INLINE Vec unitsAlong(const typename D::Element* p) {
+  return words<D>(p);
+}
+
+template <class D>
+RANKONE_INLINE HVec roundedBits(const typename D::Element* p, int lanes) {
+  if constexpr (std::is_same_v<D, BF16>)
+    return lanes == kLanes ? loadBits(p) : loadBitsPart(p, lanes);
+  else
+    return (HVec)_mm512_cvtneps_pbh(lanes == kLanes ? D::load(p) : D::loadPart(p, lanes));
+}
+
+// One unit of each of `lanes` lines along the side, the next step's elements `next` further; `last`: no step follows.
+template <class D>
+RANKONE_INLINE Vec unitsAcross(const typename D::Element* p, int64_t next, bool last, int lanes) {
+  const UVec low = extend(roundedBits<D>(p, lanes));
+  return (Vec)(last ? low : low | extend(roundedBits<D>(p + next, lanes)) << 16);
+}
+// One unit of one line.
 template <class D>
 RANKONE_INLINE float unit(const typename D::Element* p, int64_t next, bool last) {
   const Vec pair = {D::one(p), last ? 0.0f : D::one(p + next)};

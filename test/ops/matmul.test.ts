@@ -1,5 +1,6 @@
 /** matmul against its float64 reference: every transpose, batches, tails of every tile, the narrow products of a decode. */
 import { suite } from 'uvu';
+import * as assert from 'uvu/assert';
 import { matmulBackwardSync, matmulSync } from '../../ts/index';
 import { matmul, matmulBackward } from '../reference/layers.ts';
 import { call, expectNear, normals } from '../support/layers.ts';
@@ -58,8 +59,8 @@ for (const transposeA of [false, true]) {
 
 test('products that are cut into slabs, blocks of K, chunks and groups of a batch', async () => {
   for (const [batch, M, N, K] of [
-    [1, 2300, 9, 12],
-    [1, 20, 33, 1700],
+    [1, 1100, 9, 2048],
+    [1, 20, 33, 2100],
     [1, 2, 700, 900],
     [1, 700, 3, 900],
     [90, 33, 17, 20],
@@ -77,6 +78,27 @@ test('products that are cut into slabs, blocks of K, chunks and groups of a batc
       const expected = matmulBackward({ a, b, dOut: dY }, { transposeB });
       const actual = await call('matmulBackward', { a, b, dY }, { transposeB });
       expectNear(label, actual, { ...expected }, 2e-6);
+    }
+  }
+});
+
+test('the bits of a row do not depend on the rows beside it', async () => {
+  for (const [N, K] of [
+    [9, 40],
+    [70, 33],
+    [40, 2100],
+  ]) {
+    const draw = normals(N + K);
+    const a = draw(60, K);
+    for (const transposeB of [false, true]) {
+      const b = transposeB ? draw(N, K) : draw(K, N);
+      const all = (await call('matmul', { a, b }, { transposeB })).y.data;
+      // up to four rows against a transposed b are dot products, summed in another order
+      for (const M of transposeB ? [5, 8, 13, 59] : [1, 2, 4, 5, 8, 13, 37, 59]) {
+        const rows = { data: a.data.slice(0, M * K), shape: [M, K] };
+        const { y } = await call('matmul', { a: rows, b }, { transposeB });
+        assert.equal([...y.data], [...all.slice(0, M * N)], `${M} rows, [${b.shape}]`);
+      }
     }
   }
 });

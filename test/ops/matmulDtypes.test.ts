@@ -18,9 +18,9 @@ const hasDot = info().isa === 'avx512bf16';
 
 /** [batch, M, N, K]: slabs, blocks of K, chunks, groups of a batch, every count of narrow rows. */
 const CUTS = [
-  [1, 2300, 9, 3],
-  [1, 20, 33, 1700],
-  [1, 14, 40, 3090],
+  [1, 1100, 9, 2048],
+  [1, 20, 33, 2100],
+  [1, 14, 40, 4100],
   [1, 2, 700, 900],
   [1, 700, 3, 900],
   [90, 33, 17, 20],
