@@ -37,13 +37,24 @@ RANKONE_INLINE void mapValues(float* x, int64_t n, F&& f) {
   }
 }
 
-// Log decays into the multipliers of RowDecay.
+// Whether every lane of a comparison holds.
+RANKONE_INLINE bool everyLane(IVec c) {
+#if RANKONE_LEVEL == 2
+  return _mm512_movepi32_mask((__m512i)c) == 0xffff;
+#elif RANKONE_LEVEL == 1
+  return _mm256_movemask_ps((__m256)c) == 0xff;
+#else
+  return (c[0] & c[1] & c[2] & c[3]) != 0;
+#endif
+}
+
+// Log decays into the multipliers of RowDecay. Most gates are slow, and the full exponential is for the others.
 RANKONE_INLINE void gainsOf(const float* g, int64_t n, float* gain, int32_t* keep) {
   for (int64_t i = 0; i < n; i += kLanes) {
     const int lanes = static_cast<int>(n - i < kLanes ? n - i : kLanes);
-    const Vec x = loadUpTo(g + i, lanes);
+    const Vec x = loadUpTo(g + i, lanes), small = expm1Small(x);
     const IVec slow = abs(x) <= 0.5f;
-    storeUpTo(gain + i, select(slow, expm1Small(x), exp(x)), lanes);
+    storeUpTo(gain + i, everyLane(slow) ? small : select(slow, small, exp(x)), lanes);
     storeUpTo(reinterpret_cast<float*>(keep) + i, (Vec)slow, lanes);
   }
 }
