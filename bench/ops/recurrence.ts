@@ -1,4 +1,4 @@
-/** The recurrence grid, T = 512 and eight heads: forward, backward with what the forward saved, and decode in place. */
+/** The recurrence grid, T = 512 and eight heads, in every pass. */
 import type { Case } from '../../ts/cli/benchCase';
 import { cells } from '../../ts/cli/ops/recurrence';
 
