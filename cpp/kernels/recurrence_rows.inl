@@ -65,6 +65,38 @@ RANKONE_INLINE Vec activateBeta(BetaActivation a, Vec x) {
   return a == BetaActivation::None ? x : sigmoid(x) * (a == BetaActivation::Sigmoid2 ? 2.0f : 1.0f);
 }
 
+// Rows that will be wanted soon, in pieces of a few cache lines that are fetched one at a time: more misses at once
+// than the core can hold open would stall it, and rows that lie far apart are not found by the hardware's prefetcher.
+class RowsAhead {
+ public:
+  // Floats of scratch that `rows` rows of `bytes` take.
+  static int64_t listFloats(int64_t rows, int64_t bytes) {
+    return rows * ((bytes + kPiece - 1) / kPiece) * static_cast<int64_t>(sizeof(char*) / sizeof(float));
+  }
+
+  RowsAhead() = default;
+  explicit RowsAhead(float* list) : pieces_(reinterpret_cast<const char**>(list)) {}
+  void clear() { count_ = lines_ = 0; }
+  // `count` rows of `bytes` from p on, stride bytes apart.
+  void add(const void* p, int64_t bytes, int64_t stride, int64_t count) {
+    for (int64_t at = 0; at < bytes; at += kPiece) {
+      const char* first = static_cast<const char*>(p) + at;
+      const int64_t n = bytes - at < kPiece ? bytes - at : kPiece, lead = reinterpret_cast<uintptr_t>(first) & 63,
+                    lines = (lead + n + 63) / 64;
+      if (lines > lines_) lines_ = lines;
+      for (int64_t r = 0; r < count; ++r, first += stride) pieces_[count_++] = first;
+    }
+  }
+  int64_t count() const { return count_; }
+  int64_t lines() const { return lines_; }
+  const char* const* pieces() const { return pieces_; }
+
+ private:
+  static constexpr int64_t kPiece = 256;
+  const char** pieces_ = nullptr;
+  int64_t count_ = 0, lines_ = 0;
+};
+
 // Rows `stride` elements apart, from element `origin` of a tensor on.
 class Rows {
  public:
@@ -84,6 +116,7 @@ class Rows {
   static int64_t stageStride(int64_t width) { return width == 1 ? 1 : roundUp(width, kLanes); }
   bool staged() const { return stage_ != nullptr; }
   const float* at(int64_t row) const { return base_ + (row - first_) * stride_; }
+  int64_t stride() const { return stride_; }
   float* stageAt(int64_t row) { return stage_ + (row - first_) * stride_; }
 
   // Rows [first, first + count), columns [begin, end) of them.
@@ -97,6 +130,11 @@ class Rows {
   RANKONE_INLINE void prefetch(int64_t row, int64_t begin, int64_t end) const {
     const char *p = x_.at(origin_ + row * from_ + begin), *last = x_.at(origin_ + row * from_ + end);
     for (; p < last; p += 64) __builtin_prefetch(p, 0, 2);
+  }
+  // The original rows [first, first + count), columns [begin, end).
+  void addTo(RowsAhead& ahead, int64_t first, int64_t count, int64_t begin, int64_t end) const {
+    const int64_t size = static_cast<int64_t>(dtypeSize(x_.dtype));
+    if (x_) ahead.add(x_.at(origin_ + first * from_ + begin), (end - begin) * size, from_ * size, count);
   }
 
  private:
@@ -163,6 +201,7 @@ class HeadRows {
   const float* q(int64_t t) const { return q_.at(t); }
   const float* k(int64_t s) const { return k_.at(s); }
   const float* v(int64_t s) const { return v_.at(s); }
+  int64_t vStride() const { return v_.stride(); }
   const float* dO(int64_t t) const { return dO_.at(t); }
   float beta(int64_t s) const { return *beta_.at(s); }
   float headGate() const { return headGate_; }
@@ -174,6 +213,13 @@ class HeadRows {
     q_.prefetch(t, 0, p_.K);
     if (p_.gate == GateKind::Channel) g_.prefetch(t, 0, p_.K);
     v_.prefetch(s, column0_, column1_);
+  }
+  // The rows of `count` tokens from t0 on.
+  void addTo(RowsAhead& ahead, int64_t t0, int64_t count) const {
+    k_.addTo(ahead, t0 * p_.n, count * p_.n, 0, p_.K);
+    q_.addTo(ahead, t0, count, 0, p_.K);
+    if (p_.gate == GateKind::Channel) g_.addTo(ahead, t0, count, 0, p_.K);
+    v_.addTo(ahead, t0 * p_.n, count * p_.n, column0_, column1_);
   }
 
  private:
