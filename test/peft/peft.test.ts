@@ -17,7 +17,7 @@ import {
   writePeft,
   writePeftSync,
 } from '../../ts/index';
-import { counted, f32, fresh, type Raw, refused, unpacked, words, writeAdapter } from './files';
+import { counted, fresh, type Raw, refused, unpacked, words, writeAdapter } from './files';
 
 const P = 'base_model.model.';
 const Q = 'model.layers.0.self_attn.q_proj';
@@ -622,9 +622,23 @@ const BAD: [
   [
     'a magnitude of a parameter',
     { ...factors(M), [`${P}${M}.lora_magnitude_vector`]: counted([5]) },
-    { use_dora: true, target_modules: [], target_parameters: ['experts.w'] },
+    { target_modules: [], target_parameters: ['experts.w'] },
     undefined,
     'expected factors alone for a parameter',
+  ],
+  [
+    'DoRA of a parameter',
+    factors(M),
+    { use_dora: true, target_modules: [], target_parameters: ['experts.w'] },
+    undefined,
+    'expected no use_dora',
+  ],
+  [
+    'the module that a saved one replaced',
+    { ...factors(Q), [`${P}score.original_module.weight`]: counted([2]) },
+    { modules_to_save: ['score'] },
+    undefined,
+    'score.original_module.weight": is of the module that was replaced',
   ],
   [
     'a long name',
@@ -813,9 +827,13 @@ test('plain tensors without a dtype are written', () => {
   });
 });
 
-test('values that no arithmetic would keep', async () => {
-  const bits = [Number.NaN, -0, Number.POSITIVE_INFINITY, 1e-45, 1, 2];
-  await roundTrip({ ...factors(Q), [A]: f32([2, 3], bits) }, CONFIG);
+test('bits that no arithmetic would keep', async () => {
+  const patterns = Uint32Array.of(0x7f800001, 0xffc12345, 0x80000000, 0x00000001, 0x7f800000, 3);
+  const raw: Raw = { dtype: 'F32', shape: [2, 3], bytes: new Uint8Array(patterns.buffer) };
+  await roundTrip({ ...factors(Q), [A]: raw }, CONFIG);
+  const config = { ...CONFIG, target_modules: [], target_parameters: ['experts.w'] };
+  const b = { ...raw, shape: [1, 6] };
+  await roundTrip({ ...factors(M, 3, 1, 6), [`${P}${M}.lora_B.weight`]: b }, config);
 });
 
 test.run();

@@ -133,7 +133,7 @@ test('adapters of any ranks, kinds and scales through a folder', () => {
           r: 64,
           lora_alpha: 64,
           use_rslora: rslora,
-          use_dora: dora,
+          use_dora: dora && !expert,
           lora_bias: false,
           target_modules: layers.map(({ path }) => path),
           // Full names, of which none is the end of another, and regular expressions.
@@ -148,7 +148,7 @@ test('adapters of any ranks, kinds and scales through a folder', () => {
             a: filled(dtype, r, inFeatures),
             b: filled(dtype, outFeatures, r),
             scale: alpha / (rslora ? Math.sqrt(r) : r),
-            ...(dora && { magnitude: filled('f32', outFeatures) }),
+            ...(dora && !expert && { magnitude: filled('f32', outFeatures) }),
           });
         if (expert)
           adapters.set('model.experts.w', {

@@ -4,9 +4,13 @@ import { pathToFileURL } from 'node:url';
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
 import {
+  embeddingSync,
+  type FloatTensor,
+  type IndexTensor,
   linearAttentionSync,
   readSafetensors,
   readSafetensorsSync,
+  type StoredTensor,
   type WritableTensor,
   writeSafetensors,
   writeSafetensorsSync,
@@ -57,15 +61,37 @@ test('every form of reading gives the same', async () => {
   }
 });
 
+test('tensors beyond the first four gigabytes', async () => {
+  const size = 5 * 2 ** 30;
+  const header = { big: entry([size], [0, size], 'U8'), small: entry([2], [size, size + 8]) };
+  const file = writeFile(safetensors(header));
+  const at = fs.statSync(file).size + size;
+  const fd = fs.openSync(file, 'r+');
+  fs.writeSync(fd, new Uint8Array(new Float32Array([3, 4]).buffer), 0, 8, at); // a hole before
+  fs.closeSync(fd);
+  const options = { filter: (name: string) => name === 'small' };
+  for (const read of [readSafetensorsSync(file, options), await readSafetensors(file, options)])
+    assert.equal([...read.tensors.get('small')!.data], [3, 4]);
+  fs.rmSync(file);
+});
+
+const asFloat = (tensor: StoredTensor<'f32' | 'bf16' | 'f16'>): FloatTensor => tensor;
+const asIndices = (tensor: StoredTensor<'i32'>): IndexTensor => tensor;
+
 test('what is read is what operations take, in memory of its own', () => {
   const bytes = packed({
     q: f32([1, 1, 1, 1], [2]),
     h: words('BF16', [1, 1, 1, 1], [0x4000]),
+    ids: { dtype: 'I32', shape: [2], bytes: Uint8Array.of(1, 0, 0, 0, 0, 0, 0, 0) },
   });
   const { tensors } = readSafetensorsSync(bytes);
-  const q: any = tensors.get('q');
-  const h: any = tensors.get('h');
+  const q = tensors.get('q') as StoredTensor<'f32'>;
+  const h = tensors.get('h') as StoredTensor<'bf16'>;
+  const ids = tensors.get('ids') as StoredTensor<'i32'>;
   bytes.fill(0);
+  const table = asFloat({ data: new Float32Array([5, 6]), shape: [2, 1], dtype: 'f32' });
+  const { y } = embeddingSync({ ids: asIndices(ids), weight: table as StoredTensor<'f32'> });
+  assert.equal([...y.data], [6, 5]);
   assert.equal([...linearAttentionSync({ q, k: q, v: q }).o.data], [8]);
   assert.equal([...linearAttentionSync({ q: h, k: h, v: h }).o.data], [0x4100]);
   assert.is(q.data.buffer.byteLength, 4);

@@ -86,6 +86,7 @@ export class AdapterReader {
 
   #sortSaved(key: string, text: string, tensor: StoredTensor): void {
     const { config, modules } = this;
+    if (text.includes('.original_module.')) this.fail(key, 'is of the module that was replaced');
     const found =
       splitSaved(text, (module) => config.modulesToSave.some((name) => module.endsWith(name))) ??
       splitSaved(text, (module, name) => this.#replaces(module, name)) ??
@@ -256,6 +257,9 @@ export class AdapterReader {
       .sort((x, y) => y.length - x.length);
     const [first] = this.#owners.get(owners[0])!.keys();
     const key = adapterKey(owners[0], first);
+    const { dora, loraBias } = this.config;
+    if (dora || loraBias)
+      this.fail(key, `expected no ${dora ? 'use_dora' : 'lora_bias'}: parameters have neither`);
     const possible = this.config.parametersOf(module);
     if (possible.length === 0)
       this.fail(key, `expected a module that the configuration targets, got ${quote(module)}`);

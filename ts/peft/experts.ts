@@ -1,17 +1,23 @@
-// Factors of experts: files hold A as [E*r,in], expert by expert, and B as [out,r*E], the experts side by side.
-
+// Factors of experts: files hold A as [E*r,in], expert by expert, and B as [out,r*E], an element's experts side by side.
 import type { FloatTensor } from '../types';
 import { kindOf } from './dtypes';
 
-/** A typed array, as far as elements are moved about in it. */
-type Elements = { [i: number]: number; readonly length: number };
+type Buffered = {
+  readonly buffer: ArrayBufferLike;
+  readonly byteOffset: number;
+  readonly length: number;
+  readonly constructor: unknown;
+};
 
-/** A copy of `data`, its element i from `source(i)`. */
-function permuted(data: Elements, source: (i: number) => number): Elements {
-  const Kind = data.constructor as new (length: number) => Elements;
-  const copy = new Kind(data.length);
-  for (let i = 0; i < data.length; i++) copy[i] = data[source(i)];
-  return copy;
+/** The transpose of a matrix, moved as bits: arithmetic would not keep those of every NaN. */
+function transposed(tensor: FloatTensor, rows: number, columns: number): unknown {
+  const data = tensor.data as unknown as Buffered;
+  const Bits = kindOf(data, tensor.dtype)!.bytes === 4 ? Uint32Array : Uint16Array;
+  const from = new Bits(data.buffer as ArrayBuffer, data.byteOffset, data.length);
+  const to = new Bits(data.length);
+  for (let i = 0, at = 0; i < rows; i++)
+    for (let j = 0; j < columns; j++, at++) to[j * rows + i] = from[at];
+  return new (data.constructor as new (buffer: ArrayBufferLike) => unknown)(to.buffer);
 }
 
 function withShape(tensor: FloatTensor, shape: number[], data: unknown = tensor.data): FloatTensor {
@@ -28,10 +34,7 @@ export function splitExperts(
 ): { a: FloatTensor; b: FloatTensor } {
   const [, width] = a.shape;
   const [out] = b.shape;
-  const data = permuted(b.data as unknown as Elements, (i) => {
-    const [e, o, k] = [Math.floor(i / (out * r)), Math.floor(i / r) % out, i % r];
-    return (o * r + k) * experts + e;
-  });
+  const data = transposed(b, out * r, experts);
   return { a: withShape(a, [experts, r, width]), b: withShape(b, [experts, out, r], data) };
 }
 
@@ -39,9 +42,6 @@ export function splitExperts(
 export function joinExperts(a: FloatTensor, b: FloatTensor): { a: FloatTensor; b: FloatTensor } {
   const [experts, r, width] = a.shape;
   const [, out] = b.shape;
-  const data = permuted(b.data as unknown as Elements, (i) => {
-    const [o, k, e] = [Math.floor(i / (r * experts)), Math.floor(i / experts) % r, i % experts];
-    return (e * out + o) * r + k;
-  });
+  const data = transposed(b, experts, out * r);
   return { a: withShape(a, [experts * r, width]), b: withShape(b, [out, r * experts], data) };
 }
