@@ -27,6 +27,8 @@ export class LoraConfig {
   readonly #layers: number[] | undefined;
   readonly #layersPatterns: Pattern[] | undefined;
   readonly #patterns = new Map<string, Pattern>();
+  /** Ranks that have been looked up. */
+  readonly #known = new Map<string, number>();
   readonly #fail: FailKey;
 
   /** @throws RangeError that names `where` and the key */
@@ -65,8 +67,8 @@ export class LoraConfig {
       this.#pattern('target_modules', this.#targets);
     if (typeof this.#excluded === 'string' && this.#excluded)
       this.#pattern('exclude_modules', this.#excluded);
-    for (const [name] of this.#ranks) this.#named('rank_pattern', name);
-    for (const [name] of this.#alphas) this.#named('alpha_pattern', name);
+    for (const [name] of this.#ranks) this.#pattern('rank_pattern', name);
+    for (const [name] of this.#alphas) this.#pattern('alpha_pattern', name);
     for (const name of this.modulesToSave) this.#saved(name);
   }
 
@@ -79,10 +81,6 @@ export class LoraConfig {
       this.#patterns.set(text, pattern);
     }
     return pattern;
-  }
-
-  #named(key: string, name: string): Pattern {
-    return this.#pattern(key, `(.*\\.)?(${name})$`);
   }
 
   #saved(name: string): Pattern {
@@ -182,7 +180,12 @@ export class LoraConfig {
 
   /** r of a module. */
   rank(module: string): number {
-    return this.#lookUp('rank_pattern', this.#ranks, module) ?? this.#rank;
+    let rank = this.#known.get(module);
+    if (rank === undefined) {
+      rank = this.#lookUp('rank_pattern', this.#ranks, module) ?? this.#rank;
+      this.#known.set(module, rank);
+    }
+    return rank;
   }
 
   /** What a module's `B A` is multiplied by: alpha / r, or alpha / sqrt(r) with use_rslora. */
@@ -200,7 +203,7 @@ export class LoraConfig {
         if (endsLike(module, name)) return value;
       } else {
         subject ??= this.#subject(key, module);
-        if (subject.begins(this.#named(key, name))) return value;
+        if (subject.endsWith(this.#pattern(key, name))) return value;
       }
     }
     return undefined;

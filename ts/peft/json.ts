@@ -4,6 +4,8 @@ const NUMBER = /-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][+-]?\d+)?/y;
 const WORD = /true|false|null/y;
 /** Deeper than any file of ours, and far from the end of the stack. */
 const MAX_DEPTH = 64;
+/** Longer slices would be views that keep the whole text. */
+const SHORT = 12;
 
 /** A text from a file, as an error message shows it. @internal */
 export function quote(text: string): string {
@@ -43,20 +45,23 @@ export class JsonScanner {
     if (this.peek() !== '"') this.#unexpected('a string');
     const start = this.#at;
     let end = start + 1;
+    let plain = true;
     for (;;) {
       const c = this.text.charCodeAt(end);
       if (c === 34) break;
+      if (c === 92 || c < 32 || c > 0xd7ff) plain = false;
       if (Number.isNaN(c)) this.fail(`a string at character ${start} has no end`);
       end += c === 92 ? 2 : 1;
     }
     this.#at = end + 1;
+    if (plain && end - start <= SHORT) return this.text.slice(start + 1, end);
     let value: string;
     try {
       value = JSON.parse(this.text.slice(start, this.#at));
     } catch {
       this.fail(`expected a JSON string at character ${start}`);
     }
-    if (/\p{Cs}/u.test(value))
+    if (!plain && /\p{Cs}/u.test(value))
       this.fail(`a string at character ${start} has half a surrogate pair`);
     return value;
   }

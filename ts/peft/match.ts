@@ -1,5 +1,5 @@
 // Where a pattern can end, for all its starts at once: sets of positions through the tree, no backtracking.
-import { isWord } from './characters';
+import { isWord, type Test } from './characters';
 import type { Pattern } from './pattern';
 
 /** Names of modules are short; a pattern that needs more than this was made to take long. */
@@ -34,6 +34,22 @@ export class Subject {
   /** As Python's re.fullmatch. */
   fits(pattern: Pattern): boolean {
     return this.endsFrom(pattern, 0).includes(this.#chars.length);
+  }
+
+  /** As Python's re.match of `(.*\.)?(PATTERN)$`: a whole name, or its end behind a full stop. */
+  endsWith(pattern: Pattern): boolean {
+    this.#steps = 0;
+    const last: Pattern = { kind: 'at', where: 'last' };
+    return this.#ends(last, this.#ends(pattern, this.#behindStops())).length > 0;
+  }
+
+  #behindStops(): Positions {
+    const starts = [0];
+    for (const [p, c] of this.#chars.entries()) {
+      if (c === 10) break; // which `.` does not pass
+      if (c === 46) starts.push(p + 1);
+    }
+    return starts;
   }
 
   #ends(pattern: Pattern, starts: Positions): Positions {
@@ -79,12 +95,29 @@ export class Subject {
       if (next.length === now.length && next.every((p, j) => p === now[j])) break;
       now = next;
     }
+    if (of.kind === 'one' && max === Infinity) return this.#run(of.test, now);
     const all = new Set(now);
     for (let i = min; i < max && now.length > 0; i++) {
       now = this.#ends(of, now).filter((p) => !all.has(p));
       for (const p of now) all.add(p);
     }
     return [...all].sort((a, b) => a - b);
+  }
+
+  /** These, and all that a run of such characters reaches from them. */
+  #run(test: Test, starts: Positions): Positions {
+    const all: number[] = [];
+    let next = 0;
+    for (let p = starts[0] ?? this.#chars.length + 1; p <= this.#chars.length; p++) {
+      if (p === starts[next]) next++;
+      else if (all[all.length - 1] !== p - 1 || !test(this.#chars[p - 1])) {
+        if (next === starts.length) break;
+        continue;
+      }
+      all.push(p);
+    }
+    this.#steps += all.length;
+    return all;
   }
 
   #at(where: (Pattern & { kind: 'at' })['where'], p: number): boolean {
