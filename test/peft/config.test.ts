@@ -139,6 +139,17 @@ test('layers_to_transform', () => {
   );
 });
 
+test('layers_pattern stands between full stops, and finds one layer', () => {
+  const keys = { target_modules: ['q'], layers_to_transform: [2], layers_pattern: 'l.*' };
+  assert.not(config({ ...keys, layers_pattern: 'layers' }).targets('model.xlayers.2.q'));
+  assert.not(config(keys).targets('model.xlayers.2.q'));
+  assert.ok(config(keys).targets('model.layers.2.q'));
+  assert.throws(
+    () => config(keys).targets('model.layers.2.l.3.q'),
+    /layers_pattern: finds more than one layer in "model\.layers\.2\.l\.3\.q"/,
+  );
+});
+
 test('parameters of a module', () => {
   const c = config({
     target_parameters: ['experts.gate_up_proj', 'mlp.experts.down_proj', 'bias'],
@@ -203,6 +214,7 @@ const REFUSED: [PeftConfig, RegExp][] = [
   [{ r: 1.5 }, /r: expected a positive integer, got 1\.5/],
   [{ r: '8' as never }, /r: expected a positive integer, got "8"/],
   [{ lora_alpha: '8' as never }, /lora_alpha: expected a number, got "8"/],
+  [{ lora_alpha: Number.POSITIVE_INFINITY }, /lora_alpha: expected a number/],
   [{ use_rslora: 1 as never }, /use_rslora: expected true or false, got 1/],
   [{ use_dora: 'no' as never }, /use_dora: expected true or false/],
   [{ bias: 'some' as never }, /bias: expected 'none', 'all' or 'lora_only', got "some"/],

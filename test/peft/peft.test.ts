@@ -23,6 +23,8 @@ const P = 'base_model.model.';
 const Q = 'model.layers.0.self_attn.q_proj';
 const CONFIG = { peft_type: 'LORA', r: 2, lora_alpha: 4, target_modules: ['q_proj'] };
 
+const SIZES = { [Q]: { inFeatures: 3, outFeatures: 5 } };
+
 /** Factors of rank r of a layer [out,in]. */
 function factors(module: string, inFeatures = 3, outFeatures = 5, r = 2): Record<string, Raw> {
   return {
@@ -167,6 +169,28 @@ test('an embedding', async () => {
   assert.is(adapters.get('lm_head').kind, 'saved');
 });
 
+test('an embedding of another name, its table in front of its factors', async () => {
+  const tensors = {
+    [`${P}wte.base_layer.weight`]: counted([11, 4]),
+    [`${P}wte.lora_embedding_A`]: counted([2, 11]),
+    [`${P}wte.lora_embedding_B`]: counted([4, 2]),
+  };
+  const adapters = await roundTrip(tensors, { ...CONFIG, target_modules: ['wte'] });
+  assert.equal([...adapters.get('wte').saved.keys()], ['weight']);
+});
+
+test('saved layers of a model whose layers are stored in both ways', async () => {
+  const modules = { ...SIZES, score: { inFeatures: 3, outFeatures: 2 } };
+  const config = { ...CONFIG, modules_to_save: ['score'], fan_in_fan_out: true };
+  for (const shape of [
+    [2, 3],
+    [3, 2],
+  ]) {
+    const tensors = { ...factors(Q), [`${P}score.weight`]: counted(shape) };
+    assert.is((await read(tensors, config, modules)).get('score').kind, 'saved');
+  }
+});
+
 test('modules that are saved whole', async () => {
   const adapters = await roundTrip(
     {
@@ -302,7 +326,6 @@ test('a configuration goes through as it is', async () => {
   await roundTrip(factors(Q), text);
 });
 
-const SIZES = { [Q]: { inFeatures: 3, outFeatures: 5 } };
 const A = `${P}${Q}.lora_A.weight`;
 const B = `${P}${Q}.lora_B.weight`;
 

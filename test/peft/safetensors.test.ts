@@ -526,6 +526,19 @@ test('tensors that cannot be written', async () => {
   );
 });
 
+test('a header that no reader takes is not written', async () => {
+  const file = fresh();
+  const metadata = { long: 'x'.repeat(1e8) };
+  const write = () => writeSafetensorsSync(file, {}, metadata);
+  const later = () => writeSafetensors(file, {}, metadata);
+  await refused(
+    [write, later],
+    RangeError,
+    'expected a header of at most 100000000 bytes, got 1000',
+  );
+  assert.not(fs.existsSync(file));
+});
+
 test('bytes of the other order', () => {
   const bytes = Uint8Array.from([1, 2, 3, 4, 5, 6, 7, 8]);
   reverseElements(bytes, 4);

@@ -6,7 +6,6 @@ import type { StoredTensor } from './dtypes';
 import { splitExperts } from './experts';
 import { quote } from './json';
 import {
-  type AdapterKey,
   adapterKey,
   isEmbeddingName,
   looksAdapted,
@@ -41,14 +40,16 @@ export class AdapterReader {
   ) {}
 
   read(tensors: ReadonlyMap<string, StoredTensor>): Map<string, PeftAdapter> {
-    for (const [key, tensor] of tensors) this.#sort(key, tensor);
-    const nested = new Set<string>();
+    const others = [...tensors].filter(([key, tensor]) => !this.#sortAdapted(key, tensor));
+    for (const [key, tensor] of others) this.#sortSaved(key, key.slice(PREFIX.length), tensor);
+    const nested = new Map<string, string[]>();
     for (const owner of this.#owners.keys()) {
       const { module } = unwrap(owner);
-      if (this.config.targetParameters.length > 0 && !this.#adapts(module)) nested.add(module);
-      else this.#adapters.set(owner, this.#adapter(owner));
+      if (this.config.targetParameters.length === 0 || this.#adapts(module))
+        this.#adapters.set(owner, this.#adapter(owner));
+      else nested.set(module, [...(nested.get(module) ?? []), owner]);
     }
-    for (const module of nested) this.#readParameters(module);
+    for (const [module, owners] of nested) this.#readParameters(module, owners);
     for (const [module, saved] of this.#saved) this.#addSaved(module, saved);
     this.#checkAll();
     return this.#adapters;
@@ -64,24 +65,22 @@ export class AdapterReader {
       : this.config.parametersOf(module).length === 0 && this.config.targets(module);
   }
 
-  /** Puts a tensor to its module. */
-  #sort(key: string, tensor: StoredTensor): void {
+  /** Puts a tensor to its module, if it is an adapter's. */
+  #sortAdapted(key: string, tensor: StoredTensor): boolean {
     if (key.length > MAX_KEY) this.fail(key, `expected at most ${MAX_KEY} characters`);
     if (!key.startsWith(PREFIX)) this.fail(key, `expected a name that begins with ${PREFIX}`);
     const text = key.slice(PREFIX.length);
-    const adapted = parseAdapterKey(text);
-    if (adapted) this.#sortAdapted(key, adapted, tensor);
-    else if (looksAdapted(text)) this.fail(key, 'is of no kind of adapter that is supported');
-    else this.#sortSaved(key, text, tensor);
-  }
-
-  #sortAdapted(key: string, { owner, part, adapter }: AdapterKey, tensor: StoredTensor): void {
+    const found = parseAdapterKey(text);
+    if (!found && looksAdapted(text)) this.fail(key, 'is of no kind of adapter that is supported');
+    if (!found) return false;
+    const { owner, part, adapter } = found;
     this.#adapterName ??= adapter;
     if (adapter !== undefined && adapter !== this.#adapterName)
       this.fail(key, `expected one adapter in a file, got ${adapter} beside ${this.#adapterName}`);
     const parts = this.#owners.get(owner) ?? new Map();
     if (parts.has(part)) this.fail(key, `expected one ${part} of ${quote(owner)}, got two`);
     this.#owners.set(owner, parts.set(part, tensor));
+    return true;
   }
 
   #sortSaved(key: string, text: string, tensor: StoredTensor): void {
@@ -121,12 +120,19 @@ export class AdapterReader {
       this.fail(key, `expected shape [out] = [${outFeatures}], got [${shape}]`);
     if (name !== 'weight') return;
     const resized = kind === 'embedding' || isEmbeddingName(module);
-    const [rows, columns] =
-      kind === 'embedding' || this.config.fanInFanOut
-        ? [inFeatures, outFeatures]
-        : [outFeatures, inFeatures];
-    if (shape.length !== 2 || shape[1] !== columns || (!resized && shape[0] !== rows))
-      this.fail(key, `expected shape [${resized ? 'tokens' : rows},${columns}], got [${shape}]`);
+    const fits = (rows: number, columns: number): boolean =>
+      shape.length === 2 && shape[1] === columns && (resized || shape[0] === rows);
+    const table = kind === 'embedding';
+    // With fan_in_fan_out some layers of a model are stored so, and some are not.
+    const good =
+      ((table || this.config.fanInFanOut) && fits(inFeatures, outFeatures)) ||
+      (!table && fits(outFeatures, inFeatures));
+    const wanted = table ? outFeatures : inFeatures;
+    if (!good)
+      this.fail(
+        key,
+        `expected shape [${resized ? 'tokens' : outFeatures},${wanted}], got [${shape}]`,
+      );
   }
 
   #part(owner: string, part: Part): FloatTensor | undefined {
@@ -251,10 +257,8 @@ export class AdapterReader {
   }
 
   /** Factors of a module's parameters: the innermost wrapper holds those of the one that the module defines first. */
-  #readParameters(module: string): void {
-    const owners = [...this.#owners.keys()]
-      .filter((owner) => unwrap(owner).module === module)
-      .sort((x, y) => y.length - x.length);
+  #readParameters(module: string, wrappers: string[]): void {
+    const owners = wrappers.sort((x, y) => y.length - x.length);
     const [first] = this.#owners.get(owners[0])!.keys();
     const key = adapterKey(owners[0], first);
     const { dora, loraBias } = this.config;

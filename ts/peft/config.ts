@@ -9,6 +9,20 @@ import { captures, type Pattern, parsePattern } from './pattern';
 const PLAIN = /^[A-Za-z0-9_.]+$/;
 const ALL_LINEAR = 'all-linear';
 
+/** A regular expression, or names. */
+type Names = string | ReadonlySet<string>;
+
+function namesOf(value: string | string[] | undefined): Names | undefined {
+  return Array.isArray(value) ? new Set(value) : value;
+}
+
+/** Whether one of the names is the end of the module's behind a full stop. */
+function endsIn(names: ReadonlySet<string>, module: string): boolean {
+  for (let dot = module.indexOf('.'); dot >= 0; dot = module.indexOf('.', dot + 1))
+    if (names.has(module.slice(dot + 1))) return true;
+  return false;
+}
+
 /** A configuration that has been checked. @internal */
 export class LoraConfig {
   readonly dora: boolean;
@@ -22,8 +36,8 @@ export class LoraConfig {
   readonly #rslora: boolean;
   readonly #ranks: [string, number][];
   readonly #alphas: [string, number][];
-  readonly #targets: string | string[] | undefined;
-  readonly #excluded: string | string[] | undefined;
+  readonly #targets: Names | undefined;
+  readonly #excluded: Names | undefined;
   readonly #layers: number[] | undefined;
   readonly #layersPatterns: Pattern[] | undefined;
   readonly #patterns = new Map<string, Pattern>();
@@ -50,8 +64,8 @@ export class LoraConfig {
     this.#rslora = read.boolean('use_rslora');
     this.#ranks = read.numbers('rank_pattern', 'rank');
     this.#alphas = read.numbers('alpha_pattern', 'number');
-    this.#targets = read.stringOrStrings('target_modules');
-    this.#excluded = read.stringOrStrings('exclude_modules');
+    this.#targets = namesOf(read.stringOrStrings('target_modules'));
+    this.#excluded = namesOf(read.stringOrStrings('exclude_modules'));
     this.#layers = read.integers('layers_to_transform');
     this.#layersPatterns = this.#readLayersPatterns(read.stringOrStrings('layers_pattern'));
     if (typeof this.#targets === 'string' && this.#layers)
@@ -124,8 +138,7 @@ export class LoraConfig {
     if (this.allLinear) return true;
     if (typeof targets === 'string')
       return this.#subject('target_modules', module).fits(this.#pattern('target_modules', targets));
-    if (targets.includes(module)) return true;
-    return targets.some((name) => module.endsWith(`.${name}`)) && this.#inLayers(module);
+    return targets.has(module) || (endsIn(targets, module) && this.#inLayers(module));
   }
 
   #excludes(module: string): boolean {
@@ -133,7 +146,7 @@ export class LoraConfig {
     if (typeof excluded === 'string') {
       const subject = this.#subject('exclude_modules', module);
       if (excluded && subject.fits(this.#pattern('exclude_modules', excluded))) return true;
-    } else if (excluded?.some((name) => module === name || module.endsWith(`.${name}`))) {
+    } else if (excluded && (excluded.has(module) || endsIn(excluded, module))) {
       return true;
     }
     const subject = this.#subject('modules_to_save', module);
