@@ -650,6 +650,13 @@ const BAD: [
     'expected factors alone for a parameter',
   ],
   [
+    'another tensor of an embedding',
+    { ...factors(Q), [`${P}embed_tokens.scale`]: counted([1]) },
+    {},
+    undefined,
+    'embed_tokens.scale": expected a tensor of an adapter',
+  ],
+  [
     'DoRA of a parameter',
     factors(M),
     { use_dora: true, target_modules: [], target_parameters: ['experts.w'] },

@@ -158,7 +158,8 @@ interface Planned {
   name: string;
   kind: StoredKind;
   shape: number[];
-  data: ArrayBufferView;
+  /** Its numbers as a file has them. */
+  content: Uint8Array;
   bytes: number;
 }
 
@@ -172,16 +173,16 @@ export function plannedTensor(operation: string, name: string, value: any): Plan
       operation,
       `${key}: expected a tensor {data, shape, dtype}, got ${show(value)}`,
     );
-  const { data, dtype } = value;
+  const { data, dtype, shape: given } = value;
   const kind = kindOf(data, dtype);
   if (!kind)
     throw typeError(
       operation,
       `${key}: expected a typed array and its dtype, got ${show(data)} with dtype ${show(dtype)}`,
     );
-  if (!Array.isArray(value.shape))
-    throw typeError(operation, `${key}: expected a shape, got ${show(value.shape)}`);
-  const shape: number[] = [...value.shape];
+  if (!Array.isArray(given))
+    throw typeError(operation, `${key}: expected a shape, got ${show(given)}`);
+  const shape: number[] = [...given];
   for (const d of shape)
     if (!Number.isSafeInteger(d) || d < 0)
       throw rangeError(
@@ -189,12 +190,13 @@ export function plannedTensor(operation: string, name: string, value: any): Plan
         `${key}: expected a shape of non-negative integers, got ${show(d)}`,
       );
   const bytes = shape.reduce((a, b) => a * b, kind.bytes);
-  if (bytes !== data.byteLength)
+  const content = inFileOrder(data, kind);
+  if (bytes !== content.length)
     throw rangeError(
       operation,
-      `${key}: expected ${bytes} bytes of ${kind.dtype} [${shape}], got ${data.byteLength}`,
+      `${key}: expected ${bytes} bytes of ${kind.dtype} [${shape}], got ${content.length}`,
     );
-  return { name, kind, shape: shape.map((d) => d + 0), data, bytes };
+  return { name, kind, shape: shape.map((d) => d + 0), content, bytes };
 }
 
 function metadataOf(operation: string, metadata: unknown): Record<string, string> | undefined {
@@ -235,7 +237,7 @@ export function safetensorsParts(
   // Wide elements first: each tensor is aligned to its elements. As the format's own writer has it.
   planned.sort((a, b) => b.kind.order - a.kind.order || (a.name < b.name ? -1 : 1));
   const header = buildHeader(planned, text, failIn(operation, file));
-  return [header, ...planned.map(({ data, kind }) => inFileOrder(data, kind))];
+  return [header, ...planned.map(({ content }) => content)];
 }
 
 /**
