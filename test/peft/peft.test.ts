@@ -191,6 +191,12 @@ test('saved layers of a model whose layers are stored in both ways', async () =>
   }
 });
 
+test('a saved tensor that is neither weight nor bias has any shape', async () => {
+  const tensors = { ...factors(Q), [`${P}score.steps`]: counted([7]) };
+  const modules = { ...SIZES, score: { inFeatures: 3, outFeatures: 2 } };
+  await roundTrip(tensors, { ...CONFIG, modules_to_save: ['score'] }, modules);
+});
+
 test('modules that are saved whole', async () => {
   const adapters = await roundTrip(
     {
@@ -655,6 +661,31 @@ const BAD: [
     {},
     undefined,
     'embed_tokens.scale": expected a tensor of an adapter',
+  ],
+  [
+    'a factor of each kind',
+    { [A]: counted([2, 3]), [`${P}${Q}.lora_embedding_B`]: counted([5, 2]) },
+    {},
+    undefined,
+    'a linear layer or of an embedding, got both',
+  ],
+  [
+    'a bias of lora_B of an embedding',
+    {
+      [`${P}${Q}.lora_embedding_A`]: counted([2, 3]),
+      [`${P}${Q}.lora_embedding_B`]: counted([5, 2]),
+      [`${P}${Q}.lora_B.bias`]: counted([5]),
+    },
+    { lora_bias: true },
+    undefined,
+    `"${P}${Q}.lora_B.bias": is of no embedding`,
+  ],
+  [
+    'a module of which no parameter is targeted',
+    factors(Q),
+    { target_modules: [], target_parameters: ['experts.w'] },
+    undefined,
+    `"${A}": expected a module that the configuration targets, got "${Q}"`,
   ],
   [
     'DoRA of a parameter',
