@@ -52,6 +52,8 @@ const LOOK_UPS: [module: string, pattern: string, found: boolean][] = [
   ['model.layers.12.mlp', 'layers\\.\\d\\.mlp', false],
   ['a.b.q_proj', 'q_proj$', true],
   ['a.b.q_proj', '', false],
+  ['a\nb.q_proj', 'q_proj', false],
+  ['a.q_proj\n', 'q_proj', true],
 ];
 
 for (const [module, pattern, found] of LOOK_UPS)

@@ -75,6 +75,34 @@ test('tensors beyond the first four gigabytes', async () => {
   fs.rmSync(file);
 });
 
+test('what shrinks while it is read', async () => {
+  const bytes = packed({ x: f32([2], [1, 2]) });
+  const file = fresh();
+  const shrinking = {
+    filter: () => {
+      fs.truncateSync(file, bytes.length - 4);
+      return true;
+    },
+  };
+  const read = <T>(form: (file: string, options: typeof shrinking) => T): T => {
+    fs.writeFileSync(file, bytes);
+    return form(file, shrinking);
+  };
+  await refused(
+    [() => read(readSafetensorsSync), () => read(readSafetensors)],
+    RangeError,
+    `${file}: ended at byte ${bytes.length - 4} while it was read`,
+  );
+  const memory = new (ArrayBuffer as any)(bytes.length, { maxByteLength: bytes.length });
+  const view = new Uint8Array(memory);
+  view.set(bytes);
+  const filter = () => {
+    memory.resize(bytes.length - 4);
+    return true;
+  };
+  assert.throws(() => readSafetensorsSync(view, { filter }), /the bytes: ended at byte/);
+});
+
 const asFloat = (tensor: StoredTensor<'f32' | 'bf16' | 'f16'>): FloatTensor => tensor;
 const asIndices = (tensor: StoredTensor<'i32'>): IndexTensor => tensor;
 
