@@ -854,8 +854,34 @@ test('adapters that cannot be written', async () => {
       'expected a [E,r,in] and b [E,out,r], got [2,3] and [5,2]',
     ],
   ];
+  const experts = (aShape: number[], bShape: number[]) => {
+    const zeros = (shape: number[]) => {
+      return { data: new Float32Array(shape.reduce((p, q) => p * q)), shape };
+    };
+    return one({ kind: 'experts', a: zeros(aShape), b: zeros(bShape) }, `${M}.w`);
+  };
+  const wanted = 'expected a [E,r,in] and b [E,out,r], got ';
+  bad.push(
+    [experts([3, 2, 4], [2, 5, 2]), RangeError, `${wanted}[3,2,4] and [2,5,2]`],
+    [experts([3, 2, 4], [3, 5, 3]), RangeError, `${wanted}[3,2,4] and [3,5,3]`],
+    [experts([3, 2, 4, 1], [3, 5, 2]), RangeError, `${wanted}[3,2,4,1] and [3,5,2]`],
+    [
+      new Map([
+        [Q, { ...good, saved: new Map([['bias', x]]) }],
+        [`${Q}.base_layer`, { kind: 'saved', saved: new Map([['bias', x]]) }],
+      ]),
+      RangeError,
+      `"${P}${Q}.base_layer.bias": expected one tensor, got two`,
+    ],
+  );
   for (const [adapters, kind, message] of bad)
     await refused(forms(adapters), kind, '[writePeft] ', message);
+  const inner = new Map([['a.b', { kind: 'saved', saved: new Map([['weight', x]]) }]]);
+  await refused(
+    forms(inner, { ...CONFIG, modules_to_save: ['a', 'b'] }),
+    RangeError,
+    'adapters: "a.b": a file with this config holds it as none',
+  );
   await refused(forms(one({}), null), TypeError, 'config: expected an object, got null');
   await refused(
     forms(one({}), { ...CONFIG, lora_dropout: Number.NaN }),
