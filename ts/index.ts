@@ -22,6 +22,27 @@ export * from './ops/rmsNorm';
 export * from './ops/rmsNormGated';
 export * from './ops/shortConv';
 export * from './ops/swiglu';
+export type { PeftConfig } from './peft/configKeys';
+export type { StoredArrays, StoredDType, StoredTensor } from './peft/dtypes';
+export {
+  readPeft,
+  readPeftConfig,
+  readPeftConfigSync,
+  readPeftSync,
+  writePeft,
+  writePeftSync,
+} from './peft/peft';
+export {
+  type NamedTensors,
+  type ReadSafetensorsOptions,
+  readSafetensors,
+  readSafetensorsSync,
+  type SafetensorsFile,
+  type WritableTensor,
+  writeSafetensors,
+  writeSafetensorsSync,
+} from './peft/safetensors';
+export type * from './peft/types';
 export { type EngineInfo, getNumThreads, info, setNumThreads, version } from './runtime';
 export { SavedForward } from './saved';
 export { createState, deserializeState, RecurrentState, type StateShape } from './state';
