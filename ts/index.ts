@@ -7,6 +7,8 @@
  *
  * @packageDocumentation
  */
+export * from './linalg/randomizedSvd';
+export type { SketchOptions } from './linalg/sketch';
 export * from './ops/adamW';
 export * from './ops/additivePresets';
 export * from './ops/crossEntropy';
