@@ -1,0 +1,93 @@
+import { checkMatrix, readNumber } from '../linalg/arguments';
+import { columnsOf, toTensor } from '../linalg/columns';
+import { type LinearMap, readSketch, SKETCH_OPTIONS, sketchSvd } from '../linalg/sketch';
+import { matmul } from '../ops/matmul';
+import type { ResultTensor, Tensor } from '../types';
+import {
+  type InitialAdapter,
+  type ResidualInitialisation,
+  readWeight,
+  residual,
+  type WeightInputs,
+} from './initAdapter';
+import type { InitSvdOptions } from './initWeight';
+
+/** Inputs of {@link initCorda}. */
+export interface InitCordaInputs extends WeightInputs {
+  /** `[in,in]`, `X^T X` of the layer's inputs X `[samples,in]`, symmetric; its size moves length from a to b only. */
+  covariance: Tensor;
+}
+
+/** Options of {@link initCorda}. */
+export interface InitCordaOptions extends InitSvdOptions {
+  /** Added to the covariance's diagonal, times its mean; default 0.01. */
+  damp?: number;
+}
+
+/**
+ * CorDA in its instruction-previewed mode: the part of the weight that speaks to the directions of given inputs goes into the
+ * adapter. With C the covariance and its damping, and `W C = U S V^T`,
+ *
+ *     b = U_r sqrt(S_r / scale),   a = sqrt(S_r / scale) V_r^T C^-1,   base = W - scale b a
+ *
+ * C is never inverted: since `S V^T C^-1 = U^T W`, a is `U_r^T W / sqrt(S_r scale)`. The paper's code and PEFT invert C in
+ * float32 and raise the damping until the inverse passes a test. The paper's `C = X X^T` has samples in columns. PEFT divides
+ * the inputs of each sample by their maximum first; do so, if at all, before the covariance is summed.
+ *
+ * @throws (rejects) TypeError for a wrong type or unknown key; RangeError for a wrong shape or value, or elements that are not finite
+ * @see Yang et al., CorDA: Context-Oriented Decomposition Adaptation of Large Language Models, 2024 (arXiv:2406.05223)
+ */
+export async function initCorda(
+  inputs: InitCordaInputs,
+  options: InitCordaOptions,
+): Promise<ResidualInitialisation> {
+  const operation = 'initCorda';
+  const { weight, out, rank, scale, ...read } = readWeight(operation, inputs, options, {
+    inputNames: ['covariance'],
+    optionNames: ['damp', ...SKETCH_OPTIONS],
+  });
+  const damp = readNumber(operation, 'damp', options.damp, 0.01, 'or zero');
+  const sketch = readSketch(operation, options);
+  const covariance = checkMatrix(operation, 'covariance', inputs.covariance, read.in, read.in);
+  const damped = { data: covariance.data.slice(), shape: covariance.shape };
+  let mean = 0;
+  for (let i = 0; i < read.in; i++) mean += damped.data[i * (read.in + 1)] / read.in;
+  for (let i = 0; i < read.in; i++) damped.data[i * (read.in + 1)] += damp * mean;
+
+  const map: LinearMap = {
+    rows: out,
+    columns: read.in,
+    apply: async (x) => {
+      const { y } = await matmul({ a: damped, b: x });
+      return (await matmul({ a: weight, b: y })).y;
+    },
+    applyTransposed: async (x) => {
+      const { y } = await matmul({ a: weight, b: x }, { transposeA: true });
+      return (await matmul({ a: damped, b: y }, { transposeA: true })).y;
+    },
+  };
+  const { u, s } = await sketchSvd(map, rank, sketch);
+  const adapter = await projected(weight, toTensor(u, rank), s, scale);
+  return { adapter, base: await residual(weight, adapter) };
+}
+
+/** `b a = u u^T W / scale`, s shared between the factors. */
+async function projected(
+  weight: Tensor,
+  u: ResultTensor,
+  s: readonly number[],
+  scale: number,
+): Promise<InitialAdapter> {
+  const [out, rank] = u.shape;
+  const { y: a } = await matmul({ a: u, b: weight }, { transposeA: true });
+  const columns = a.shape[1];
+  const b = columnsOf(u);
+  for (let k = 0; k < rank; k++) {
+    const root = Math.sqrt(s[k] / scale);
+    // Without a singular value u^T W is zero but for rounding.
+    const inverse = s[k] > 0 ? 1 / (root * scale) : 0;
+    for (let i = 0; i < out; i++) b.data[k * out + i] *= root;
+    for (let j = 0; j < columns; j++) a.data[k * columns + j] *= inverse;
+  }
+  return { a, b: toTensor(b, rank), scale };
+}
