@@ -81,6 +81,17 @@ for (const [out, columns] of SHAPES) {
     atMost(distance(bb, diagonal(lengths)), 1e-5, 'b^T b = S / scale');
   });
 
+  test(name('MiLoRA: the last singular values, and the weight in all'), async () => {
+    const result = await rankone.initMilora({ weight }, options);
+    expectShapes(result.adapter, weight, 4);
+    expectWhole(result, weight);
+    const most = Math.min(out, columns) - 4;
+    const minor = subtract(toMatrix(weight), truncated(exact, most));
+    const delta = deltaOf(result.adapter);
+    atMost(norm(subtract(delta, minor)) / exact.s[0], ROUNDING, 'product');
+    atMost(Math.abs(norm(delta) - tail(exact.s, most)), 1e-4 * exact.s[most - 1] + 1e-6, 'size');
+  });
+
   test(name('SVFit: orthonormal factors around the singular values'), async () => {
     const result = await rankone.initSvfit({ weight }, options);
     const { a, b, mid } = result.adapter;
@@ -237,6 +248,14 @@ for (const [out, columns] of SHAPES) {
     const damped = add(c, scaled(identity(columns), 0.01 * mean));
     const w = toMatrix(noisy);
     const { u, s, v } = svd(multiply(w, damped));
+    const least = await rankone.initCorda(
+      { weight: noisy, covariance },
+      { ...options, mode: 'knowledge', powerIterations: 20 },
+    );
+    expectWhole(least, noisy);
+    const taken = multiply(deltaOf(least.adapter), damped);
+    const last = subtract(multiply(w, damped), truncated({ u, s, v }, s.length - 4));
+    atMost(norm(subtract(taken, last)) / s[0], ROUNDING, 'the least of W C');
     const expected = multiply(truncated({ u, s, v }, 4), inverse(damped));
     atMost(distance(deltaOf(result.adapter), expected), 1e-4, 'U S V^T C^-1');
     const seen = norm(multiply(toMatrix(result.base), damped));

@@ -5,6 +5,7 @@ import { getNumThreads, randomizedSvd, setNumThreads } from '../../ts/index';
 import { columnsOf, orthonormalize } from '../../ts/linalg/columns';
 import * as dense from '../../ts/linalg/dense';
 import { partialLdu } from '../../ts/linalg/elimination';
+import { minorSvd } from '../../ts/linalg/minorSvd';
 import { sameBits } from '../ops/helpers.ts';
 import { Random } from '../support/random.ts';
 import type { Tensor32 } from '../support/tensor.ts';
@@ -238,6 +239,48 @@ test('randomised SVD: the same bits from a seed, on any number of threads', asyn
   } finally {
     setNumThreads(before);
   }
+});
+
+test('minor singular vectors, over panels, of steep and deficient matrices too', async () => {
+  const linear = (n: number) => Array.from({ length: n }, (_, k) => 1 - k / n);
+  const cases = [
+    { label: 'square', rows: 80, columns: 80, s: linear(80), rounds: 12 },
+    { label: 'wide', rows: 70, columns: 120, s: linear(70), rounds: 12 },
+    { label: 'tall', rows: 120, columns: 70, s: linear(70), rounds: 12 },
+    { label: 'steep', rows: 50, columns: 50, s: spectrum(50, 0.8), rounds: 4 },
+    { label: 'narrow', rows: 5, columns: 9, s: linear(5), rounds: 1 },
+  ];
+  for (const { label, rows, columns, s, rounds } of cases) {
+    const generator = new Random(rows);
+    const left = randomBasis(rows, s.length, generator);
+    const right = randomBasis(columns, s.length, generator);
+    const a = toTensor32(multiply(left, diagonal(s), transpose(right)));
+    const sketch = { oversample: 16, powerIterations: rounds, seed: 0 };
+    const factors = await minorSvd(a, 3, sketch);
+    const u = transpose(toMatrix({ data: factors.u.data, shape: [3, rows] }));
+    const v = transpose(toMatrix({ data: factors.v.data, shape: [3, columns] }));
+    for (const q of [u, v])
+      atMost(norm(subtract(multiply(transpose(q), q), identity(3))), 1e-12, label);
+    for (let k = 0; k < 3; k++)
+      atMost(Math.abs(factors.s[k] - s[s.length - 3 + k]), 3e-6, `${label}: value ${k}`);
+    // The vectors of the short side are found, those of the long side follow from them.
+    const wide = rows <= columns;
+    const [short, long] = wide ? [u, v] : [v, u];
+    const image = multiply(wide ? transpose(toMatrix(a)) : toMatrix(a), short);
+    atMost(norm(subtract(image, multiply(long, diagonal(factors.s)))), 1e-6, `${label}: image`);
+    const product = multiply(u, diagonal(factors.s), transpose(v));
+    const minor = s.map((x, k) => (k < s.length - 3 ? 0 : x));
+    const rest = multiply(left, diagonal(minor), transpose(right));
+    atMost(norm(subtract(product, rest)), 3e-6, `${label}: u s v^T`);
+  }
+  const deficient = withSpectrum(60, 60, spectrum(40), 2);
+  const sketch = { oversample: 16, powerIterations: 3, seed: 0 };
+  const { s, u } = await minorSvd(deficient, 20, sketch);
+  atMost(s[0], 3e-6, 'null space');
+  const basis = toMatrix({ data: u.data, shape: [20, 60] });
+  atMost(norm(multiply(basis, toMatrix(deficient))), 1e-5, 'null space');
+  const zero = await minorSvd({ data: new Float32Array(12), shape: [3, 4] }, 2, sketch);
+  assert.equal([...zero.s], [0, 0]);
 });
 
 test('errors', async () => {

@@ -97,7 +97,8 @@ export async function sketchSvd(
   return factors;
 }
 
-function fixSigns({ u, v }: LowRank): void {
+/** @internal */
+export function fixSigns({ u, v }: LowRank): void {
   for (let k = 0; k < v.count; k++) {
     const column = v.data.subarray(k * v.rows, (k + 1) * v.rows);
     let largest = 0;

@@ -1,6 +1,7 @@
-import { checkMatrix, readNumber } from '../linalg/arguments';
+import { checkMatrix, readChoice, readNumber } from '../linalg/arguments';
 import { columnsOf, toTensor } from '../linalg/columns';
-import { type LinearMap, readSketch, SKETCH_OPTIONS, sketchSvd } from '../linalg/sketch';
+import { minorSvd } from '../linalg/minorSvd';
+import { type LinearMap, mapOf, readSketch, SKETCH_OPTIONS, sketchSvd } from '../linalg/sketch';
 import { matmul } from '../ops/matmul';
 import type { ResultTensor, Tensor } from '../types';
 import {
@@ -20,18 +21,24 @@ export interface InitCordaInputs extends WeightInputs {
 
 /** Options of {@link initCorda}. */
 export interface InitCordaOptions extends InitSvdOptions {
+  /**
+   * Which part goes into the adapter: `'instruction'` (default), the one that the inputs speak to most, for inputs of the task
+   * to learn; `'knowledge'`, the one they speak to least, for inputs of what is not to be forgotten. The latter costs a QR
+   * factorization of the whole weight; `powerIterations` are then inverse ones.
+   */
+  mode?: 'instruction' | 'knowledge';
   /** Added to the covariance's diagonal, times its mean; default 0.01. */
   damp?: number;
 }
 
 /**
- * CorDA in its instruction-previewed mode: the part of the weight that speaks to the directions of given inputs goes into the
- * adapter. With C the covariance and its damping, and `W C = U S V^T`,
+ * CorDA: the part of the weight that speaks most, or least, to the directions of given inputs goes into the adapter. With C
+ * the covariance and its damping, and `W C = U S V^T`, of the first r singular values or of the last,
  *
  *     b = U_r sqrt(S_r / scale),   a = sqrt(S_r / scale) V_r^T C^-1,   base = W - scale b a
  *
  * C is never inverted: since `S V^T C^-1 = U^T W`, a is `U_r^T W / sqrt(S_r scale)`. The paper's code and PEFT invert C in
- * float32 and raise the damping until the inverse passes a test. The paper's `C = X X^T` has samples in columns. PEFT divides
+ * float32 and raise the damping until the inverse passes a test; their names of the modes are IPM and KPM. The paper's `C = X X^T` has samples in columns. PEFT divides
  * the inputs of each sample by their maximum first; do so, if at all, before the covariance is summed.
  *
  * @throws (rejects) TypeError for a wrong type or unknown key; RangeError for a wrong shape or value, or elements that are not finite
@@ -44,9 +51,11 @@ export async function initCorda(
   const operation = 'initCorda';
   const { weight, out, rank, scale, ...read } = readWeight(operation, inputs, options, {
     inputNames: ['covariance'],
-    optionNames: ['damp', ...SKETCH_OPTIONS],
+    optionNames: ['mode', 'damp', ...SKETCH_OPTIONS],
   });
   const damp = readNumber(operation, 'damp', options.damp, 0.01, 'or zero');
+  const modes = ['instruction', 'knowledge'] as const;
+  const minor = readChoice(operation, 'mode', options.mode, modes) === 'knowledge';
   const sketch = readSketch(operation, options);
   const covariance = checkMatrix(operation, 'covariance', inputs.covariance, read.in, read.in);
   const damped = { data: covariance.data.slice(), shape: covariance.shape };
@@ -54,21 +63,22 @@ export async function initCorda(
   for (let i = 0; i < read.in; i++) mean += damped.data[i * (read.in + 1)] / read.in;
   for (let i = 0; i < read.in; i++) damped.data[i * (read.in + 1)] += damp * mean;
 
-  const map: LinearMap = {
-    rows: out,
-    columns: read.in,
-    apply: async (x) => {
-      const { y } = await matmul({ a: damped, b: x });
-      return (await matmul({ a: weight, b: y })).y;
-    },
-    applyTransposed: async (x) => {
-      const { y } = await matmul({ a: weight, b: x }, { transposeA: true });
-      return (await matmul({ a: damped, b: y }, { transposeA: true })).y;
-    },
-  };
-  const { u, s } = await sketchSvd(map, rank, sketch);
+  const { u, s } = minor
+    ? await minorSvd((await matmul({ a: weight, b: damped })).y, rank, sketch)
+    : await sketchSvd(mapOfProduct(weight, damped), rank, sketch);
   const adapter = await projected(weight, toTensor(u, rank), s, scale);
   return { adapter, base: await residual(weight, adapter) };
+}
+
+/** `a b` without computing it. */
+function mapOfProduct(a: Tensor, b: Tensor): LinearMap {
+  const [first, second] = [mapOf(a), mapOf(b)];
+  return {
+    rows: first.rows,
+    columns: second.columns,
+    apply: async (x) => first.apply(await second.apply(x)),
+    applyTransposed: async (x) => second.applyTransposed(await first.applyTransposed(x)),
+  };
 }
 
 /** `b a = u u^T W / scale`, s shared between the factors. */

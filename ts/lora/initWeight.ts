@@ -2,6 +2,7 @@ import { readChoice, readFlag } from '../linalg/arguments';
 import { columnsOf, orthonormalize, toTensor, toTransposedTensor } from '../linalg/columns';
 import { pseudoInverse } from '../linalg/dense';
 import { partialLdu } from '../linalg/elimination';
+import { minorSvd } from '../linalg/minorSvd';
 import { mapOf, readSketch, SKETCH_OPTIONS, type SketchOptions, sketchSvd } from '../linalg/sketch';
 import { matmul } from '../ops/matmul';
 import type { ResultTensor } from '../types';
@@ -38,6 +39,30 @@ export async function initPissa(
   const read = readWeight(operation, inputs, options, { optionNames: SKETCH_OPTIONS });
   const { weight, rank, scale } = read;
   const factors = await sketchSvd(mapOf(weight), rank, readSketch(operation, options));
+  const adapter = balanced(factors, rank, scale);
+  return { adapter, base: await residual(weight, adapter) };
+}
+
+/**
+ * MiLoRA: PiSSA with the minor singular components, so that training starts where the weight does least:
+ *
+ *     a = sqrt(S_r / scale) V_r^T,   b = U_r sqrt(S_r / scale),   base = W - scale b a
+ *
+ * of the last r singular values. They cost a QR factorization of the whole weight and then inverse iterations, as many as
+ * `powerIterations` says: some ten times what the leading ones cost. Singular values below some 1e-6 of the largest are not
+ * told apart.
+ *
+ * @throws (rejects) TypeError for a wrong type or unknown key; RangeError for a wrong shape or value, or elements that are not finite
+ * @see Wang et al., MiLoRA: Harnessing Minor Singular Components for Parameter-Efficient LLM Finetuning, 2024 (arXiv:2406.09044)
+ */
+export async function initMilora(
+  inputs: WeightInputs,
+  options: InitSvdOptions,
+): Promise<ResidualInitialisation> {
+  const operation = 'initMilora';
+  const read = readWeight(operation, inputs, options, { optionNames: SKETCH_OPTIONS });
+  const { weight, rank, scale } = read;
+  const factors = await minorSvd(weight, rank, readSketch(operation, options));
   const adapter = balanced(factors, rank, scale);
   return { adapter, base: await residual(weight, adapter) };
 }
