@@ -276,6 +276,17 @@ test('CorDA: a covariance of few inputs and no damping', async () => {
   atMost(norm(seen) / norm(multiply(toMatrix(weight), transpose(x))), 1e-5, 'left in the base');
 });
 
+test('CorDA: what inputs speak to least of a weight that has none of it', async () => {
+  for (const [out, columns] of SHAPES) {
+    const weight = withSpectrum(out, columns, spectrum(10), 4);
+    const covariance = toTensor32(identity(columns));
+    const result = await rankone.initCorda({ weight, covariance }, { rank: 4, mode: 'knowledge' });
+    expectWhole(result, weight);
+    atMost(norm(deltaOf(result.adapter)), ROUNDING, `adapter, [${out},${columns}]`);
+    assert.ok(result.adapter.a.data.every((x) => Math.abs(x) < 1e-2));
+  }
+});
+
 test('LoRA and SLoRA: nothing is added before training', async () => {
   const sizes = { inFeatures: 100, outFeatures: 30 };
   const { adapter } = await rankone.initLora(sizes, { rank: 5, scale: 3, seed: 1 });

@@ -60,30 +60,63 @@ export function sliceColumns({ rows, data }: Columns, first: number, count: numb
   return { rows, count, data: data.subarray(first * rows, (first + count) * rows) };
 }
 
-/** Four sums, since one would wait for itself at every addition. */
-function dot(a: Float64Array, b: Float64Array): number {
-  const length = a.length;
-  let s0 = 0;
-  let s1 = 0;
-  let s2 = 0;
-  let s3 = 0;
-  let i = 0;
-  for (; i + 3 < length; i += 4) {
-    s0 += a[i] * b[i];
-    s1 += a[i + 1] * b[i + 1];
-    s2 += a[i + 2] * b[i + 2];
-    s3 += a[i + 3] * b[i + 3];
+/** `sums[c] = x . columns[c]` over the elements from `start` on. Four at a time, so that no addition waits for another. @internal */
+export function dots(
+  columns: readonly Float64Array[],
+  x: Float64Array,
+  start: number,
+  sums: Float64Array,
+): void {
+  let c = 0;
+  for (; c + 3 < columns.length; c += 4) {
+    const [a0, a1, a2, a3] = [columns[c], columns[c + 1], columns[c + 2], columns[c + 3]];
+    let s0 = 0;
+    let s1 = 0;
+    let s2 = 0;
+    let s3 = 0;
+    for (let i = start; i < x.length; i++) {
+      const value = x[i];
+      s0 += a0[i] * value;
+      s1 += a1[i] * value;
+      s2 += a2[i] * value;
+      s3 += a3[i] * value;
+    }
+    sums[c] = s0;
+    sums[c + 1] = s1;
+    sums[c + 2] = s2;
+    sums[c + 3] = s3;
   }
-  for (; i < length; i++) s0 += a[i] * b[i];
-  return s0 + s1 + (s2 + s3);
+  for (; c < columns.length; c++) {
+    const column = columns[c];
+    let sum = 0;
+    for (let i = start; i < x.length; i++) sum += column[i] * x[i];
+    sums[c] = sum;
+  }
 }
 
-function subtract(y: Float64Array, times: number, x: Float64Array): void {
-  for (let i = 0; i < y.length; i++) y[i] -= times * x[i];
+/** `x -= sum of times[c] columns[c]` */
+function subtract(x: Float64Array, times: Float64Array, columns: readonly Float64Array[]): void {
+  let c = 0;
+  for (; c + 3 < columns.length; c += 4) {
+    const [a0, a1, a2, a3] = [columns[c], columns[c + 1], columns[c + 2], columns[c + 3]];
+    const [t0, t1, t2, t3] = [times[c], times[c + 1], times[c + 2], times[c + 3]];
+    for (let i = 0; i < x.length; i++) x[i] -= t0 * a0[i] + t1 * a1[i] + (t2 * a2[i] + t3 * a3[i]);
+  }
+  for (; c < columns.length; c++) {
+    const column = columns[c];
+    const value = times[c];
+    for (let i = 0; i < x.length; i++) x[i] -= value * column[i];
+  }
+}
+
+function length(x: Float64Array): number {
+  const sum = new Float64Array(1);
+  dots([x], x, 0, sum);
+  return Math.sqrt(sum[0]);
 }
 
 /**
- * Thin QR: the columns become orthonormal, the triangle `[count, count]` (row-major, diagonal >= 0) is returned. Modified
+ * Thin QR: the columns become orthonormal, the triangle `[count, count]` (row-major, diagonal >= 0) is returned.
  * Gram-Schmidt, twice, which leaves a basis orthogonal to rounding whatever the condition (Giraud, Langou and Rozloznik,
  * 2005). A column that depends on those before it has zero on the diagonal and becomes a random direction, so that the
  * basis is whole also where the rank is not.
@@ -92,24 +125,25 @@ function subtract(y: Float64Array, times: number, x: Float64Array): void {
 export function orthonormalize({ rows, count, data }: Columns, seed: number): Float64Array {
   const triangle = new Float64Array(count * count);
   const basis: Float64Array[] = [];
-  const clear = (column: Float64Array, j: number | undefined): void => {
-    for (let pass = 0; pass < 2; pass++)
-      for (const [i, earlier] of basis.entries()) {
-        const along = dot(earlier, column);
-        if (j !== undefined) triangle[i * count + j] += along;
-        subtract(column, along, earlier);
-      }
+  const along = new Float64Array(count);
+  const clear = (column: Float64Array, j?: number): void => {
+    for (let pass = 0; pass < 2; pass++) {
+      dots(basis, column, 0, along);
+      subtract(column, along, basis);
+      if (j === undefined) continue;
+      for (let i = 0; i < j; i++) triangle[i * count + j] += along[i];
+    }
   };
   for (let j = 0; j < count; j++) {
     const column = data.subarray(j * rows, (j + 1) * rows);
-    const before = Math.sqrt(dot(column, column));
+    const before = length(column);
     clear(column, j);
-    let after = Math.sqrt(dot(column, column));
+    let after = length(column);
     if (after > DEPENDENT * before) triangle[j * count + j] = after;
     else {
       column.set(normals(rows, { seed, stream: FILLED + j }));
-      clear(column, undefined);
-      after = Math.sqrt(dot(column, column));
+      clear(column);
+      after = length(column);
     }
     for (let i = 0; i < rows; i++) column[i] /= after;
     basis.push(column);
@@ -129,11 +163,12 @@ export function combine(
   weights: (row: number, column: number) => number,
   count: number,
 ): Columns {
+  const columns = Array.from({ length: inner }, (_, i) => data.subarray(i * rows, (i + 1) * rows));
   const result = new Float64Array(rows * count);
+  const times = new Float64Array(inner);
   for (let j = 0; j < count; j++) {
-    const sum = result.subarray(j * rows, (j + 1) * rows);
-    for (let i = 0; i < inner; i++)
-      subtract(sum, -weights(i, j), data.subarray(i * rows, (i + 1) * rows));
+    for (let i = 0; i < inner; i++) times[i] = -weights(i, j);
+    subtract(result.subarray(j * rows, (j + 1) * rows), times, columns);
   }
   return { rows, count, data: result };
 }

@@ -1,16 +1,17 @@
-import { matmul } from '../ops/matmul';
 import type { Tensor } from '../types';
 import {
   type Columns,
   columnsOf,
   columnsOfTransposed,
   combine,
+  dots,
   orthonormalize,
   sliceColumns,
   toTransposedTensor,
 } from './columns';
 import { svd } from './dense';
 import { normals } from './philox';
+import { multiplied } from './product';
 import { fixSigns, type LowRank, type SketchOptions } from './sketch';
 
 /** Columns that are orthogonalised together. */
@@ -45,11 +46,8 @@ export async function minorSvd(
     orthonormalize(basis, seed);
   }
   // What the matrix makes of the basis, [long side, width], and its SVD.
-  const { y } = await matmul(
-    { a: matrix, b: toTransposedTensor(basis, width) },
-    { transposeA: wide, transposeB: true },
-  );
-  const image = columnsOf(y);
+  const short = toTransposedTensor(basis, width);
+  const image = columnsOf(await multiplied(matrix, short, { transposeA: wide, transposeB: true }));
   const { u, s, v } = svd({ size: width, data: orthonormalize(image, seed) });
   const last = (all: Columns, weights: Float64Array): Columns =>
     sliceColumns(
@@ -57,9 +55,12 @@ export async function minorSvd(
       width - rank,
       rank,
     );
-  const long = last(image, u.data);
-  const short = last(basis, v.data);
-  const factors = { u: wide ? short : long, s: s.slice(width - rank), v: wide ? long : short };
+  const [ofShort, ofLong] = [last(basis, v.data), last(image, u.data)];
+  const factors = {
+    u: wide ? ofShort : ofLong,
+    s: s.slice(width - rank),
+    v: wide ? ofLong : ofShort,
+  };
   fixSigns(factors);
   return factors;
 }
@@ -95,8 +96,8 @@ async function triangleOf({ data, shape: [size, length] }: Tensor): Promise<Tria
     const above = new Float64Array(start * count);
     for (let pass = 0; pass < 2; pass++) {
       if (start > 0) {
-        const along = (await matmul({ a: panel, b: before }, { transposeB: true })).y; // [count, start]
-        const part = (await matmul({ a: along, b: before })).y;
+        const along = await multiplied(panel, before, { transposeB: true }); // [count, start]
+        const part = await multiplied(along, before);
         panel = { data: panel.data.map((x, i) => x - part.data[i]), shape: panel.shape };
         for (let i = 0; i < start; i++)
           for (let j = 0; j < count; j++)
@@ -139,22 +140,20 @@ function liftDiagonal({ size, data }: Triangle): Triangle {
 
 /** `(R^T R)^-1` times each column, in place and in float64. */
 function invert({ size, data }: Triangle, { count, data: all }: Columns): void {
-  const column = (c: number): Float64Array => all.subarray(c * size, (c + 1) * size);
-  const columns = Array.from({ length: count }, (_, c) => column(c));
+  const columns = Array.from({ length: count }, (_, c) => all.subarray(c * size, (c + 1) * size));
+  const row = new Float64Array(size);
   for (let i = 0; i < size; i++) {
-    const row = data.subarray(i * size, (i + 1) * size);
+    for (let j = i; j < size; j++) row[j] = data[i * size + j];
     for (const x of columns) {
       const value = x[i] / row[i];
       x[i] = value;
       for (let j = i + 1; j < size; j++) x[j] -= row[j] * value;
     }
   }
+  const sums = new Float64Array(count);
   for (let i = size - 1; i >= 0; i--) {
-    const row = data.subarray(i * size, (i + 1) * size);
-    for (const x of columns) {
-      let sum = 0;
-      for (let j = i + 1; j < size; j++) sum += row[j] * x[j];
-      x[i] = (x[i] - sum) / row[i];
-    }
+    for (let j = i; j < size; j++) row[j] = data[i * size + j];
+    dots(columns, row, i + 1, sums);
+    for (const [c, x] of columns.entries()) x[i] = (x[i] - sums[c]) / row[i];
   }
 }

@@ -1,9 +1,9 @@
-import { matmul } from '../ops/matmul';
 import type { Tensor } from '../types';
 import { readInteger } from './arguments';
 import { type Columns, columnsOf, combine, orthonormalize, toTensor } from './columns';
 import { svd } from './dense';
 import { normals } from './philox';
+import { multiplied } from './product';
 
 /** How a randomised SVD is computed. */
 export interface SketchOptions {
@@ -38,8 +38,8 @@ export function mapOf(a: Tensor): LinearMap {
   return {
     rows,
     columns,
-    apply: async (x) => (await matmul({ a, b: x })).y,
-    applyTransposed: async (x) => (await matmul({ a, b: x }, { transposeA: true })).y,
+    apply: (x) => multiplied(a, x),
+    applyTransposed: (x) => multiplied(a, x, { transposeA: true }),
   };
 }
 

@@ -1,7 +1,7 @@
 import { checkKeys, checkMatrix, type Matrix, readInteger, readNumber } from '../linalg/arguments';
 import { toTensor, toTransposedTensor } from '../linalg/columns';
+import { multiplied } from '../linalg/product';
 import type { LowRank } from '../linalg/sketch';
-import { matmul } from '../ops/matmul';
 import type { ResultTensor, Tensor } from '../types';
 
 /**
@@ -95,13 +95,10 @@ export function balanced({ u, s, v }: LowRank, rank: number, scale: number): Ini
 export async function product({ a, b, mid, scale }: InitialAdapter): Promise<ResultTensor> {
   const rank = a.shape[0];
   const left = { data: Float32Array.from(b.data), shape: b.shape };
-  if (mid?.shape.length === 2) {
-    const { y } = await matmul({ a: b, b: mid });
-    left.data.set(y.data);
-  }
+  if (mid?.shape.length === 2) left.data.set((await multiplied(b, mid)).data);
   for (let i = 0; i < left.data.length; i++)
     left.data[i] *= mid?.shape.length === 1 ? scale * mid.data[i % rank] : scale;
-  return (await matmul({ a: left, b: a })).y;
+  return multiplied(left, a);
 }
 
 /** `weight - other`, into the memory of `other`. @internal */

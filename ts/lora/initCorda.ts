@@ -1,8 +1,16 @@
 import { checkMatrix, readChoice, readNumber } from '../linalg/arguments';
 import { columnsOf, toTensor } from '../linalg/columns';
 import { minorSvd } from '../linalg/minorSvd';
-import { type LinearMap, mapOf, readSketch, SKETCH_OPTIONS, sketchSvd } from '../linalg/sketch';
-import { matmul } from '../ops/matmul';
+import { multiplied } from '../linalg/product';
+import {
+  type LinearMap,
+  type LowRank,
+  mapOf,
+  readSketch,
+  SKETCH_OPTIONS,
+  type SketchOptions,
+  sketchSvd,
+} from '../linalg/sketch';
 import type { ResultTensor, Tensor } from '../types';
 import {
   type InitialAdapter,
@@ -63,11 +71,36 @@ export async function initCorda(
   for (let i = 0; i < read.in; i++) mean += damped.data[i * (read.in + 1)] / read.in;
   for (let i = 0; i < read.in; i++) damped.data[i * (read.in + 1)] += damp * mean;
 
-  const { u, s } = minor
-    ? await minorSvd((await matmul({ a: weight, b: damped })).y, rank, sketch)
-    : await sketchSvd(mapOfProduct(weight, damped), rank, sketch);
-  const adapter = await projected(weight, toTensor(u, rank), s, scale);
+  const { u, s, largest } = minor
+    ? await minorParts(await multiplied(weight, damped), rank, sketch)
+    : await leadingParts(mapOfProduct(weight, damped), rank, sketch);
+  // Values that are rounding have no direction: nothing of W is to follow theirs.
+  const kept = s.map((x) => (x > largest * 2 ** -22 ? x : 0));
+  const adapter = await projected(weight, toTensor(u, rank), kept, scale);
   return { adapter, base: await residual(weight, adapter) };
+}
+
+interface Parts extends LowRank {
+  /** singular value of the matrix, or a bound of it */
+  largest: number;
+}
+
+async function leadingParts(
+  map: LinearMap,
+  rank: number,
+  sketch: Required<SketchOptions>,
+): Promise<Parts> {
+  const factors = await sketchSvd(map, rank, sketch);
+  return { ...factors, largest: factors.s[0] };
+}
+
+async function minorParts(
+  matrix: Tensor,
+  rank: number,
+  sketch: Required<SketchOptions>,
+): Promise<Parts> {
+  const squares = matrix.data.reduce((sum, x) => sum + x * x, 0);
+  return { ...(await minorSvd(matrix, rank, sketch)), largest: Math.sqrt(squares) };
 }
 
 /** `a b` without computing it. */
@@ -89,12 +122,11 @@ async function projected(
   scale: number,
 ): Promise<InitialAdapter> {
   const [out, rank] = u.shape;
-  const { y: a } = await matmul({ a: u, b: weight }, { transposeA: true });
+  const a = await multiplied(u, weight, { transposeA: true });
   const columns = a.shape[1];
   const b = columnsOf(u);
   for (let k = 0; k < rank; k++) {
     const root = Math.sqrt(s[k] / scale);
-    // Without a singular value u^T W is zero but for rounding.
     const inverse = s[k] > 0 ? 1 / (root * scale) : 0;
     for (let i = 0; i < out; i++) b.data[k * out + i] *= root;
     for (let j = 0; j < columns; j++) a.data[k * columns + j] *= inverse;

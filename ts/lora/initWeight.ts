@@ -3,8 +3,8 @@ import { columnsOf, orthonormalize, toTensor, toTransposedTensor } from '../lina
 import { pseudoInverse } from '../linalg/dense';
 import { partialLdu } from '../linalg/elimination';
 import { minorSvd } from '../linalg/minorSvd';
+import { multiplied } from '../linalg/product';
 import { mapOf, readSketch, SKETCH_OPTIONS, type SketchOptions, sketchSvd } from '../linalg/sketch';
-import { matmul } from '../ops/matmul';
 import type { ResultTensor } from '../types';
 import {
   balanced,
@@ -110,7 +110,7 @@ export async function initOlora(
   const basis = columnsOf(leading);
   orthonormalize(basis, 0);
   const b = toTensor(basis, rank);
-  const { y: a } = await matmul({ a: b, b: weight }, { transposeA: true });
+  const a = await multiplied(b, weight, { transposeA: true });
   for (let i = 0; i < rank; i++) a.data.fill(0, i * columns, i * columns + i); // of a triangle
   const adapter = { a, b, scale };
   return { adapter, base: await residual(weight, adapter) };
