@@ -221,7 +221,7 @@ for (const [out, columns] of SHAPES) {
       ['sign', toMatrix(gradient).map((row) => row.map((x) => -0.01 * Math.sign(x)))],
       ['gradient', scaled(toMatrix(gradient), -0.01)],
     ] as const) {
-      const all = { ...options, learningRate: 0.01, step, powerIterations: 60 };
+      const all = { ...options, learningRate: 0.01, step, oversample: 40 };
       const { adapter, ...rest } = await rankone.initLoraSb({ gradient }, all);
       assert.equal(rest, {});
       expectShapes(adapter, gradient, 4);
@@ -239,7 +239,7 @@ for (const [out, columns] of SHAPES) {
     const noisy = random(out, columns, 9);
     const result = await rankone.initCorda(
       { weight: noisy, covariance },
-      { ...options, powerIterations: 20 },
+      { ...options, oversample: 40 },
     );
     expectShapes(result.adapter, noisy, 4);
     expectWhole(result, noisy);
