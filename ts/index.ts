@@ -7,6 +7,17 @@
  *
  * @packageDocumentation
  */
+export * from './linalg/randomizedSvd';
+export type { SketchOptions } from './linalg/sketch';
+export type * from './lora/initAdapter';
+export * from './lora/initCorda';
+export * from './lora/initEva';
+export * from './lora/initGradient';
+export * from './lora/initNf4';
+export * from './lora/initQuantised';
+export * from './lora/initRandom';
+export * from './lora/initWeight';
+export * from './lora/optim';
 export * from './ops/adamW';
 export * from './ops/additivePresets';
 export * from './ops/crossEntropy';

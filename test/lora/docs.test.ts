@@ -1,0 +1,35 @@
+/** The snippets of docs/initialisers.md run and print what the comments behind their console.log say. */
+import { spawnSync } from 'node:child_process';
+import fs from 'node:fs';
+import path from 'node:path';
+import { test } from 'uvu';
+import * as assert from 'uvu/assert';
+
+const root = path.join(__dirname, '../..');
+const text = fs.readFileSync(path.join(root, 'docs/initialisers.md'), 'utf8');
+const snippets = [...text.matchAll(/^```js\n(.*?)^```$/gms)].map(([, code]) => code);
+assert.is(snippets.length, 4);
+
+for (const [number, code] of snippets.entries())
+  test(`snippet ${number + 1}`, () => {
+    // Inside of the package, which may name itself, and nowhere that is packed.
+    const home = fs.mkdtempSync(path.join(root, 'build/initialisers-'));
+    try {
+      const file = path.join(home, 'snippet.mjs');
+      fs.writeFileSync(file, code);
+      const { status, stdout, stderr } = spawnSync(process.execPath, [file], { encoding: 'utf8' });
+      assert.is(status, 0, stderr);
+      const announced = [...code.matchAll(/console\.log\(.*\); \/\/ (.+)$/gm)].map(([, x]) => x);
+      assert.equal(stdout.split('\n').filter(Boolean), announced);
+    } finally {
+      fs.rmSync(home, { recursive: true });
+    }
+  });
+
+test('every function is named', () => {
+  const index = Object.keys(require('../../ts/index'));
+  for (const name of index.filter((x) => /^(init|eva|updateEva|nf4|quantise|lora|allora)/.test(x)))
+    assert.ok(text.includes(`\`${name}\``), name);
+});
+
+test.run();
