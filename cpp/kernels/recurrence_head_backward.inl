@@ -71,6 +71,7 @@ class HeadBackward {
     }
     for (int64_t j = 0; j < blocks_ && a_.dInitialState; ++j)
       storeBlock(block(D_, j), a_.K, a_.V, j, a_.dInitialState + a_.stateOffset(sequence_, hv_));
+    finishStreaming();
   }
 
  private:
