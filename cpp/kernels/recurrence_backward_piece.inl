@@ -23,8 +23,8 @@ struct KeyGradients {
   bool add;
 };
 
-// Past the caches: a gradient is written once, whole lines at a time, and not read again before the others are there. To
-// addresses of whole vectors only; finishStreaming() before anybody reads.
+// Past the caches: a gradient is written once, whole lines at a time, and not read again before the others are there.
+// To addresses of whole vectors only; finishStreaming() before anybody reads.
 RANKONE_INLINE void streamStore(float* p, Vec x) {
 #if RANKONE_LEVEL == 2
   _mm512_stream_ps(p, x);
@@ -48,7 +48,8 @@ class BackwardPiece {
   static constexpr bool kGated = !std::is_same_v<Gate, NoGate>, kChannel = Gate::kPerChannel;
   // Column blocks that a reverse pass takes at once: as many as leave the writes' and the reads' vectors in registers.
   static constexpr int kWide = kLanes == 16 && Update::kDelta ? 2 : 1;
-  // Gates that leave most of the state, pieces in a row whose dg goes token by token, and how long its rows are for that.
+  // Gates that leave most of the state, pieces in a row whose dg goes token by token, and how long its rows are for
+  // that.
   static constexpr float kMildGate = -2.0f;
   static constexpr int kGateSteps = 7, kFewestGateSums = 32;
   static constexpr int64_t kStreamedFloats = 1 << 19;
@@ -109,9 +110,7 @@ class BackwardPiece {
 
  private:
   // Gradients that no cache would hold until they are read.
-  static bool large(const RecurrenceBackward& a) {
-    return a.B * a.T * a.n * a.HV * (a.K + a.V) > kStreamedFloats;
-  }
+  static bool large(const RecurrenceBackward& a) { return a.B * a.T * a.n * a.HV * (a.K + a.V) > kStreamedFloats; }
 
   template <class F>
   void eachBuffer(F&& f) {
@@ -327,8 +326,9 @@ class BackwardPiece {
     }
   }
 
-  // What the next piece reads lies too far apart, or runs backwards, for the hardware's prefetcher. State and residuals,
-  // which are contiguous, come bit by bit with the rows of all passes: a burst would hold up the passes' own loads.
+  // What the next piece reads lies too far apart, or runs backwards, for the hardware's prefetcher. State and
+  // residuals, which are contiguous, come bit by bit with the rows of all passes: a burst would hold up the passes' own
+  // loads.
   void startFetching() {
     const int64_t state = blocks_ * a_.K * kBlock, residuals = Update::kDelta ? c_ * Vp_ : 0;
     fetch_[0] = {before_, before_ ? before_ + state : nullptr};
@@ -351,7 +351,7 @@ class BackwardPiece {
 
   void fetchRows(int x) const {
     const auto fetch = [&](const FloatView& rows, int64_t row, int64_t heads, int64_t head, int64_t width)
-                           __attribute__((always_inline)) {
+        __attribute__((always_inline)) {
       const char *p = rows.at((row * heads + head) * width), *last = rows.at((row * heads + head + 1) * width);
       for (; p < last; p += 64) __builtin_prefetch(p, 0, 2);
     };
@@ -375,15 +375,15 @@ class BackwardPiece {
     const int pending = s + 2;
     const bool last0 = lastOfToken(pending), last1 = lastOfToken(pending + 1);
     ReverseRows rows{queryOf(pending),
-                           queryOf(pending + 1),
-                           rowOf(kRead_, pending),
-                           rowOf(kRead_, pending + 1),
-                           s < 0 ? zeroRow_ : writeKeys() + s * Kp_,
-                           s < 0 ? zeroRow_ : rowOf(writeKeys(), s + 1),
-                           unfold_,
-                           gate_,
-                           nullptr,
-                           0};
+                     queryOf(pending + 1),
+                     rowOf(kRead_, pending),
+                     rowOf(kRead_, pending + 1),
+                     s < 0 ? zeroRow_ : writeKeys() + s * Kp_,
+                     s < 0 ? zeroRow_ : rowOf(writeKeys(), s + 1),
+                     unfold_,
+                     gate_,
+                     nullptr,
+                     0};
     fetchLines(rows);
     const auto pass = s < 0 ? Passes::kLast : pending >= c_ ? Passes::kFirst : Passes::middle(last0, last1);
     inStretches(a_.K, [&](int64_t i0, int64_t i1) { pass(D, a_.K * kBlock, i0, i1, rows, w, d); });
@@ -532,8 +532,8 @@ class BackwardPiece {
     }
   }
 
-  // Whether dg can go on from that of the token after the piece. What is not finite must not come from later tokens, and
-  // rounding errors start anew now and then.
+  // Whether dg can go on from that of the token after the piece. What is not finite must not come from later tokens,
+  // and rounding errors start anew now and then.
   bool gateStepsSuffice() {
     if (stepwise_ == 0 || leastGate_ < kMildGate || !finiteUpdates_ || a_.K < kFewestGateSums) return false;
     Vec check = zero();
@@ -614,24 +614,26 @@ class BackwardPiece {
     for (int t = 0; t < ct_; ++t) {
       float* row = dg_ + t * Kp_;
       Vec step = zero();
-      writeRow(to_.dq + (t0_ + t) * to_.stride, [&](int64_t i) __attribute__((always_inline)) {
-        const Vec x = load(X_ + t * Kp_ + i), q = load(q_ + t * Kp_ + i);
-        if (kGateSteps && kChannel) store(row + i, x * q);
-        if (kGateSteps && !kChannel) step = fma(x, q, step);
-        return kChannel ? x * load(grow_ + t * Kp_ + i) : x;
-      });
+      writeRow(
+          to_.dq + (t0_ + t) * to_.stride, [&](int64_t i) __attribute__((always_inline)) {
+            const Vec x = load(X_ + t * Kp_ + i), q = load(q_ + t * Kp_ + i);
+            if (kGateSteps && kChannel) store(row + i, x * q);
+            if (kGateSteps && !kChannel) step = fma(x, q, step);
+            return kChannel ? x * load(grow_ + t * Kp_ + i) : x;
+          });
       for (int s = t * n_; s < (t + 1) * n_; ++s)
-        writeRow(to_.dk + (firstStep() + s) * to_.stride, [&](int64_t i) __attribute__((always_inline)) {
-          const Vec y = load(Y_ + s * Kp_ + i), x = Update::kDelta ? load(Xk_ + s * Kp_ + i) : zero();
-          if (kGateSteps && kChannel) {
-            const Vec without = fnma(load(kWrite_ + s * Kp_ + i), y, load(row + i));
-            store(row + i, Update::kDelta ? fma(load(kRead_ + s * Kp_ + i), x, without) : without);
-          }
-          if (kGateSteps && !kChannel) step = fma(load(kRead_ + s * Kp_ + i), x - y, step);
-          if (!kChannel) return Update::kDelta ? x + y : y;
-          const Vec written = y * load(shrink_ + t * Kp_ + i);
-          return Update::kDelta ? fma(load(grow_ + t * Kp_ + i), x, written) : written;
-        });
+        writeRow(
+            to_.dk + (firstStep() + s) * to_.stride, [&](int64_t i) __attribute__((always_inline)) {
+              const Vec y = load(Y_ + s * Kp_ + i), x = Update::kDelta ? load(Xk_ + s * Kp_ + i) : zero();
+              if (kGateSteps && kChannel) {
+                const Vec without = fnma(load(kWrite_ + s * Kp_ + i), y, load(row + i));
+                store(row + i, Update::kDelta ? fma(load(kRead_ + s * Kp_ + i), x, without) : without);
+              }
+              if (kGateSteps && !kChannel) step = fma(load(kRead_ + s * Kp_ + i), x - y, step);
+              if (!kChannel) return Update::kDelta ? x + y : y;
+              const Vec written = y * load(shrink_ + t * Kp_ + i);
+              return Update::kDelta ? fma(load(grow_ + t * Kp_ + i), x, written) : written;
+            });
       if (kGateSteps && !kChannel) dg_[t] = sum(step);
     }
   }
@@ -675,9 +677,9 @@ class BackwardPiece {
     const float *at, *end;
   } fetch_[2];
   int64_t fetchStep_ = 0;
-  const float* before_ = nullptr;          // the state that the chunk before starts from
-  const float* residuals_ = nullptr;       // of the piece's first step on
-  int64_t t0_ = 0, half_ = 0, cPad_ = 0;   // tokens and steps in whole vectors
+  const float* before_ = nullptr;         // the state that the chunk before starts from
+  const float* residuals_ = nullptr;      // of the piece's first step on
+  int64_t t0_ = 0, half_ = 0, cPad_ = 0;  // tokens and steps in whole vectors
   float leastGate_ = 0;
   bool finiteUpdates_ = false;
   int stepwise_ = 0;    // how many more pieces dg may go on from dgNext_
