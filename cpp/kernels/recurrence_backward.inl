@@ -35,7 +35,7 @@ static void addGroups(const RecurrenceBackward& a, const float* from, float* to,
 
 void recurrenceBackward(const RecurrenceBackward& a) {
   if (a.N == 0 || a.B * a.T == 0) return emptyBackward(a);
-  const int64_t heads = a.N * a.HV, group = a.HV / a.H, tokens = a.B * a.T, threads = numThreads();
+  const int64_t heads = a.N * a.HV, group = a.HV / a.H, tokens = a.B * a.T;
   const bool headGate = a.gate == GateKind::Head && a.dg;
   AlignedBuffer headGates(headGate ? heads * sizeof(double) : 0);
   double* dgHead = headGate ? static_cast<double*>(headGates.data()) : nullptr;
@@ -47,25 +47,23 @@ void recurrenceBackward(const RecurrenceBackward& a) {
       HeadBackward<decltype(gate), decltype(update)>(a, sequence, hv, to, dg).run();
     });
   };
-  const auto rowsOf = [&](float* dq, float* dk, int64_t sequence, int64_t width, int64_t head, bool add) {
-    const int64_t stride = width * a.K, first = a.start(sequence) * stride + head * a.K;
-    return KeyGradients{dq + first, dk + a.start(sequence) * stride * (a.n - 1) + first, stride, add};
+  const auto rowsOf = [&](float* dq, float* dk, int64_t sequence, int64_t hv) {
+    const int64_t stride = a.HV * a.K, first = a.start(sequence) * stride + hv * a.K;
+    return KeyGradients{dq + first, dk + a.start(sequence) * stride * (a.n - 1) + first, stride};
   };
-  const int64_t groups = a.N * a.H;
-  if (group == 1 || groups % threads == 0 || groups >= 4 * threads) {
-    // One after the other, each adds to what the ones before it left.
-    parallelFor(groups, a.cancel, [&](int64_t task) {
-      const int64_t sequence = task / a.H, h = task % a.H;
-      for (int64_t x = 0; x < group; ++x) runHead(sequence, h * group + x, rowsOf(a.dq, a.dk, sequence, a.H, h, x > 0));
+  if (group == 1) {
+    parallelFor(heads, a.cancel, [&](int64_t head) {
+      const int64_t sequence = head / a.HV, hv = head % a.HV;
+      runHead(sequence, hv, rowsOf(a.dq, a.dk, sequence, hv));
     });
   } else {
-    // More tasks: value heads write their own dq and dk, which are then added up, in the same order.
+    // Value heads of a group write their own dq and dk, which are then added in the order of the heads.
     const size_t queries = static_cast<size_t>(tokens * a.HV * a.K);
     AlignedBuffer perHead(queries * (1 + a.n) * sizeof(float));
     float *dq = perHead.f32(), *dk = dq + queries;
     parallelFor(heads, a.cancel, [&](int64_t head) {
       const int64_t sequence = head / a.HV, hv = head % a.HV;
-      runHead(sequence, hv, rowsOf(dq, dk, sequence, a.HV, hv, false));
+      runHead(sequence, hv, rowsOf(dq, dk, sequence, hv));
     });
     addGroups(a, dq, a.dq, tokens * a.H);
     addGroups(a, dk, a.dk, tokens * a.n * a.H);

@@ -16,11 +16,10 @@
 namespace rankone {
 namespace RANKONE_ISA_NS {
 
-// Where a value head's gradients of queries and keys go: rows `stride` floats apart, added to what is there or not.
+// Where a value head's gradients of queries and keys go: rows `stride` floats apart.
 struct KeyGradients {
   float *dq, *dk;
   int64_t stride;
-  bool add;
 };
 
 // Past the caches: a gradient is written once, whole lines at a time, and not read again before the others are there.
@@ -68,7 +67,7 @@ class BackwardPiece {
         Xp_(Tp_ + (Update::kDelta ? Cp_ : 0)),
         blocks_(Vp_ / kBlock),
         n_(static_cast<int>(a.n)),
-        streamsKeys_(a.H == a.HV && large(a) && streamable(to.dq, to.stride, a.K) && streamable(to.dk, to.stride, a.K)),
+        streamsKeys_(large(a) && streamable(to.dq, to.stride, a.K) && streamable(to.dk, to.stride, a.K)),
         streamsValues_(large(a) && streamable(a.dv, a.V, a.V)),
         to_(to),
         dgHead_(dgHead),
@@ -642,10 +641,7 @@ class BackwardPiece {
   RANKONE_INLINE void writeRow(float* to, F&& value) const {
     const int64_t whole = a_.K / kLanes * kLanes;
     const int left = static_cast<int>(a_.K - whole);
-    if (to_.add) {
-      for (int64_t i = 0; i < whole; i += kLanes) store(to + i, load(to + i) + value(i));
-      if (left) storePart(to + whole, loadPart(to + whole, left) + value(whole), left);
-    } else if (streamsKeys_) {
+    if (streamsKeys_) {
       for (int64_t i = 0; i < whole; i += kLanes) streamStore(to + i, value(i));
     } else {
       for (int64_t i = 0; i < whole; i += kLanes) store(to + i, value(i));
