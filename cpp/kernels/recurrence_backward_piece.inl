@@ -16,21 +16,42 @@
 namespace rankone {
 namespace RANKONE_ISA_NS {
 
-// Where a value head's gradients of queries and keys go: rows `stride` floats apart, added to what is there or not.
+// Where a value head's gradients of queries and keys go: rows `stride` floats apart.
 struct KeyGradients {
   float *dq, *dk;
   int64_t stride;
-  bool add;
 };
+
+// Past the caches: a gradient is written once, whole lines at a time, and not read again before the others are there.
+// To addresses of whole vectors only; finishStreaming() before anybody reads.
+RANKONE_INLINE void streamStore(float* p, Vec x) {
+#if RANKONE_LEVEL == 2
+  _mm512_stream_ps(p, x);
+#elif RANKONE_LEVEL == 1
+  _mm256_stream_ps(p, x);
+#else
+  store(p, x);
+#endif
+}
+RANKONE_INLINE void finishStreaming() {
+#if RANKONE_LEVEL >= 1
+  _mm_sfence();
+#endif
+}
+inline bool streamable(const float* p, int64_t stride, int64_t width) {
+  return reinterpret_cast<uintptr_t>(p) % sizeof(Vec) == 0 && stride % kLanes == 0 && width % kLanes == 0;
+}
 
 template <class Gate, class Update>
 class BackwardPiece {
   static constexpr bool kGated = !std::is_same_v<Gate, NoGate>, kChannel = Gate::kPerChannel;
   // Column blocks that a reverse pass takes at once: as many as leave the writes' and the reads' vectors in registers.
   static constexpr int kWide = kLanes == 16 && Update::kDelta ? 2 : 1;
-  // Gates that leave most of the state, pieces in a row whose dg goes token by token, and how long its rows are for that.
+  // Gates that leave most of the state, pieces in a row whose dg goes token by token, and how long its rows are for
+  // that.
   static constexpr float kMildGate = -2.0f;
   static constexpr int kGateSteps = 7, kFewestGateSums = 32;
+  static constexpr int64_t kStreamedFloats = 1 << 19;
 
  public:
   BackwardPiece(const RecurrenceBackward& a, const HeadRows& rows, const SavedGeometry& geometry, int64_t sequence,
@@ -46,6 +67,8 @@ class BackwardPiece {
         Xp_(Tp_ + (Update::kDelta ? Cp_ : 0)),
         blocks_(Vp_ / kBlock),
         n_(static_cast<int>(a.n)),
+        streamsKeys_(large(a) && streamable(to.dq, to.stride, a.K) && streamable(to.dk, to.stride, a.K)),
+        streamsValues_(large(a) && streamable(a.dv, a.V, a.V)),
         to_(to),
         dgHead_(dgHead),
         scratch_(scratchFloats()) {
@@ -85,6 +108,9 @@ class BackwardPiece {
   }
 
  private:
+  // Gradients that no cache would hold until they are read.
+  static bool large(const RecurrenceBackward& a) { return a.B * a.T * a.n * a.HV * (a.K + a.V) > kStreamedFloats; }
+
   template <class F>
   void eachBuffer(F&& f) {
     const int64_t T = Tp_, C = Cp_;
@@ -272,6 +298,7 @@ class BackwardPiece {
   // dp, dv and dbeta of all steps, D back to the state before the piece.
   void reverseScan(float* D) {
     if (Update::kDelta) std::memset(dbeta_, 0, c_ * kLanes * sizeof(float));
+    startFetching();
     int64_t j = 0;
     if constexpr (kWide == 2) {
       for (; j + 2 <= blocks_; j += 2) scanBlocks<2, 1>(D, j);
@@ -288,7 +315,7 @@ class BackwardPiece {
   template <int kBlocks, int kGroups>
   void scanBlocks(float* D, int64_t j) {
     for (int x = (c_ + 1) / 2 - 1; x >= -1; --x) {
-      if (j == 0 && before_ && x >= 0) prefetchChunkBefore(x);
+      if (j == 0 && before_ && x >= 0) fetchRows(x);
       for (int g = 0; g < kGroups; ++g) {
         Vec d[2 * kBlocks * kVecs] = {};
         Vec* w = reinterpret_cast<Vec*>(writes_ + g * 4 * kBlocks * kBlock);
@@ -298,26 +325,46 @@ class BackwardPiece {
     }
   }
 
-  // A pair's share of what the next piece reads: it lies too far apart, or backwards, for the hardware's prefetcher.
-  void prefetchChunkBefore(int x) const {
-    const auto fetch = [](const float* from, int64_t floats) __attribute__((always_inline)) {
-      for (int64_t i = 0; i < floats; i += 16) __builtin_prefetch(from + i, 0, 2);
-    };
-    const int64_t share = roundUp(a_.K * Vp_ / ((c_ + 1) / 2) + 1, 16), first = x * share;
-    if (first < a_.K * Vp_) fetch(before_ + first, a_.K * Vp_ - first < share ? a_.K * Vp_ - first : share);
-    for (int64_t s = firstStep() - c_ + 2 * x; s < firstStep() - c_ + 2 * x + 2; ++s) {
-      const int64_t t = s / n_;
-      if (s < 0) continue;
-      rows_.prefetchStep(s, t);
-      if (Update::kDelta) fetch(residuals_ + (s - firstStep()) * Vp_, Vp_);
-      if (n_ == 1 || s % n_ == 0) prefetchOutputGradient(t);
+  // What the next piece reads lies too far apart, or runs backwards, for the hardware's prefetcher. State and
+  // residuals, which are contiguous, come bit by bit with the rows of all passes: a burst would hold up the passes' own
+  // loads.
+  void startFetching() {
+    const int64_t state = blocks_ * a_.K * kBlock, residuals = Update::kDelta ? c_ * Vp_ : 0;
+    fetch_[0] = {before_, before_ ? before_ + state : nullptr};
+    fetch_[1] = {before_ ? residuals_ - residuals : nullptr, before_ ? residuals_ : nullptr};
+    const int64_t rows = ((blocks_ + kWide - 1) / kWide) * ((c_ + 1) / 2 + 1) * a_.K;
+    fetchStep_ = (state + residuals + rows - 1) / rows;
+  }
+
+  void fetchLines(ReverseRows& rows) {
+    rows.fetch = zeroRow_;
+    rows.fetchStep = 0;
+    for (auto& range : fetch_) {
+      if (range.at >= range.end) continue;
+      rows.fetch = range.at;
+      rows.fetchStep = fetchStep_;
+      range.at += a_.K * fetchStep_;
+      return;
     }
   }
 
-  void prefetchOutputGradient(int64_t t) const {
-    const int64_t first = ((start_ + t) * a_.HV + hv_) * a_.V;
-    const char *p = a_.dO.at(first), *last = a_.dO.at(first + a_.V);
-    for (; p < last; p += 64) __builtin_prefetch(p, 0, 2);
+  void fetchRows(int x) const {
+    const auto fetch = [&](const FloatView& rows, int64_t row, int64_t heads, int64_t head, int64_t width)
+        __attribute__((always_inline)) {
+      const char *p = rows.at((row * heads + head) * width), *last = rows.at((row * heads + head + 1) * width);
+      for (; p < last; p += 64) __builtin_prefetch(p, 0, 2);
+    };
+    const int64_t head = a_.keyHead(hv_);
+    for (int64_t s = firstStep() - c_ + 2 * x; s < firstStep() - c_ + 2 * x + 2; ++s) {
+      const int64_t step = start_ * n_ + s, t = s / n_;
+      if (s < 0) continue;
+      fetch(a_.k, step, a_.H, head, a_.K);
+      if (!Update::kDelta) fetch(a_.v, step, a_.HV, hv_, a_.V);
+      if (n_ > 1 && s % n_ != 0) continue;
+      fetch(a_.q, start_ + t, a_.H, head, a_.K);
+      fetch(a_.dO, start_ + t, a_.HV, hv_, a_.V);
+      if (kChannel) fetch(a_.g, start_ + t, a_.HV, hv_, a_.K);
+    }
   }
 
   // The reads of steps s and s + 1, after the writes of the pair that follows.
@@ -326,14 +373,17 @@ class BackwardPiece {
     using Passes = ReversePasses<kBlocks, Update::kDelta>;
     const int pending = s + 2;
     const bool last0 = lastOfToken(pending), last1 = lastOfToken(pending + 1);
-    const ReverseRows rows{queryOf(pending),
-                           queryOf(pending + 1),
-                           rowOf(kRead_, pending),
-                           rowOf(kRead_, pending + 1),
-                           s < 0 ? zeroRow_ : writeKeys() + s * Kp_,
-                           s < 0 ? zeroRow_ : rowOf(writeKeys(), s + 1),
-                           unfold_,
-                           gate_};
+    ReverseRows rows{queryOf(pending),
+                     queryOf(pending + 1),
+                     rowOf(kRead_, pending),
+                     rowOf(kRead_, pending + 1),
+                     s < 0 ? zeroRow_ : writeKeys() + s * Kp_,
+                     s < 0 ? zeroRow_ : rowOf(writeKeys(), s + 1),
+                     unfold_,
+                     gate_,
+                     nullptr,
+                     0};
+    fetchLines(rows);
     const auto pass = s < 0 ? Passes::kLast : pending >= c_ ? Passes::kFirst : Passes::middle(last0, last1);
     inStretches(a_.K, [&](int64_t i0, int64_t i1) { pass(D, a_.K * kBlock, i0, i1, rows, w, d); });
   }
@@ -354,7 +404,7 @@ class BackwardPiece {
     const auto write = [&](float* to, int e, Vec value) __attribute__((always_inline)) {
       const int64_t here = left - e * kLanes;
       if (here >= kLanes)
-        store(to + e * kLanes, value);
+        streamsValues_ ? streamStore(to + e * kLanes, value) : store(to + e * kLanes, value);
       else if (here > 0)
         storePart(to + e * kLanes, value, static_cast<int>(here));
     };
@@ -481,8 +531,8 @@ class BackwardPiece {
     }
   }
 
-  // Whether dg can go on from that of the token after the piece. What is not finite must not come from later tokens, and
-  // rounding errors start anew now and then.
+  // Whether dg can go on from that of the token after the piece. What is not finite must not come from later tokens,
+  // and rounding errors start anew now and then.
   bool gateStepsSuffice() {
     if (stepwise_ == 0 || leastGate_ < kMildGate || !finiteUpdates_ || a_.K < kFewestGateSums) return false;
     Vec check = zero();
@@ -563,24 +613,26 @@ class BackwardPiece {
     for (int t = 0; t < ct_; ++t) {
       float* row = dg_ + t * Kp_;
       Vec step = zero();
-      writeRow(to_.dq + (t0_ + t) * to_.stride, [&](int64_t i) __attribute__((always_inline)) {
-        const Vec x = load(X_ + t * Kp_ + i), q = load(q_ + t * Kp_ + i);
-        if (kGateSteps && kChannel) store(row + i, x * q);
-        if (kGateSteps && !kChannel) step = fma(x, q, step);
-        return kChannel ? x * load(grow_ + t * Kp_ + i) : x;
-      });
+      writeRow(
+          to_.dq + (t0_ + t) * to_.stride, [&](int64_t i) __attribute__((always_inline)) {
+            const Vec x = load(X_ + t * Kp_ + i), q = load(q_ + t * Kp_ + i);
+            if (kGateSteps && kChannel) store(row + i, x * q);
+            if (kGateSteps && !kChannel) step = fma(x, q, step);
+            return kChannel ? x * load(grow_ + t * Kp_ + i) : x;
+          });
       for (int s = t * n_; s < (t + 1) * n_; ++s)
-        writeRow(to_.dk + (firstStep() + s) * to_.stride, [&](int64_t i) __attribute__((always_inline)) {
-          const Vec y = load(Y_ + s * Kp_ + i), x = Update::kDelta ? load(Xk_ + s * Kp_ + i) : zero();
-          if (kGateSteps && kChannel) {
-            const Vec without = fnma(load(kWrite_ + s * Kp_ + i), y, load(row + i));
-            store(row + i, Update::kDelta ? fma(load(kRead_ + s * Kp_ + i), x, without) : without);
-          }
-          if (kGateSteps && !kChannel) step = fma(load(kRead_ + s * Kp_ + i), x - y, step);
-          if (!kChannel) return Update::kDelta ? x + y : y;
-          const Vec written = y * load(shrink_ + t * Kp_ + i);
-          return Update::kDelta ? fma(load(grow_ + t * Kp_ + i), x, written) : written;
-        });
+        writeRow(
+            to_.dk + (firstStep() + s) * to_.stride, [&](int64_t i) __attribute__((always_inline)) {
+              const Vec y = load(Y_ + s * Kp_ + i), x = Update::kDelta ? load(Xk_ + s * Kp_ + i) : zero();
+              if (kGateSteps && kChannel) {
+                const Vec without = fnma(load(kWrite_ + s * Kp_ + i), y, load(row + i));
+                store(row + i, Update::kDelta ? fma(load(kRead_ + s * Kp_ + i), x, without) : without);
+              }
+              if (kGateSteps && !kChannel) step = fma(load(kRead_ + s * Kp_ + i), x - y, step);
+              if (!kChannel) return Update::kDelta ? x + y : y;
+              const Vec written = y * load(shrink_ + t * Kp_ + i);
+              return Update::kDelta ? fma(load(grow_ + t * Kp_ + i), x, written) : written;
+            });
       if (kGateSteps && !kChannel) dg_[t] = sum(step);
     }
   }
@@ -589,9 +641,8 @@ class BackwardPiece {
   RANKONE_INLINE void writeRow(float* to, F&& value) const {
     const int64_t whole = a_.K / kLanes * kLanes;
     const int left = static_cast<int>(a_.K - whole);
-    if (to_.add) {
-      for (int64_t i = 0; i < whole; i += kLanes) store(to + i, load(to + i) + value(i));
-      if (left) storePart(to + whole, loadPart(to + whole, left) + value(whole), left);
+    if (streamsKeys_) {
+      for (int64_t i = 0; i < whole; i += kLanes) streamStore(to + i, value(i));
     } else {
       for (int64_t i = 0; i < whole; i += kLanes) store(to + i, value(i));
       if (left) storePart(to + whole, value(whole), left);
@@ -602,6 +653,7 @@ class BackwardPiece {
   const HeadRows& rows_;
   const int64_t start_, hv_, Kp_, Vp_, Tp_, Cp_, Xp_, blocks_;  // padded: rows, columns, tokens, steps, both
   const int n_;
+  const bool streamsKeys_, streamsValues_;
   const KeyGradients to_;
   double* dgHead_;
   Scratch scratch_;
@@ -617,9 +669,13 @@ class BackwardPiece {
   float* dgNext_;                          // dg of the token after the piece: [Kp] per channel, else one
   float *dg_, *writes_, *dbeta_, *zeroRow_;
   float dots_[kMaxChunkSteps / 2 + 1][4];  // of a pair: q1.k1, q0.k0, q1.k0, k1.k0
-  const float* before_ = nullptr;
-  const float* residuals_ = nullptr;       // of the piece's first step on
-  int64_t t0_ = 0, half_ = 0, cPad_ = 0;   // tokens and steps in whole vectors
+  struct {
+    const float *at, *end;
+  } fetch_[2];
+  int64_t fetchStep_ = 0;
+  const float* before_ = nullptr;         // the state that the chunk before starts from
+  const float* residuals_ = nullptr;      // of the piece's first step on
+  int64_t t0_ = 0, half_ = 0, cPad_ = 0;  // tokens and steps in whole vectors
   float leastGate_ = 0;
   bool finiteUpdates_ = false;
   int stepwise_ = 0;    // how many more pieces dg may go on from dgNext_

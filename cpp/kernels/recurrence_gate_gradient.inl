@@ -3,8 +3,8 @@
 //
 // As the sum over all paths that cross t, from S0 or a write before t to DC or a read at or after t: every term is a
 // product with its decay, so nothing cancels however strong the gates are.
-// Or by what the paths of one token add: dg_t = dg_(t+1) + q_t dq_t + k (dk of reads - dk of writes). No pairs of tokens,
-// but an absolute error of an ulp of what is added: for gates that leave most of the state only.
+// Or by what the paths of one token add: dg_t = dg_(t+1) + q_t dq_t + k (dk of reads - dk of writes). No pairs of
+// tokens, but an absolute error of an ulp of what is added: for gates that leave most of the state only.
 namespace rankone {
 namespace RANKONE_ISA_NS {
 

@@ -36,11 +36,10 @@ class HeadBackward {
         Kp_(roundUp(a.K, 16)),
         Vp_(roundUp(a.V, kBlock)),
         blocks_(Vp_ / kBlock),
-        scratch_(alignFloats(geometry_.stateFloats) + 2 * alignFloats(Kp_) + alignFloats(Vp_)),
+        scratch_(alignFloats(geometry_.stateFloats) + alignFloats(Kp_) + alignFloats(Vp_)),
         rows_(a, a.dO, sequence, hv, CT_, 0, a.V),
         piece_(a, rows_, geometry_, sequence, hv, to, dgHead) {
     D_ = scratch_.take(geometry_.stateFloats);
-    sum_ = scratch_.take(Kp_);
     decay_ = scratch_.take(Kp_);
     u_ = scratch_.take(Vp_);
   }
@@ -62,7 +61,7 @@ class HeadBackward {
       else
         std::memset(block(D_, j), 0, a_.K * kBlock * sizeof(float));
     }
-    fold_ = totalGrowth<Gate>(rows_, T_, a_.K, CT_) > 10 ? kGrowingChunkFold : kChunkFold;
+    fold_ = anyGrowth() && totalGrowth<Gate>(rows_, T_, a_.K, CT_) > 10 ? kGrowingChunkFold : kChunkFold;
     for (int64_t chunk = geometry_.chunks(T_) - 1; chunk >= 0; --chunk) {
       if (a_.cancel && a_.cancel->load(std::memory_order_relaxed)) return;
       const int64_t t0 = chunk * CT_, t1 = T_ < t0 + CT_ ? T_ : t0 + CT_;
@@ -71,6 +70,7 @@ class HeadBackward {
     }
     for (int64_t j = 0; j < blocks_ && a_.dInitialState; ++j)
       storeBlock(block(D_, j), a_.K, a_.V, j, a_.dInitialState + a_.stateOffset(sequence_, hv_));
+    finishStreaming();
   }
 
  private:
@@ -90,6 +90,23 @@ class HeadBackward {
   }
 
   float* block(float* state, int64_t j) const { return state + j * a_.K * kBlock; }
+
+  // Whether any log gate of the sequence may be positive.
+  bool anyGrowth() {
+    if constexpr (Gate::kPerChannel) {
+      Vec most = zero();
+      for (int64_t t = 0; t < T_; ++t) {
+        if (t % CT_ == 0) rows_.prepare(t, T_ - t < CT_ ? T_ - t : CT_, HeadRows::kGates);
+        const float* g = Gate::logDecays(rows_, t);
+        for (int64_t i = 0; i < a_.K; i += kLanes) {
+          const Vec x = loadUpTo(g + i, static_cast<int>(a_.K - i < kLanes ? a_.K - i : kLanes));
+          most = select(x > most, x, most);
+        }
+      }
+      return largest(most) > 0;
+    }
+    return true;
+  }
 
   // Tokens [t0, t1) from the state S0, pieces last to first.
   void runChunk(int64_t t0, int64_t t1, const float* S0, const float* residuals) {
@@ -115,16 +132,7 @@ class HeadBackward {
   int64_t pieceEnd(int64_t t0, int64_t t1) {
     if constexpr (!kGated) return t1;
     if constexpr (Gate::kPerChannel) {
-      std::memset(sum_, 0, Kp_ * sizeof(float));
-      for (int64_t t = t0 + 1; t < t1; ++t) {
-        const float* g = Gate::logDecays(rows_, t);
-        int32_t over = 0;
-        for (int64_t i = 0; i < a_.K; ++i) {
-          sum_[i] += g[i];
-          over |= !(std::fabs(sum_[i]) <= fold_ && g[i] >= kResetBelow);
-        }
-        if (over) return t;
-      }
+      for (int64_t i = 0; i < a_.K; i += kLanes) t1 = foldedEnd(i, t0, t1);
     } else {
       double sum = 0;
       for (int64_t t = t0 + 1; t < t1; ++t) {
@@ -134,6 +142,23 @@ class HeadBackward {
       }
     }
     return t1;
+  }
+
+  // pieceEnd() for the channels of the vector from i on.
+  int64_t foldedEnd(int64_t i, int64_t t0, int64_t t1) const {
+    const int lanes = static_cast<int>(a_.K - i < kLanes ? a_.K - i : kLanes);
+    const auto over = [&](Vec & sums, int64_t t) __attribute__((always_inline)) {
+      const Vec g = loadUpTo(Gate::logDecays(rows_, t) + i, lanes);
+      sums += g;
+      return select(abs(sums) <= fold_, select(g >= kResetBelow, zero(), splat(1)), splat(1));
+    };
+    Vec sums = zero(), all = zero();
+    for (int64_t t = t0 + 1; t < t1; ++t) all += over(sums, t);
+    if (sum(all) == 0) return t1;
+    sums = zero();
+    int64_t t = t0 + 1;
+    while (sum(over(sums, t)) == 0) ++t;
+    return t;
   }
 
   // S through tokens [t0, t1), its updates known: u = beta r.
@@ -172,9 +197,9 @@ class HeadBackward {
   Scratch scratch_;
   HeadRows rows_;
   BackwardPiece<Gate, Update> piece_;
-  float* D_;                     // [blocks][K][kBlock] gradient of the state
-  float *sum_, *decay_, *u_;     // [Kp] [Kp] [Vp]
-  AlignedBuffer inner_;          // states inside a chunk
+  float* D_;             // [blocks][K][kBlock] gradient of the state
+  float *decay_, *u_;    // [Kp] [Vp]
+  AlignedBuffer inner_;  // states inside a chunk
   float fold_ = kChunkFold;
 };
 

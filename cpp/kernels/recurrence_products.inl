@@ -1,6 +1,6 @@
 // Small dense products for the backward's chunks: C[M, N] (+)= A[M, Kd] B[Kd, N], A read as scalars, B and C as
-// vectors. A tile of C stays in registers: as many accumulators as cover the latency of a multiply-add, and no more loads
-// (a scalar per row, a vector per column) than multiply-adds.
+// vectors. A tile of C stays in registers: as many accumulators as cover the latency of a multiply-add, and no more
+// loads (a scalar per row, a vector per column) than multiply-adds.
 namespace rankone {
 namespace RANKONE_ISA_NS {
 
@@ -98,7 +98,8 @@ void transposed(const float* from, int64_t ldFrom, int64_t rows, int64_t columns
 }
 
 static void transposed(const float* from, int64_t ldFrom, int64_t rows, int64_t columns, float* to, int64_t ldTo) {
-  transposed(from, ldFrom, rows, columns, to, ldTo, [](Vec x, int64_t) __attribute__((always_inline)) { return x; });
+  transposed(
+      from, ldFrom, rows, columns, to, ldTo, [](Vec x, int64_t) __attribute__((always_inline)) { return x; });
 }
 
 }  // namespace RANKONE_ISA_NS

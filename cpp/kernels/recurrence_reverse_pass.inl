@@ -7,6 +7,8 @@ struct ReverseRows {
   const float *q0, *q1, *k0, *k1;  // queries and keys of the pending writes
   const float *r0, *r1;            // rows to read
   const float *unfold, *gate;      // per row, of the last pass
+  const float* fetch;              // memory to bring closer, one cache line a row
+  int64_t fetchStep;
 };
 
 // D += q0 dO0^T + q1 dO1^T + k0 dp0^T + k1 dp1^T, then d += D^T r, or without kRead D *= unfold, gate. Rows [i0, i1) of
@@ -25,7 +27,9 @@ __attribute__((noinline)) void reversePass(float* D, int64_t stride, int64_t i0,
     d0[j] = d1[j] = zero();
   }
   const float *q0 = rows.q0, *q1 = rows.q1, *k0 = rows.k0, *k1 = rows.k1, *r0 = rows.r0, *r1 = rows.r1;
-  for (int64_t i = i0; i < i1; ++i) {
+  const float* fetch = rows.fetch + i0 * rows.fetchStep;
+  for (int64_t i = i0; i < i1; ++i, fetch += rows.fetchStep) {
+    __builtin_prefetch(fetch, 0, 2);
     float* row = D + i * kBlock;
     const auto at = [&](int j) __attribute__((always_inline)) {
       return row + (j / kVecs) * stride + j % kVecs * kLanes;
