@@ -53,6 +53,33 @@ test('the fuzzer knows every export', () => {
   // test/peft/fuzz.test.ts
   const files = ['readPeft', 'readPeftConfig', 'readSafetensors', 'writePeft', 'writeSafetensors'];
   others.push(...files.flatMap((name) => [name, `${name}Sync`]));
+  // test/lora
+  others.push(
+    'alloraGradient',
+    'alloraRowScale',
+    'dequantiseNf4',
+    'evaRanks',
+    'initCorda',
+    'initEva',
+    'initLoldu',
+    'initLoftq',
+    'initLora',
+    'initLoraGa',
+    'initLoraSb',
+    'initLqLora',
+    'initMilora',
+    'initNlora',
+    'initOlora',
+    'initPissa',
+    'initSlora',
+    'initSvfit',
+    'loraPlusRates',
+    'loraProGradients',
+    'nf4',
+    'quantiseNf4',
+    'randomizedSvd',
+    'updateEva',
+  );
   assert.equal(Object.keys(rankone).sort(), [...operations, ...others].sort());
 });
 
