@@ -94,10 +94,11 @@ class BackwardPiece {
     packUpdates();
     // YT = DC U^T
     product<kBlock>(a_.K, cPad_, {D, 1, kBlock, blocks_, a_.K * kBlock}, UT_, Cp_, YT_, Cp_, false);
+    const float* S = decayedState(S0);
     const bool wanted = kGated && (a_.dg || dgHead_), stepwise = wanted && gateStepsSuffice();
-    if (wanted && !stepwise && ct_ > 1) rowProducts(S0, D, through_);
+    if (wanted && !stepwise && ct_ > 1) rowProducts(S, D, through_);
     reverseScan(D);
-    stateProducts(S0);
+    stateProducts(S);
     grams();
     unpackProducts();
     if (wanted && !stepwise) ct_ == 1 ? rowProducts(S0, D, dg_) : gateGradient();
@@ -137,6 +138,7 @@ class BackwardPiece {
     f(gate_, Kp_);
     f(unfold_, Kp_);
     f(through_, Kp_);
+    if (kGated) f(S_, blocks_ * a_.K * kBlock);
     f(dg_, kChannel ? T * Kp_ : T + Kp_);
     f(dgNext_, Kp_);
     f(writes_, kWide * 2 * 4 * kBlock);
@@ -484,6 +486,20 @@ class BackwardPiece {
     for (int x = 0; x < count; ++x) row[x] = 0;
   }
 
+  // S0 as it is where the products can take its decay afterwards, which would overflow where a large state is about to
+  // go; else with the decay of the piece's first token.
+  const float* decayedState(const float* S0) {
+    stateDecayed_ = kGated && leastGate_ < kMildGate;
+    if (!stateDecayed_) return S0;
+    for (int64_t j = 0; j < blocks_; ++j)
+      for (int64_t i = 0; i < a_.K; ++i)
+        for (int e = 0; e < kVecs; ++e) {
+          const int64_t at = i * kBlock + e * kLanes;
+          store(block(S_, j) + at, rescaled(load(block(S0, j) + at), gate_[i]));
+        }
+    return S_;
+  }
+
   // X, Xk and Y by token and step; the first two with the decay of S0.
   void unpackProducts() {
     for (int64_t i = a_.K; i < Kp_; ++i) {
@@ -493,7 +509,8 @@ class BackwardPiece {
     const auto decayed = [&](Vec x, int64_t i) __attribute__((always_inline)) {
       if constexpr (!kGated) return x;
       const Vec gate = load(gate_ + i);
-      return select(gate == 0.0f, zero(), x * load(unfold_ + i) * gate);
+      const Vec unfolded = x * load(unfold_ + i);
+      return stateDecayed_ ? unfolded : select(gate == 0.0f, zero(), unfolded * gate);
     };
     transposed(XT_, Xp_, Kp_, ct_, X_, Kp_, decayed);
     if (Update::kDelta) transposed(XT_ + half_, Xp_, Kp_, c_, Xk_, Kp_, decayed);
@@ -513,7 +530,7 @@ class BackwardPiece {
           const int64_t at = i * kBlock + e * kLanes;
           all = fma(load(block(S0, j) + at), load(block(D, j) + at), all);
         }
-      out[i] = whole ? sum(all) : gate_[i] == 0 ? 0 : sum(all) * unfold_[i] * gate_[i];
+      out[i] = whole ? sum(all) : gate_[i] == 0 ? 0 : sum(all) * unfold_[i] * (stateDecayed_ ? 1 : gate_[i]);
     }
   }
 
@@ -666,6 +683,7 @@ class BackwardPiece {
   float *growStep_, *shrinkStep_;          // [steps] of a gate per head or token, else 1
   float *beta_, *byU_;                     // [steps]
   float *gate_, *unfold_, *through_;       // [Kp] e^g of the first token, e^-c of it; paths through the whole piece
+  float* S_ = nullptr;                     // S0, decayed
   float* dgNext_;                          // dg of the token after the piece: [Kp] per channel, else one
   float *dg_, *writes_, *dbeta_, *zeroRow_;
   float dots_[kMaxChunkSteps / 2 + 1][4];  // of a pair: q1.k1, q0.k0, q1.k0, k1.k0
@@ -677,7 +695,7 @@ class BackwardPiece {
   const float* residuals_ = nullptr;      // of the piece's first step on
   int64_t t0_ = 0, half_ = 0, cPad_ = 0;  // tokens and steps in whole vectors
   float leastGate_ = 0;
-  bool finiteUpdates_ = false;
+  bool finiteUpdates_ = false, stateDecayed_ = false;
   int stepwise_ = 0;    // how many more pieces dg may go on from dgNext_
   int ct_ = 0, c_ = 0;  // tokens and steps of the piece at hand
 };
