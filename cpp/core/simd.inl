@@ -179,6 +179,16 @@ RANKONE_INLINE Vec expm1Small(Vec x) {
   return fma(p * x, x, x);
 }
 
+// log(1 + e^x), relative error 2e-7: with y = e^-|x| <= 1 and s = y / (2 + y), log(1 + y) = 2 (s + s^3/3 + s^5/5 +
+// ...).
+RANKONE_INLINE Vec softplus(Vec x) {
+  const Vec y = exp(-abs(x)), s = y / (y + 2.0f), s2 = s * s;
+  Vec p = splat(1.0f / 17);
+  for (float c : {1.0f / 15, 1.0f / 13, 1.0f / 11, 1.0f / 9, 1.0f / 7, 1.0f / 5, 1.0f / 3}) p = fma(p, s2, splat(c));
+  const Vec log1p = 2.0f * fma(p * s2, s, s);
+  return select(x > 0.0f, x, select(x == x, zero(), x)) + log1p;
+}
+
 RANKONE_INLINE Vec sigmoid(Vec x) { return splat(1.0f) / (exp(-x) + 1.0f); }
 
 // In place, rows[0..kLanes) as the rows of a square: log2(kLanes) rounds of interleaving row i with row i + kLanes/2.

@@ -5,9 +5,6 @@
 
 namespace rankone {
 
-void hgrn2Keys(int64_t n, const FloatView& g, float* k, const CancelFlag* cancel) {
-  RANKONE_PICK(hgrn2Keys)(n, g, k, cancel);
-}
 void hgrn2AddGateGradient(int64_t n, const FloatView& g, const float* dk, float* dg, const CancelFlag* cancel) {
   RANKONE_PICK(hgrn2AddGateGradient)(n, g, dk, dg, cancel);
 }

@@ -1,4 +1,4 @@
-// HGRN2's keys follow from its gates: k = 1 - e^g. Qin et al. 2024.
+// HGRN2's keys follow from its gates: k = 1 - e^g (RecurrenceProblem::keysFromGates). Qin et al. 2024.
 #pragma once
 #include <cstdint>
 
@@ -7,8 +7,6 @@
 
 namespace rankone {
 
-// k = -expm1(g), n values.
-void hgrn2Keys(int64_t n, const FloatView& g, float* k, const CancelFlag* cancel);
 // dg += dk * dk/dg = -dk e^g
 void hgrn2AddGateGradient(int64_t n, const FloatView& g, const float* dk, float* dg, const CancelFlag* cancel);
 

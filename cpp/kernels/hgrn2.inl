@@ -1,4 +1,4 @@
-// Float32; relative error of k below 2e-7 for slow gates too, where 1 - e^g alone would cancel.
+// Float32.
 namespace rankone {
 namespace RANKONE_ISA_NS {
 
@@ -17,13 +17,6 @@ RANKONE_INLINE Vec gatesAt(const FloatView& g, int64_t i, int lanes) {
   return withDType(g.dtype, [&](auto d) -> Vec {
     using D = decltype(d);
     return D::loadPart(static_cast<const typename D::Element*>(g.data) + i, lanes);
-  });
-}
-
-void hgrn2Keys(int64_t n, const FloatView& g, float* k, const CancelFlag* cancel) {
-  overValues(n, cancel, [&](int64_t i, int lanes) {
-    const Vec x = gatesAt(g, i, lanes);
-    storePart(k + i, -select(abs(x) <= 0.5f, expm1Small(x), exp(x) - 1.0f), lanes);
   });
 }
 

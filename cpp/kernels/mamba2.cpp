@@ -5,9 +5,7 @@
 
 namespace rankone {
 
-void mamba2Prepare(const Mamba2Args& args, float* step, float* v, float* g) {
-  RANKONE_PICK(mamba2Prepare)(args, step, v, g);
-}
+void mamba2Prepare(const Mamba2Args& args, float* step, float* g) { RANKONE_PICK(mamba2Prepare)(args, step, g); }
 void mamba2Skip(const Mamba2Args& args, const float* o, void* y, DType yDType) {
   RANKONE_PICK(mamba2Skip)(args, o, y, yDType);
 }

@@ -20,8 +20,8 @@ struct Mamba2Args {
   const CancelFlag* cancel;
 };
 
-// step = clamp(softplus(dt + dtBias)) [rows,HV], v = step x [rows,HV,P], g = step A [rows,HV].
-void mamba2Prepare(const Mamba2Args& args, float* step, float* v, float* g);
+// step = clamp(softplus(dt + dtBias)) [rows,HV], g = step A [rows,HV].
+void mamba2Prepare(const Mamba2Args& args, float* step, float* g);
 // y = o + D x; o may be y itself.
 void mamba2Skip(const Mamba2Args& args, const float* o, void* y, DType yDType);
 

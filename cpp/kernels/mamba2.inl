@@ -1,4 +1,4 @@
-// Element by element, float32; the step size and all sums over rows in float64.
+// Element by element, float32; sums over rows and the slope of the step size in float64.
 namespace rankone {
 namespace RANKONE_ISA_NS {
 
@@ -31,35 +31,43 @@ RANKONE_INLINE void overValues(const FloatView& x, int64_t at, int64_t P, F&& f)
 // Softplus without overflow for large x.
 static double softplus(double x) { return x > 0 ? x + std::log1p(std::exp(-x)) : std::log1p(std::exp(x)); }
 
-static float stepSize(const Mamba2Args& a, int64_t row, int64_t h) {
-  double s = element(a.dt, row * a.HV + h);
-  if (a.dtBias) s += a.dtBias[h];
-  if (a.softplus) s = softplus(s);
-  const float step = static_cast<float>(s);
-  return step < a.low ? a.low : step > a.high ? a.high : step;
-}
-
-void mamba2Prepare(const Mamba2Args& a, float* step, float* v, float* g) {
-  withDType(a.x.dtype, [&](auto d) {
-    overRows(a, [&](int64_t row, int64_t h) {
-      const int64_t at = row * a.HV + h;
-      step[at] = stepSize(a, row, h);
-      g[at] = step[at] * a.A[h];
-      overValues<decltype(d)>(a.x, at * a.P, a.P,
-                              [&](int64_t i, int n, Vec x) { storeUpTo(v + at * a.P + i, x * step[at], n); });
+void mamba2Prepare(const Mamba2Args& a, float* step, float* g) {
+  const auto at = [](const float* p, int64_t i, int lanes) { return p ? loadUpTo(p + i, lanes) : zero(); };
+  withDType(a.dt.dtype, [&](auto d) {
+    using D = decltype(d);
+    const auto* dt = static_cast<const typename D::Element*>(a.dt.data);
+    parallelFor((a.rows + kMamba2Rows - 1) / kMamba2Rows, a.cancel, [&](int64_t task) {
+      const int64_t end = (task + 1) * kMamba2Rows < a.rows ? (task + 1) * kMamba2Rows : a.rows;
+      for (int64_t row = task * kMamba2Rows; row < end; ++row)
+        overLanes(a.HV, [&](int64_t h, int n) {
+          const int64_t i = row * a.HV + h;
+          Vec s = (n == kLanes ? D::load(dt + i) : D::loadPart(dt + i, n)) + at(a.dtBias, h, n);
+          if (a.softplus) s = softplus(s);
+          s = select(s < a.low, splat(a.low), select(s > a.high, splat(a.high), s));
+          storeUpTo(step + i, s, n);
+          storeUpTo(g + i, s * at(a.A, h, n), n);
+        });
     });
   });
 }
 
 void mamba2Skip(const Mamba2Args& a, const float* o, void* y, DType yDType) {
   withDType(a.x.dtype, [&](auto d) {
+    const auto skip = [&](int64_t at, int64_t h, float* to) __attribute__((always_inline)) {
+      const Vec by = splat(a.D[h]);
+      overValues<decltype(d)>(
+          a.x, at, a.P, [&](int64_t i, int n, Vec x) { storeUpTo(to + i, fma(by, x, loadUpTo(o + at + i, n)), n); });
+    };
+    if (yDType == DType::F32)
+      return overRows(a, [&](int64_t row, int64_t h) {
+        const int64_t at = (row * a.HV + h) * a.P;
+        skip(at, h, static_cast<float*>(y) + at);
+      });
     overRows(a, [&](int64_t row, int64_t h) {
       const int64_t at = (row * a.HV + h) * a.P;
       Scratch scratch(alignFloats(a.P));
       float* sum = scratch.take(a.P);
-      overValues<decltype(d)>(a.x, at, a.P, [&](int64_t i, int n, Vec x) {
-        storeUpTo(sum + i, fma(splat(a.D[h]), x, loadUpTo(o + at + i, n)), n);
-      });
+      skip(at, h, sum);
       narrow(sum, a.P, y, yDType, at);
     });
   });

@@ -27,13 +27,15 @@ struct RecurrenceProblem {
   UpdateRule update;
   GateKind gate;
   float scale;
-  FloatView q;          // [B,T,H,K]
-  FloatView k;          // [B,T*n,H,K]
-  FloatView v;          // [B,T*n,HV,V]
-  FloatView g;          // by gate: null, [HV], [B,T,HV], [B,T,HV,K]
-  FloatView beta;       // [B,T*n,HV], delta only
-  IndexView cuSeqlens;  // [N+1] tokens, checked; null: every row of the batch is a sequence
-  bool qkL2norm;        // q and k rows are divided by their norm, sqrt(sum x^2 + 1e-6)
+  FloatView q;              // [B,T,H,K]
+  FloatView k;              // [B,T*n,H,K]
+  FloatView v;              // [B,T*n,HV,V]
+  FloatView g;              // by gate: null, [HV], [B,T,HV], [B,T,HV,K]
+  FloatView beta;           // [B,T*n,HV], delta only
+  IndexView cuSeqlens;      // [N+1] tokens, checked; null: every row of the batch is a sequence
+  const float* valueScale;  // [B*T*n,HV] rows of v are multiplied by it, or null (Mamba-2: the step size)
+  bool keysFromGates;       // k holds log gates, and the keys are 1 - e^k (HGRN2)
+  bool qkL2norm;            // q and k rows are divided by their norm, sqrt(sum x^2 + 1e-6)
   GateActivation gateActivation;
   BetaActivation betaActivation;
   const float* initialState;  // [N,HV,K,V] or null

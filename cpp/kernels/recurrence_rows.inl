@@ -23,16 +23,6 @@ inline float inverseNorm(const float* x, int64_t n) {
   return static_cast<float>(1 / std::sqrt(sumOfSquares + kNormEpsilon));
 }
 
-// log(1 + e^x), relative error 2e-7: with y = e^-|x| <= 1 and s = y / (2 + y), log(1 + y) = 2 (s + s^3/3 + s^5/5 +
-// ...).
-RANKONE_INLINE Vec softplus(Vec x) {
-  const Vec y = exp(-abs(x)), s = y / (y + 2.0f), s2 = s * s;
-  Vec p = splat(1.0f / 17);
-  for (float c : {1.0f / 15, 1.0f / 13, 1.0f / 11, 1.0f / 9, 1.0f / 7, 1.0f / 5, 1.0f / 3}) p = fma(p, s2, splat(c));
-  const Vec log1p = 2.0f * fma(p * s2, s, s);
-  return select(x > 0.0f, x, select(x == x, zero(), x)) + log1p;
-}
-
 // The activation of a raw gate for one value head.
 struct GateCurve {
   float rate = 0, lowerBound = 0;  // e^aLog
@@ -146,6 +136,13 @@ class Rows {
   int64_t stride_ = 0, first_ = 0;
 };
 
+// 1 - e^g, without cancellation for slow gates.
+RANKONE_INLINE Vec keyOfGate(Vec g) { return -select(abs(g) <= 0.5f, expm1Small(g), exp(g) - 1.0f); }
+
+// Whether the rows of these tensors are used as they are given.
+inline bool plainKeys(const RecurrenceProblem& p) { return !p.qkL2norm && !p.keysFromGates; }
+inline bool plainValues(const RecurrenceProblem& p) { return !p.valueScale; }
+
 class HeadRows {
  public:
   enum Part : unsigned { kQueries = 1, kKeys = 2, kValues = 4, kGates = 8, kBetas = 16, kGradients = 32, kAll = 63 };
@@ -155,6 +152,7 @@ class HeadRows {
            int64_t column0, int64_t column1)
       : p_(p),
         hv_(hv),
+        firstStep_(p.start(sequence) * p.n),
         column0_(column0),
         column1_(column1 < p.V ? column1 : p.V),
         curve_(p.gateActivation, hv),
@@ -167,8 +165,8 @@ class HeadRows {
       return Rows(x, (first * heads + head) * width, heads * width, width, stage);
     };
     q_ = rows(p.q, !p.qkL2norm, token, p.H, h, p.K, capacity);
-    k_ = rows(p.k, !p.qkL2norm, step, p.H, h, p.K, capacity * p.n);
-    v_ = rows(p.v, true, step, p.HV, hv, p.V, capacity * p.n);
+    k_ = rows(p.k, plainKeys(p), step, p.H, h, p.K, capacity * p.n);
+    v_ = rows(p.v, plainValues(p), step, p.HV, hv, p.V, capacity * p.n);
     dO_ = rows(dO, true, token, p.HV, hv, p.V, capacity);
     beta_ = rows(p.beta, p.betaActivation == BetaActivation::None, step, p.HV, hv, 1, capacity * p.n);
     if (p.gate == GateKind::Head)
@@ -186,9 +184,18 @@ class HeadRows {
     }
     if (k_.staged() && (parts & kKeys)) {
       k_.convert(s0, steps, 0, K);
+      if (p_.keysFromGates)
+        for (int64_t s = s0; s < s0 + steps; ++s)
+          apply(k_.stageAt(s), K, [](Vec g, int64_t, int) { return keyOfGate(g); });
       if (p_.qkL2norm) normalizeRows(k_, s0, steps);
     }
-    if (v_.staged() && (parts & kValues)) v_.convert(s0, steps, column0_, column1_);
+    if (v_.staged() && (parts & kValues)) {
+      v_.convert(s0, steps, column0_, column1_);
+      for (int64_t s = s0; s < s0 + steps && p_.valueScale; ++s) {
+        const float by = p_.valueScale[(firstStep_ + s) * p_.HV + hv_];
+        apply(v_.stageAt(s) + column0_, column1_ - column0_, [&](Vec x, int64_t, int) { return x * by; });
+      }
+    }
     if (dO_.staged() && (parts & kGradients)) dO_.convert(t0, count, column0_, column1_);
     if (beta_.staged() && (parts & kBetas)) {
       beta_.convert(s0, steps, 0, 1);
@@ -228,8 +235,8 @@ class HeadRows {
       return !x || (plain && x.dtype == DType::F32) ? 0 : alignFloats(count * Rows::stageStride(width));
     };
     const bool channel = p.gate == GateKind::Channel;
-    return floats(p.q, !p.qkL2norm, p.K, capacity) + floats(p.k, !p.qkL2norm, p.K, capacity * p.n) +
-           floats(p.v, true, p.V, capacity * p.n) + floats(dO, true, p.V, capacity) +
+    return floats(p.q, !p.qkL2norm, p.K, capacity) + floats(p.k, plainKeys(p), p.K, capacity * p.n) +
+           floats(p.v, plainValues(p), p.V, capacity * p.n) + floats(dO, true, p.V, capacity) +
            floats(p.beta, p.betaActivation == BetaActivation::None, 1, capacity * p.n) +
            floats(p.g, !p.gateActivation, channel ? p.K : 1, capacity);
   }
@@ -267,7 +274,7 @@ class HeadRows {
   }
 
   const RecurrenceProblem& p_;
-  const int64_t hv_, column0_, column1_;
+  const int64_t hv_, firstStep_, column0_, column1_;
   const GateCurve curve_;
   Scratch scratch_;
   Rows q_, k_, v_, dO_, beta_, g_;

@@ -72,8 +72,8 @@ class TokenInputs {
       return b;
     };
     q_ = block(a.q, !a.qkL2norm, a.K, capacity_);
-    k_ = block(a.k, !a.qkL2norm, a.K, capacity_ * a.n);
-    v_ = block(a.v, true, a.V, capacity_ * a.n);
+    k_ = block(a.k, plainKeys(a), a.K, capacity_ * a.n);
+    v_ = block(a.v, plainValues(a), a.V, capacity_ * a.n);
     beta_ = block(a.beta, a.betaActivation == BetaActivation::None, 1, capacity_ * a.n);
     g_ = block(a.g, !a.gateActivation, a.gate == GateKind::Channel ? a.K : 1, capacity_);
     if (a.gate == GateKind::Head || a.gate == GateKind::Token) {
@@ -93,6 +93,12 @@ class TokenInputs {
     q_.place((token * a_.H + keyHead0_) * K, a_.H * K, tokens, keys);
     k_.place((step * a_.H + keyHead0_) * K, a_.H * K, steps, keys);
     v_.place((step * a_.HV + head0) * a_.V, a_.HV * a_.V, steps, heads);
+    if (a_.keysFromGates) mapValues(k_.stage, steps * keys * K, [](Vec g, int64_t, int) { return keyOfGate(g); });
+    for (int64_t s = 0; s < steps && a_.valueScale; ++s)
+      for (int64_t h = 0; h < heads; ++h) {
+        const float by = a_.valueScale[(step + s) * a_.HV + head0 + h];
+        mapValues(v_.staged(s, h), a_.V, [&](Vec x, int64_t, int) { return x * by; });
+      }
     if (a_.qkL2norm) {
       normalize(q_, tokens * keys);
       normalize(k_, steps * keys);

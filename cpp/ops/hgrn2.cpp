@@ -31,7 +31,7 @@ constexpr OptionSpec kBackwardOptions[] = {
 const OutputSpec kOutputs[] = {{"o"}, {"finalState"}};
 const OutputSpec kGradients[] = {{"dq"}, {"dv"}, {"dg"}, {"dInitialState"}};
 
-Call gridCall(const OpSpec& spec, const Call& call, float* k) {
+Call gridCall(const OpSpec& spec, const Call& call) {
   expectRank(call, kQ, 4, "[B,T,H,K]");
   const Tensor& q = call.input(kQ);
   expectRank(call, kV, 4, "[B,T,H,V]");
@@ -41,7 +41,8 @@ Call gridCall(const OpSpec& spec, const Call& call, float* k) {
   expectDType(call, kG, kQ, true);
   Call inner = innerCall(spec, call);
   inner.inputs[recurrence_inputs::kQ] = q;
-  inner.inputs[recurrence_inputs::kK] = floatsLike(call.input(kG), k);
+  inner.inputs[recurrence_inputs::kK] = call.input(kG);
+  inner.keysFromGates = true;
   inner.inputs[recurrence_inputs::kV] = call.input(kV);
   inner.inputs[recurrence_inputs::kG] = call.input(kG);
   inner.inputs[recurrence_inputs::kInitialState] = call.input(kInitialState);
@@ -49,30 +50,27 @@ Call gridCall(const OpSpec& spec, const Call& call, float* k) {
   return inner;
 }
 
-Call forwardCall(const Call& call, float* k) {
-  Call inner = gridCall(recurrenceOp, call, k);
+Call forwardCall(const Call& call) {
+  Call inner = gridCall(recurrenceOp, call);
   inner.inputs[recurrence_inputs::kStateIndices] = call.input(kStateIndices);
   return inner;
 }
 
 void plan(Call& call) {
-  Call inner = forwardCall(call, nullptr);
+  Call inner = forwardCall(call);
   recurrenceOp.plan(inner);
   for (int i : {recurrence_outputs::kO, recurrence_outputs::kFinalState}) call.outputs[i] = inner.outputs[i];
   call.saved = inner.saved;
 }
 
 void run(const Call& call) {
-  const Tensor& g = call.input(kG);
-  AlignedBuffer keys(static_cast<size_t>(g.size()) * sizeof(float));
-  hgrn2Keys(g.size(), FloatView(g), keys.f32(), call.cancel);
-  Call inner = forwardCall(call, keys.f32());
+  Call inner = forwardCall(call);
   for (int i : {recurrence_outputs::kO, recurrence_outputs::kFinalState}) inner.outputs[i] = call.outputs[i];
   recurrenceOp.run(inner);
 }
 
-Call backwardCall(const Call& call, float* k) {
-  Call inner = gridCall(recurrenceBackwardOp, call, k);
+Call backwardCall(const Call& call) {
+  Call inner = gridCall(recurrenceBackwardOp, call);
   expectDType(call, kDO, kQ);
   inner.inputs[recurrence_inputs::kDO] = call.input(kDO);
   inner.inputs[recurrence_inputs::kDFinalState] = call.input(kDFinalState);
@@ -81,7 +79,7 @@ Call backwardCall(const Call& call, float* k) {
 
 void planBackward(Call& call) {
   using namespace recurrence_gradients;
-  Call inner = backwardCall(call, nullptr);
+  Call inner = backwardCall(call);
   recurrenceBackwardOp.plan(inner);
   call.outputs[kOutDQ] = inner.outputs[kDQ];
   call.outputs[kOutDV] = inner.outputs[kDV];
@@ -92,10 +90,8 @@ void planBackward(Call& call) {
 void runBackward(const Call& call) {
   using namespace recurrence_gradients;
   const Tensor& g = call.input(kG);
-  const size_t bytes = static_cast<size_t>(g.size()) * sizeof(float);
-  AlignedBuffer keys(bytes), keyGradients(bytes);
-  hgrn2Keys(g.size(), FloatView(g), keys.f32(), call.cancel);
-  Call inner = backwardCall(call, keys.f32());
+  AlignedBuffer keyGradients(static_cast<size_t>(g.size()) * sizeof(float));
+  Call inner = backwardCall(call);
   GradientBuffers gradients(call);
   float* dg = gradients.f32(kOutDG);
   inner.outputs[kDQ] = floatsLike(call.input(kQ), gradients.f32(kOutDQ));

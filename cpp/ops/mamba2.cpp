@@ -84,13 +84,14 @@ Mamba2Args bindArgs(const Call& call) {
   return args;
 }
 
-// The recurrence that this call stands for. v and g are bound where they have been computed.
-Call gridCall(const OpSpec& spec, const Call& call, float* v, float* g) {
+// The recurrence that this call stands for. step and g are bound where they have been computed.
+Call gridCall(const OpSpec& spec, const Call& call, const float* step, float* g) {
   using namespace recurrence_inputs;
   Call inner = innerCall(spec, call);
   inner.inputs[kQ] = call.input(kC);
   inner.inputs[kK] = call.input(kB);
-  inner.inputs[kV] = floatsLike(call.input(kX), v);
+  inner.inputs[kV] = call.input(kX);
+  inner.valueScale = step;
   inner.inputs[kG] = floatsLike(call.input(kDt), g);
   inner.inputs[recurrence_inputs::kInitialState] = call.input(::rankone::kInitialState);
   inner.inputs[recurrence_inputs::kCuSeqlens] = call.input(::rankone::kCuSeqlens);
@@ -98,8 +99,8 @@ Call gridCall(const OpSpec& spec, const Call& call, float* v, float* g) {
   return inner;
 }
 
-Call forwardCall(const Call& call, float* v, float* g) {
-  Call inner = gridCall(recurrenceOp, call, v, g);
+Call forwardCall(const Call& call, const float* step, float* g) {
+  Call inner = gridCall(recurrenceOp, call, step, g);
   inner.inputs[recurrence_inputs::kStateIndices] = call.input(kStateIndices);
   return inner;
 }
@@ -119,19 +120,19 @@ void run(const Call& call) {
   const Tensor& y = call.outputs[kOutY];
   const bool rounds = args.D && y.dtype != DType::F32;  // once, after the skip
   const size_t values = alignFloats(args.rows * args.HV * args.P);
-  AlignedBuffer work((2 * steps + (rounds ? 2 : 1) * values) * sizeof(float));
-  float *step = work.f32(), *g = step + steps, *v = g + steps;
-  mamba2Prepare(args, step, v, g);
-  Call inner = forwardCall(call, v, g);
+  AlignedBuffer work((2 * steps + (rounds ? values : 0)) * sizeof(float));
+  float *step = work.f32(), *g = step + steps;
+  mamba2Prepare(args, step, g);
+  Call inner = forwardCall(call, step, g);
   Tensor& o = inner.outputs[recurrence_outputs::kO] = y;
-  if (rounds) o = floatsLike(y, v + values);
+  if (rounds) o = floatsLike(y, g + steps);
   inner.outputs[recurrence_outputs::kFinalState] = call.outputs[kOutFinalState];
   recurrenceOp.run(inner);
   if (args.D) mamba2Skip(args, o.f32(), y.data, y.dtype);
 }
 
-Call backwardCall(const Call& call, float* v, float* g) {
-  Call inner = gridCall(recurrenceBackwardOp, call, v, g);
+Call backwardCall(const Call& call, const float* step, float* g) {
+  Call inner = gridCall(recurrenceBackwardOp, call, step, g);
   inner.inputs[recurrence_inputs::kDO] = call.input(kDY);
   inner.inputs[recurrence_inputs::kDFinalState] = call.input(kDFinalState);
   return inner;
@@ -164,10 +165,10 @@ void runBackward(const Call& call) {
   using namespace recurrence_gradients;
   const Mamba2Args args = bindArgs(call);
   const size_t steps = alignFloats(args.rows * args.HV), values = alignFloats(args.rows * args.HV * args.P);
-  AlignedBuffer work((3 * steps + 2 * values) * sizeof(float));
-  float *step = work.f32(), *g = step + steps, *dG = g + steps, *v = dG + steps, *dV = v + values;
-  mamba2Prepare(args, step, v, g);
-  Call inner = backwardCall(call, v, g);
+  AlignedBuffer work((3 * steps + values) * sizeof(float));
+  float *step = work.f32(), *g = step + steps, *dG = g + steps, *dV = dG + steps;
+  mamba2Prepare(args, step, g);
+  Call inner = backwardCall(call, step, g);
   GradientBuffers gradients(call);
   inner.outputs[kDQ] = floatsLike(call.input(kC), gradients.f32(kOutDC));
   inner.outputs[kDK] = floatsLike(call.input(kB), gradients.f32(kOutDB));

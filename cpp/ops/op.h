@@ -64,6 +64,9 @@ struct Call {
   std::shared_ptr<SavedForward> saved;  // given to a backward, or made by a forward
   const CancelFlag* cancel = nullptr;
   bool inner = false;  // made by another op, which may mix dtypes
+  // Of an inner recurrence: its values are rows of v times this, its keys 1 - e^k.
+  const float* valueScale = nullptr;
+  bool keysFromGates = false;
 
   const Tensor& input(int i) const { return inputs[i]; }
   bool flag(int i, bool otherwise = false) const { return options[i].given ? options[i].value != 0 : otherwise; }

@@ -214,6 +214,8 @@ void bindProblem(const Call& call, RecurrenceProblem& p, std::vector<float>* fix
   p.q = FloatView(q);
   p.k = FloatView(k);
   p.v = FloatView(v);
+  p.valueScale = call.valueScale;
+  p.keysFromGates = call.keysFromGates;
   p.g = FloatView(g);
   p.beta = FloatView(call.input(kBeta));
   p.qkL2norm = call.flag(kQkL2norm);
