@@ -17,6 +17,7 @@ import { forward } from '../../test/reference/recurrence.ts';
 import type { Gate, Problem, Update } from '../../test/support/cases.ts';
 import { makeProblem } from '../../test/support/cases.ts';
 import { expectWithin, rowFor } from '../../test/support/compare.ts';
+import { median } from '../../ts/cli/bench/statistics';
 import { onnxModel } from '../../ts/cli/peers/onnxModel';
 import { DOMAIN, loadRuntime, sessionOptions } from '../../ts/cli/peers/onnxruntime';
 import type { RecurrentState } from '../../ts/index';
@@ -156,11 +157,6 @@ function ownOf({ H, K }: Shape, problem: Problem, count: number): Contender {
       for (const state of states) state.dispose();
     },
   };
-}
-
-function median(values: number[]): number {
-  const sorted = [...values].sort((a, b) => a - b);
-  return sorted[sorted.length >> 1];
 }
 
 async function measure(ort: any, cell: Cell, shape: Shape, runs: number): Promise<Row> {

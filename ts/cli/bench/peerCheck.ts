@@ -5,6 +5,7 @@ import { makeProblem, STARTS, without } from '../check';
 import { valuesOf } from '../dtype';
 import type { References, Tensors } from '../operation';
 import type { Peer } from '../peers/peer';
+import { factorType } from '../peers/problem';
 
 /** How far off, relative to the norm of the whole result: what another order of sums in that arithmetic explains. */
 export const PEER_LIMITS = { f32: 1e-4, f16: 2e-3, bf16: 1.5e-2 } as const;
@@ -39,7 +40,7 @@ export function relativeError(
 /** The worst relative error of the results that the peer gives. @throws Error for one that is beyond the limit */
 export function expectRight(one: Case, results: References, expected: References): number {
   const { op, pass, dtype } = one;
-  const limit = PEER_LIMITS[op.arithmetic === 'bf16' ? 'bf16' : dtype];
+  const limit = PEER_LIMITS[factorType(one)];
   const [main] = Object.keys(expected);
   const given = Object.entries(results).filter(([name, x]) => x && expected[name]);
   if (!results[main]) throw new Error(`gave no ${main} for ${op.name} ${pass}`);

@@ -16,7 +16,7 @@ import type { References, Tensors } from '../operation';
 import { howToGet, packageFolder, resolvePackage } from './packages';
 import type { Peer, PeerCase } from './peer';
 import type { Grid } from './problem';
-import { divided, gridOf, kindOf, map, spread, transposed } from './problem';
+import { divided, factorType, gridOf, kindOf, map, spread, transposed } from './problem';
 import { compiled } from './program';
 import { Server } from './server';
 
@@ -74,7 +74,7 @@ async function openCase(
   threads: number,
 ): Promise<PeerCase> {
   const { settings, tensors, results } = mappingOf(one, inputs);
-  await server.open({ ...settings, threads, dtype: one.dtype }, tensors);
+  await server.open({ ...settings, threads, dtype: factorType(one) }, tensors);
   return {
     results: async () => results(await server.results()),
     time: (runs) => server.time(runs),

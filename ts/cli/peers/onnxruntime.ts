@@ -13,7 +13,7 @@ import type { Graph } from './onnxModel';
 import { onnxModel } from './onnxModel';
 import { howToGet, packageFolder, resolvePackage } from './packages';
 import type { Peer, PeerCase } from './peer';
-import { gridOf, kindOf, transposed } from './problem';
+import { factorType, gridOf, kindOf, transposed } from './problem';
 import { REST } from './server';
 
 const PACKAGE = 'onnxruntime-node';
@@ -64,12 +64,13 @@ export async function findOnnxruntime(): Promise<Peer> {
   };
 }
 
-function objection({ op, pass, dtype }: Case): string | undefined {
+function objection(one: Case): string | undefined {
+  const { op, pass } = one;
   const kind = kindOf(op);
   if (kind.family === 'none') return kind.why;
   if (kind.family === 'mamba2' || kind.family === 'hgrn2') return 'no such operator';
   if (pass === 'backward') return 'no backward';
-  return dtype === 'f32' ? undefined : 'f32 only';
+  return factorType(one) === 'f32' ? undefined : 'f32 only';
 }
 
 /** A model, what it is fed, and the names of its outputs among the operation's results. */

@@ -2,7 +2,7 @@
 import type { Case } from '../benchCase';
 import { engine } from '../engine';
 import type { Peer } from './peer';
-import { kindOf } from './problem';
+import { factorType, kindOf } from './problem';
 import { compiled } from './program';
 import type { Hello } from './server';
 import { Server } from './server';
@@ -48,8 +48,9 @@ export async function findOpenblas(): Promise<Peer> {
     name: 'openblas',
     version,
     objection: (one) => objection(one, properties.bf16 === '1'),
-    open: async ({ dtype }, { a, b, bias, dY }, threads) => {
+    open: async (one, { a, b, bias, dY }, threads) => {
       const server = start(core);
+      const dtype = factorType(one);
       await server.open({ threads, dtype }, { a, b, ...(bias && { bias }), ...(dY && { dY }) });
       return server;
     },
@@ -68,10 +69,11 @@ async function greet(server: Server): Promise<Hello> {
   }
 }
 
-function objection({ op, pass, dtype }: Case, bf16: boolean): string | undefined {
-  if (kindOf(op).family !== 'matmul') return 'products only';
+function objection(one: Case, bf16: boolean): string | undefined {
+  if (kindOf(one.op).family !== 'matmul') return 'products only';
+  const dtype = factorType(one);
   if (dtype === 'f32') return undefined;
   if (dtype === 'f16') return 'no f16';
-  if (pass === 'backward') return 'backward in f32 only';
+  if (one.pass === 'backward') return 'backward in f32 only';
   return bf16 ? undefined : 'this library was built without bf16';
 }

@@ -9,7 +9,7 @@ export interface Peer {
   /** Why it cannot run a case, a forward, backward or decode: no such operation, type or shape. Undefined where it can. */
   objection(one: Case): string | undefined;
   /**
-   * Sets one problem up. The inputs are float32; the peer converts them to the case's element type. They are those of the
+   * Sets one problem up. The inputs are float32; the peer converts them to the type that it multiplies. They are those of the
    * operation, of a recurrence without an initial state but for decode (T is 1 there), of a backward with dO (dY).
    */
   open(one: Case, inputs: Tensors, threads: number): Promise<PeerCase>;

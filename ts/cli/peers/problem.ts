@@ -4,6 +4,8 @@ import type { Gate, Update } from '#oracle/support/cases';
 import { Random } from '#oracle/support/random';
 import type { Tensor32, TensorLike } from '#oracle/support/tensor';
 import { sizeOf, toFloat32, zeros32 } from '#oracle/support/tensor';
+import type { Case } from '../benchCase';
+import type { Dtype } from '../dtype';
 import type { Operation, Tensors } from '../operation';
 
 export type Kind =
@@ -17,7 +19,7 @@ const GATES: Record<number, Gate> = { 1: 'head', 3: 'token', 4: 'channel' };
 
 /** Told by the inputs that the operation draws, and its options. */
 export function kindOf(op: Operation): Kind {
-  if (op.name === 'matmul') return { family: 'matmul' };
+  if (op.call === 'matmul') return { family: 'matmul' };
   if (!op.recurrent) return { family: 'none', why: 'no such operation' };
   if (op.name === 'mamba2' || op.name === 'hgrn2') return { family: op.name };
   const option = Object.keys(op.options).find((name) => !GRID_OPTIONS.includes(name));
@@ -29,6 +31,11 @@ export function kindOf(op: Operation): Kind {
   const fixed = fixedGate(op, 1);
   const gate = fixed ? 'head' : inputs.g ? GATES[inputs.g.shape.length] : 'none';
   return { family: 'grid', gate, update: inputs.beta ? 'delta' : 'additive' };
+}
+
+/** What a peer multiplies: the case's element type, or what the operation rounds that to. */
+export function factorType({ op, dtype }: Pick<Case, 'op' | 'dtype'>): Dtype {
+  return op.arithmetic ?? dtype;
 }
 
 /** The gate that a paper fixes, and its function therefore does not take. */

@@ -13,10 +13,10 @@ const LIBRARIES = ['-ldl'];
 
 /** Where the operating system keeps what programs can make again. */
 export function cacheFolder(env: NodeJS.ProcessEnv = process.env): string {
-  const home = os.homedir();
-  const base =
-    env.XDG_CACHE_HOME ||
-    (process.platform === 'darwin' ? path.join(home, 'Library/Caches') : path.join(home, '.cache'));
+  const own = process.platform === 'darwin' ? 'Library/Caches' : '.cache';
+  const named = env.XDG_CACHE_HOME ?? '';
+  // A relative one does not count, as the specification has it.
+  const base = path.isAbsolute(named) ? named : path.join(os.homedir(), own);
   return path.join(base, 'rankone', 'peers');
 }
 
@@ -30,6 +30,13 @@ function findCompiler(env: NodeJS.ProcessEnv): { command: string; version: strin
   throw new Error(
     `no C++ compiler (looked for ${names.join(', ')}); install one, for instance g++, or name it in CXX`,
   );
+}
+
+/** Whether a file is there that nobody but this user can have written: it is going to be run. */
+function isOwn(file: string): boolean {
+  const found = fs.statSync(file, { throwIfNoEntry: false });
+  if (!found) return false;
+  return !process.getuid || (found.uid === process.getuid() && (found.mode & 0o022) === 0);
 }
 
 /**
@@ -49,8 +56,8 @@ export function compiled(
   }
   const cache = cacheFolder(env);
   const program = path.join(cache, `${name}-${key.digest('hex').slice(0, 16)}`);
-  if (fs.existsSync(program)) return program;
-  fs.mkdirSync(cache, { recursive: true });
+  if (isOwn(program)) return program;
+  fs.mkdirSync(cache, { recursive: true, mode: 0o700 });
   // Renamed when it is whole: several commands may compile at once.
   const unfinished = `${program}.${process.pid}`;
   const args = [...FLAGS, '-o', unfinished, path.join(folder, `${name}.cpp`), ...LIBRARIES];
@@ -60,6 +67,7 @@ export function compiled(
     const lines = (stderr ?? '').trim().split('\n').slice(0, 5).join('\n');
     throw new Error(`${command} does not compile ${name}.cpp:\n${lines}`);
   }
+  fs.chmodSync(unfinished, 0o700);
   fs.renameSync(unfinished, program);
   return program;
 }

@@ -8,7 +8,7 @@ import type { Case } from '../benchCase';
 import type { Operation, Tensors } from '../operation';
 import { blasEnvironment, coreTypes } from './openblas';
 import type { Peer } from './peer';
-import { fixedGate, kindOf } from './problem';
+import { factorType, fixedGate, kindOf } from './problem';
 import { sources } from './program';
 import { Server } from './server';
 
@@ -64,15 +64,16 @@ function environment(threads: number): NodeJS.ProcessEnv {
   };
 }
 
-function objection({ op, dtype }: Case): string | undefined {
-  const kind = kindOf(op);
+function objection(one: Case): string | undefined {
+  const kind = kindOf(one.op);
+  const dtype = factorType(one);
   if (kind.family === 'none') return kind.why;
   if (kind.family === 'matmul') return dtype === 'f16' ? 'no f16 on the CPU' : undefined;
   return dtype === 'f32' ? undefined : 'recurrences in f32 only';
 }
 
-function settingsOf({ op, pass, dtype }: Case, threads: number): Record<string, string | number> {
-  return { op: kindOf(op).family, pass, dtype, threads };
+function settingsOf(one: Case, threads: number): Record<string, string | number> {
+  return { op: kindOf(one.op).family, pass: one.pass, dtype: factorType(one), threads };
 }
 
 /** What the operation is given, with the gate that a paper fixes, and a state to start from. */
