@@ -69,11 +69,16 @@ class ScanPack {
     if constexpr (Update::kDelta)
       for (int s = 0; s < count; ++s) beta_[s] = rows_.beta(s0 + s);
     if constexpr (Gate::kPerChannel) {
-      const bool calm = calmChannels(count);
       for (int s = 0; s < count;) {
-        PassSteps& x = calm ? addPass(s, most(s, count), false) : planChannelPass(s, count);
-        packChannelRows(x);
-        s += x.count;
+        const int64_t stretch = kCalmTokens * a_.n;
+        const int end = static_cast<int>(count - s < stretch ? count : s + stretch);
+        const Calm calm = calmOf(s, end);
+        for (bool first = true; s < end; first = false) {
+          PassSteps& x =
+              calm == Calm::No ? planChannelPass(s, end) : addPass(s, most(s, end), first && calm == Calm::Rescaled);
+          packChannelRows(x);
+          s += x.count;
+        }
       }
     } else {
       planScalarPasses(count);
@@ -271,16 +276,21 @@ class ScanPack {
 
   // ---- a gate per channel
 
-  // Whether no gate of the pack can take any channel beyond the limit: no pass is cut short then, and none rescales.
-  bool calmChannels(int count) {
-    const int64_t t0 = tokenOf(s0_), t1 = t0 + tokenOf(count);
-    IVec over{};
+  // Whether no gate of steps [s, end), whole tokens, can take any channel beyond the limit: as things are, or once the
+  // first pass has rescaled. No other pass rescales then, none is cut short, and no gate is looked at one by one. Gates
+  // that decay by e^-0.5 a token leave the limit within any pack of 32; a stretch of a few tokens stays inside it.
+  static constexpr int64_t kCalmTokens = 8;
+  enum class Calm { Yes, Rescaled, No };
+  Calm calmOf(int s, int end) {
+    const int64_t t0 = tokenOf(s0_ + s), t1 = tokenOf(s0_ + end);
+    IVec over{}, always{};
     forVectors([&](int64_t i, auto from) __attribute__((always_inline)) {
-      Vec most = abs(load(logSum_ + i));
+      Vec most = zero();
       for (int64_t t = t0; t < t1; ++t) most += abs(from(Gate::logDecays(rows_, t), i));
-      over |= ~(most <= foldLimit_);
+      over |= ~(abs(load(logSum_ + i)) + most <= foldLimit_);
+      always |= ~(most <= foldLimit_);
     });
-    return !any(over);
+    return !any(over) ? Calm::Yes : !any(always) ? Calm::Rescaled : Calm::No;
   }
 
   PassSteps& planChannelPass(int s, int count) {
