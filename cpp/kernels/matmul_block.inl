@@ -12,6 +12,7 @@ constexpr int64_t kStripeFloats = int64_t{1} << 16;  // of packed b at a time: i
 constexpr int64_t kLinePanels = 4;                   // as many at least where b's lines run across K: pages are long
 constexpr int64_t kTaskColumns = 256, kTaskRows = 11 * kTileRows;  // of a task: that many repay the packing
 constexpr int64_t kSwapColumns = 8;
+constexpr int kFewRows = kTileRows >= 8 ? 8 : 4;
 constexpr int64_t kBandFloats = 1 << 22;  // of a slab's sums, where y is not float32
 
 // The largest even cut of `size` into pieces of at most `most`, in multiples of `unit`.
@@ -104,11 +105,11 @@ void finish(const MatmulArgs& p, const Product<D>& q, const Slab& s, int64_t m0,
 }
 
 // Whether the micro kernel may read b's columns where they stand: for a few rows that is faster than a copy, unless b
-// is so large that every step lands on a page of its own.
+// is so large that every step lands on a page of its own. Lines that no L2 holds should be read in long runs.
 template <class D>
 bool isInPlace(const Product<D>& q) {
-  return std::is_same_v<D, F32> && kUnitSteps == 1 && !q.b.alongK && q.rows <= 3 * kTileRows &&
-         q.K * q.b.ld <= int64_t{1} << 20;
+  const int64_t most = int64_t{1} << (q.rows <= kFewRows ? 17 : 20);
+  return std::is_same_v<D, F32> && kUnitSteps == 1 && !q.b.alongK && q.rows <= 3 * kTileRows && q.K * q.b.ld <= most;
 }
 
 template <class D>
