@@ -11,7 +11,9 @@ constexpr int64_t kSlabFloats = int64_t{1} << 21;    // of packed a, for all tas
 constexpr int64_t kStripeFloats = int64_t{1} << 16;  // of packed b at a time: it stays in L2 while the rows pass
 constexpr int64_t kLinePanels = 4;                   // as many at least where b's lines run across K: pages are long
 constexpr int64_t kTaskColumns = 256, kTaskRows = 11 * kTileRows;  // of a task: that many repay the packing
+constexpr int64_t kRunTiles = 32;  // of a, packed together where its lines run across K: memory likes long runs
 constexpr int64_t kSwapColumns = 8;
+constexpr int kFewRows = kTileRows >= 8 ? 8 : 4;
 constexpr int64_t kBandFloats = 1 << 22;  // of a slab's sums, where y is not float32
 
 // The largest even cut of `size` into pieces of at most `most`, in multiples of `unit`.
@@ -104,11 +106,11 @@ void finish(const MatmulArgs& p, const Product<D>& q, const Slab& s, int64_t m0,
 }
 
 // Whether the micro kernel may read b's columns where they stand: for a few rows that is faster than a copy, unless b
-// is so large that every step lands on a page of its own.
+// is so large that every step lands on a page of its own. Lines that no L2 holds should be read in long runs.
 template <class D>
 bool isInPlace(const Product<D>& q) {
-  return std::is_same_v<D, F32> && kUnitSteps == 1 && !q.b.alongK && q.rows <= 3 * kTileRows &&
-         q.K * q.b.ld <= int64_t{1} << 20;
+  const int64_t most = int64_t{1} << (q.rows <= kFewRows ? 17 : 20);
+  return std::is_same_v<D, F32> && kUnitSteps == 1 && !q.b.alongK && q.rows <= 3 * kTileRows && q.K * q.b.ld <= most;
 }
 
 template <class D>
@@ -180,12 +182,14 @@ void product(const MatmulArgs& p, const Product<D>& q, int64_t threads) {
         for (s.k0 = 0; s.k0 < q.K; s.k0 += depth) {
           s.steps = std::min(depth, q.K - s.k0);
           s.last = r + 1 == p.reduce && s.k0 + s.steps == q.K;
-          const Split pack = splitWork(tiles, 4 * kTileRows * s.steps);
+          const int64_t run = a.alongK ? 1 : std::min(kRunTiles, (tiles + threads - 1) / threads);
+          const Split pack = splitWork((tiles + run - 1) / run, 4 * kTileRows * s.steps * run);
           parallelFor(pack.tasks, p.cancel, [&](int64_t t) {
-            const int64_t begin = pack.begin(t) * kTileRows, end = std::min(s.rows, pack.end(t) * kTileRows);
+            const int64_t first = pack.begin(t) * run, begin = first * kTileRows;
+            const int64_t end = std::min(s.rows, pack.end(t) * run * kTileRows);
             Prefetch none;
             packPanels<kTileRows>(a, s.m0 + begin, end - begin, s.k0, s.steps,
-                                  packedA + pack.begin(t) * panelStride<kTileRows>(s.steps), none);
+                                  packedA + first * panelStride<kTileRows>(s.steps), none);
           });
           const Split work = splitWork(s.rowTasks * s.columnTasks, 2 * s.taskRows * s.taskColumns * s.steps);
           parallelFor(work.tasks, p.cancel, [&](int64_t t) {

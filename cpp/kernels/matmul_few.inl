@@ -13,15 +13,15 @@ bool isFew(const MatmulArgs& p) {
   return p.reduce == 1 && q.rows <= (q.b.alongK ? kDotRows : isInPlace(q) ? 1 : kFewRows);
 }
 
-// Rows to compute: 1, 4 or 8, kernels for each of which are code enough.
-int64_t fewRows(int64_t rows) { return rows == 1 ? 1 : rows <= 4 ? 4 : kFewRows; }
+// Rows to compute: 1, 2, 4 or 8, kernels for each of which are code enough.
+int64_t fewRows(int64_t rows) { return rows <= 2 ? rows : rows <= 4 ? 4 : kFewRows; }
 
 // Columns of a task: enough tasks for the threads, yet in long runs.
 template <class D>
 int64_t pieceColumns(const Product<D>& q) {
   if (q.b.alongK) return kDotColumns;
-  const int64_t most = kLineFloats / fewRows(q.rows), wanted = roundUp(q.columns / (2 * numThreads()) + 1, kLanes);
-  return std::min(most, std::max<int64_t>(8 * kLanes, wanted));
+  const int64_t most = kLineFloats / fewRows(q.rows), pieces = numThreads() > 1 ? 2 * numThreads() : 1;
+  return evenPieces(q.columns, std::min(most, std::max<int64_t>(8 * kLanes, q.columns / pieces)), 2 * kLanes);
 }
 
 // The rows' units from the first step on: along K, or across it as the micro kernel's panel.
@@ -60,10 +60,12 @@ void sumBlock(const Product<D>& q, const float* x, int64_t first, int64_t width,
   if (q.b.alongK) {
     const DotRows all{x, unitsOf(q.K) + 16, q.rows};
     if (rows == 1) return dotLines<1, D>(all, q.K, w, q.b.ld, width, sums, stripe);
+    if (rows == 2) return dotLines<2, D>(all, q.K, w, q.b.ld, width, sums, stripe);
     return dotLines<kDotRows, D>(all, q.K, w, q.b.ld, width, sums, stripe);
   }
   x += k0 / kUnitSteps * ldx;
   if (rows == 1) return lineBlock<1, D>(x, ldx, w, q.b.ld, width, steps, sums, stripe);
+  if (rows == 2) return lineBlock<2, D>(x, ldx, w, q.b.ld, width, steps, sums, stripe);
   if (rows == 4) return lineBlock<4, D>(x, ldx, w, q.b.ld, width, steps, sums, stripe);
   if constexpr (kFewRows > 4) lineBlock<kFewRows, D>(x, ldx, w, q.b.ld, width, steps, sums, stripe);
 }

@@ -6,7 +6,6 @@ namespace rankone {
 namespace RANKONE_ISA_NS {
 namespace {
 
-constexpr int kFewRows = kTileRows >= 8 ? 8 : 4;
 constexpr int64_t kLineFloats = 4096;  // of the sums of a piece of y, all rows together: they stay in L1
 
 // U units of K, V vectors of columns (`lanes` of the last one). Unit u of row i is at x[u * ldx + i].
@@ -28,8 +27,9 @@ RANKONE_INLINE void addVectors(const float* x, int64_t ldx, const typename D::El
         __builtin_prefetch(line + v * kLanes + ahead, 0, 2);
         if constexpr (kUnitSteps > 1) __builtin_prefetch(line + v * kLanes + ld + ahead, 0, 2);
       }
-      b[v] = unitsAcross<D>(line + v * kLanes, ld, last, V > 1 ? kLanes : lanes);
+      if constexpr (V == 1) b[v] = unitsAcross<D>(line, ld, last, lanes);
     }
+    if constexpr (V == 2) pairAcross<D>(line, ld, last, b);
 #pragma GCC unroll 8
     for (int i = 0; i < R; ++i) {
       const Vec a = broadcast(x + u * ldx + i);
@@ -60,7 +60,7 @@ __attribute__((noinline)) void addLines(const float* x, int64_t ldx, const typen
 template <int R, class D>
 void lineBlock(const float* x, int64_t ldx, const typename D::Element* w, int64_t ld, int64_t width, int64_t steps,
                float* sums, int64_t stripe) {
-  constexpr int kDeep = 8;
+  constexpr int kDeep = 8 / kUnitSteps;      // of 8 lines: of more at a time memory delivers less
   const int64_t units = steps / kUnitSteps;  // whole ones
   for (int64_t n = 0; n < R * stripe; n += kLanes) store(sums + n, zero());
   int64_t u = 0;

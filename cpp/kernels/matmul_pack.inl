@@ -163,8 +163,15 @@ __attribute__((noinline)) void packLines(const Operand<D>& x, int64_t side, int6
     for (int64_t p = 0; p < whole; ++p, in += W, ahead += W, out += stride) {
       __builtin_prefetch(ahead);
       if constexpr (kUnitSteps > 1) __builtin_prefetch(ahead + x.ld);
+      if constexpr (kWidth == 2 * kLanes) {
+        Vec b[2];
+        pairAcross<D>(in, x.ld, last, b);
+        store(out, b[0]);
+        store(out + kLanes, b[1]);
+      } else {
 #pragma GCC unroll 2
-      for (int i = 0; i < kWidth; i += kLanes) store(out + i, unitsAcross<D>(in + i, x.ld, last, kLanes));
+        for (int i = 0; i < kWidth; i += kLanes) store(out + i, unitsAcross<D>(in + i, x.ld, last, kLanes));
+      }
     }
     for (int64_t p = whole; p * W < count; ++p, in += W, out += stride)
       for (int i = 0; i < kWidth; i += kLanes) {

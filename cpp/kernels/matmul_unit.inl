@@ -39,6 +39,12 @@ template <class D>
 RANKONE_INLINE Vec unitsAcross(const typename D::Element* p, int64_t, bool, int lanes) {
   return lanes == kLanes ? D::load(p) : D::loadPart(p, lanes);
 }
+// The same of 2 kLanes lines.
+template <class D>
+RANKONE_INLINE void pairAcross(const typename D::Element* p, int64_t, bool, Vec (&to)[2]) {
+  to[0] = D::load(p);
+  to[1] = D::load(p + kLanes);
+}
 // One unit of one line; the next step's element is `next` further.
 template <class D>
 RANKONE_INLINE float unit(const typename D::Element* p, int64_t, bool) {

@@ -44,6 +44,15 @@ RANKONE_INLINE Vec unitsAcross(const typename D::Element* p, int64_t next, bool 
   const UVec low = extend(roundedBits<D>(p, lanes));
   return (Vec)(last ? low : low | extend(roundedBits<D>(p + next, lanes)) << 16);
 }
+// The same of 2 kLanes lines: two steps are interleaved by one permutation for every vector.
+template <class D>
+RANKONE_INLINE void pairAcross(const typename D::Element* p, int64_t next, bool last, Vec (&to)[2]) {
+  const __m512i first = (__m512i)words<D>(p), second = last ? __m512i{} : (__m512i)words<D>(p + next);
+  // word i of the first vector: column i / 2 of step i % 2, whose words are numbered from 32 on
+  const __m512i order = (__m512i)(IVec{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15} * 0x10001 + 0x200000);
+  to[0] = (Vec)_mm512_permutex2var_epi16(first, order, second);
+  to[1] = (Vec)_mm512_permutex2var_epi16(first, _mm512_add_epi16(order, _mm512_set1_epi16(kLanes)), second);
+}
 // One unit of one line.
 template <class D>
 RANKONE_INLINE float unit(const typename D::Element* p, int64_t next, bool last) {
