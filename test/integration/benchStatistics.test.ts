@@ -5,7 +5,7 @@ import path from 'node:path';
 import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { casesOf } from '../../ts/cli/bench/cases';
-import { caches, ceilingOf, levelOf } from '../../ts/cli/bench/ceilings';
+import { caches, capacityOf, ceilingOf, levelOf } from '../../ts/cli/bench/ceilings';
 import { changeOf, compare, expectComparable } from '../../ts/cli/bench/compare';
 import { movement, rates } from '../../ts/cli/bench/measure';
 import { models } from '../../ts/cli/bench/models';
@@ -15,7 +15,7 @@ import { keyText, readReport } from '../../ts/cli/bench/schema';
 import { addSkip, skipText } from '../../ts/cli/bench/skipped';
 import { deviation, quantiles, summarize } from '../../ts/cli/bench/statistics';
 import { reportText } from '../../ts/cli/bench/text';
-import { prepare } from '../../ts/cli/benchCase';
+import { prepare, smallShape } from '../../ts/cli/benchCase';
 import type { Pass, Shape } from '../../ts/cli/operation';
 import { findOperations, operations } from '../../ts/cli/ops';
 import { madeCase, madeReport } from '../support/benchReport.ts';
@@ -285,18 +285,41 @@ work('caches of the system', () => {
   };
   index(0, { level: '1', type: 'Data', size: '48K', shared_cpu_list: '0' });
   index(1, { level: '1', type: 'Instruction', size: '32K', shared_cpu_list: '0' });
-  index(2, { level: '2', type: 'Unified', size: '1024K', shared_cpu_list: '0' });
-  index(3, { level: '3', type: 'Unified', size: '32M', shared_cpu_list: '0-7' });
+  index(2, { level: '2', type: 'Unified', size: '1024K', shared_cpu_list: '0,64' });
+  index(3, { level: '3', type: 'Unified', size: '32M', shared_cpu_list: '0-7,64-71' });
   index(4, { level: '4', type: 'Unified', size: 'unheard of', shared_cpu_list: '0-7' });
   assert.equal(caches(folder), [
-    { level: 'L1', bytes: 48 << 10, own: true },
-    { level: 'L2', bytes: 1 << 20, own: true },
-    { level: 'L3', bytes: 32 << 20, own: false },
+    { level: 'L1', bytes: 48 << 10, sharers: 1 },
+    { level: 'L2', bytes: 1 << 20, sharers: 2 },
+    { level: 'L3', bytes: 32 << 20, sharers: 16 },
   ]);
   const typical = caches(path.join(home, 'absent'));
   assert.equal(
     typical.map(({ level }) => level),
     ['L1', 'L2', 'L3'],
+  );
+});
+
+work('what threads have of a cache', () => {
+  const [mebibyte, all] = [1 << 20, Number.POSITIVE_INFINITY];
+  const capacity = (sharers: number, threads: number): number =>
+    capacityOf({ bytes: mebibyte, sharers }, threads, 16) / mebibyte;
+  assert.equal(
+    [1, 4, 16].map((threads) => capacity(1, threads)),
+    [1, 4, 16],
+  );
+  // Eight cores of two threads each, two groups of cores, one for all; more threads than processors.
+  assert.equal(
+    [1, 8, 16, 32].map((threads) => capacity(2, threads)),
+    [1, 8, 8, 8],
+  );
+  assert.equal(
+    [1, 2, 16].map((threads) => capacity(8, threads)),
+    [1, 2, 2],
+  );
+  assert.equal(
+    [1, 16].map((threads) => capacity(all, threads)),
+    [1, 1],
   );
 });
 
@@ -341,6 +364,32 @@ cases('dtypes that an operation lacks are left out', () => {
     found.map(({ op, dtype }) => `${op.name} ${dtype}`),
     ['adamW f32', 'swiglu f32', 'swiglu bf16'],
   );
+});
+
+cases('what the options name twice is timed once', () => {
+  const found = casesOf({
+    op: ['gla', 'gla'],
+    tokens: [8, 16, 8],
+    dtype: ['bf16', 'bf16'],
+    pass: ['forward'],
+  });
+  assert.equal(
+    found.map(({ shape }) => shape.T),
+    [8, 16],
+  );
+});
+
+cases('a check has the same widths, and as many tokens or rows as the reference can afford', () => {
+  const checked = (name: string, shape: Shape): number[] =>
+    Object.values(smallShape({ op: findOperations([name])[0], shape }));
+  const layer = { B: 2, T: 512, H: 4, HV: 16, K: 128, V: 128 };
+  assert.equal(checked('gla', layer), [1, 70, 1, 2, 128, 128]);
+  assert.equal(checked('gla', { ...layer, T: 1 }), [1, 5, 1, 2, 128, 128]);
+  assert.equal(checked('gla', { ...layer, H: 16 }), [1, 70, 1, 1, 128, 128]);
+  assert.equal(checked('matmul', { M: 512, N: 100, K: 100 }), [70, 100, 100]);
+  assert.equal(checked('matmul', { M: 512, N: 4096, K: 4096 }), [5, 4096, 4096]);
+  assert.equal(checked('matmul', { M: 1, N: 4096, K: 4096 }), [1, 4096, 4096]);
+  assert.equal(checked('embedding', { rows: 9, D: 4, N: 100 }), [9, 4, 70]);
 });
 
 cases('every operation runs in every pass', () => {
@@ -448,6 +497,7 @@ comparing('a report is read back as it was written', () => {
     [{ schema: 'other' }, /expected a file that 'rankone bench --json' has written/],
     [{ version: 2 }, /expected version 1 of its schema, got 2/],
     [{ cases: [{ op: 'gla' }] }, /missing or damaged/],
+    [{ cases: [{ ...madeCase(), shape: undefined }] }, /missing or damaged/],
     [{ cases: undefined }, /missing or damaged/],
     [{ machine: {} }, /missing or damaged/],
   ];

@@ -184,6 +184,15 @@ cli('an earlier run: what got slower is flagged, and ends with exit code 1', () 
   assert.is(bench(`${same} --compare absent.json`).code, 1);
 });
 
+cli('a file that cannot be written is an error before anything is timed', () => {
+  for (const option of ['--json', '--html']) {
+    const { code, out, error } = bench(`--op matmul --seconds 600 ${option} absent/file`);
+    assert.is(code, 1);
+    assert.is(out, '');
+    assert.match(error, /^error: ENOENT: .*absent/);
+  }
+});
+
 cli('the fixed set of npm run bench', () => {
   const file = path.join(home, 'fixed.json');
   const script = ['--import', 'tsx', 'bench/run.ts', 'forward matmul M1 ', '--seconds', '0.01'];

@@ -11,7 +11,7 @@ import { engine } from './engine';
 import { UsageError } from './errors';
 import { cudaReport, machine } from './info';
 import { isasToRun } from './isas';
-import { report as print } from './output';
+import { expectWritable, report as print } from './output';
 import { pageOf } from './page/page';
 import { peerNames } from './peers';
 
@@ -37,10 +37,12 @@ export async function benchCases(cases: readonly Case[], options: RunOptions): P
   const plan: Plan = {
     cases,
     isas: options.isa ? isasToRun(options.isa) : [engine().info().isa],
-    threads: options.threads ?? [engine().getNumThreads()],
+    threads: [...new Set(options.threads ?? [engine().getNumThreads()])],
     seconds: options.seconds ?? 0.5,
-    peers: options.peers?.includes('all') ? peerNames : (options.peers ?? []),
+    peers: (options.peers ?? []).flatMap((name) => (name === 'all' ? peerNames : name)),
   };
+  expectWritable(options.json);
+  expectWritable(options.html);
   const keys = keysOf(plan);
   const before = options.compare === undefined ? undefined : readReport(options.compare);
   if (before) expectComparable(options.compare!, before, machine(), keys);

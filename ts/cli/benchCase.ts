@@ -23,16 +23,21 @@ export function nameOf({ op, pass, shape }: Case): string {
   return `${pass} ${op.name} ${shapeText(shape)}`;
 }
 
-// State updates of the reference that a check may cost, and rows of a matrix.
-const CHECK_BUDGET = 4_000_000;
-const CHECK_ROWS = 5;
+// What a check may cost the reference, in minimum flops, unless that is less than its fewest tokens or rows.
+const CHECK_BUDGET = 1e8;
+// More than a whole tile of rows, or a chunk of tokens.
+const MOST_TOKENS = 70;
+const FEWEST_TOKENS = 5;
 
 /** The same widths, but few tokens, heads or rows. */
 export function smallShape({ op, shape }: Pick<Case, 'op' | 'shape'>): Shape {
-  if (!op.recurrent) return { ...shape, [op.tokens]: Math.min(shape[op.tokens], CHECK_ROWS) };
-  const { T, H, HV, K, V } = shape;
-  const tokens = Math.max(3, Math.min(T, 70, Math.floor(CHECK_BUDGET / (K * V))));
-  return { B: 1, T: tokens, H: 1, HV: Math.min(2, HV / H), K, V };
+  const { H, HV } = shape;
+  const narrow = op.recurrent ? { ...shape, B: 1, H: 1, HV: Math.min(2, HV / H) } : shape;
+  const ofToken = Math.max(1, op.flops('forward', { ...narrow, [op.tokens]: 1 }));
+  const affordable = Math.max(FEWEST_TOKENS, Math.floor(CHECK_BUDGET / ofToken));
+  const count = Math.min(MOST_TOKENS, affordable, shape[op.tokens]);
+  // Decode of one token goes on from the state that others have left.
+  return { ...narrow, [op.tokens]: op.recurrent ? Math.max(FEWEST_TOKENS, count) : count };
 }
 
 /** A wrong answer. */

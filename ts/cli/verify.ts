@@ -7,7 +7,7 @@ import { dtypes } from './dtype';
 import { headline, machine } from './info';
 import { isasToRun } from './isas';
 import { findOperations, operations } from './ops';
-import { report } from './output';
+import { expectWritable, report } from './output';
 import { Progress } from './progress';
 import { table } from './table';
 import type { Row, Task } from './verifyIsa';
@@ -33,6 +33,7 @@ const PARALLEL = Math.max(1, Math.min(4, os.availableParallelism()));
 /** `rankone verify`; returns the exit code. */
 export async function runVerify(options: VerifyOptions): Promise<number> {
   const started = performance.now();
+  expectWritable(options.json);
   const isas = isasToRun(options.isa);
   const ops = options.op ? findOperations(options.op) : operations;
   const task: Task = {

@@ -65,7 +65,9 @@ export function casesOf(options: CaseOptions): Case[] {
         }),
       );
   });
-  if (cases.length > 0) return cases;
+  // Once each, however often the options name it.
+  const once = new Map(cases.map((one) => [JSON.stringify(specOf(one)), one]));
+  if (cases.length > 0) return [...once.values()];
   const names = subjects.map(({ op }) => op.name).join(', ');
   throw new UsageError(`--dtype ${dtype}: ${names} is float32 only`);
 }

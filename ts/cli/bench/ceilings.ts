@@ -1,6 +1,7 @@
 // What the machine can do at most, on the engine's current number of threads: multiply-adds in registers, and bytes from
 // each level of its caches.
 import fs from 'node:fs';
+import os from 'node:os';
 import path from 'node:path';
 import { engine, internals } from '../engine';
 import type { Traffic } from './traffic';
@@ -34,15 +35,15 @@ export interface Ceilings {
 interface Cache {
   level: string;
   bytes: number;
-  /** Whether every processor has its own. */
-  own: boolean;
+  /** Processors that share one: two of a core with two threads, all of them at most. */
+  sharers: number;
 }
 
 // Where the system says nothing: sizes that are most likely inside of the level.
 const TYPICAL: readonly Cache[] = [
-  { level: 'L1', bytes: 32 << 10, own: true },
-  { level: 'L2', bytes: 512 << 10, own: true },
-  { level: 'L3', bytes: 8 << 20, own: false },
+  { level: 'L1', bytes: 32 << 10, sharers: 1 },
+  { level: 'L2', bytes: 512 << 10, sharers: 1 },
+  { level: 'L3', bytes: 8 << 20, sharers: Number.POSITIVE_INFINITY },
 ];
 
 const SMALLEST_MEMORY_SET = 128 << 20;
@@ -63,12 +64,29 @@ export function caches(folder = '/sys/devices/system/cpu/cpu0/cache'): readonly 
       const [, digits, unit] = /^(\d+)([KM]?)$/.exec(read('size'))!;
       if (read('type') === 'Instruction') return [];
       const bytes = Number(digits) * { '': 1, K: 1 << 10, M: 1 << 20 }[unit as 'K'];
-      return [{ level: `L${read('level')}`, bytes, own: /^\d+$/.test(read('shared_cpu_list')) }];
+      return [{ level: `L${read('level')}`, bytes, sharers: listed(read('shared_cpu_list')) }];
     } catch {
       return [];
     }
   });
   return parsed.length > 0 ? parsed.sort((a, b) => a.bytes - b.bytes) : TYPICAL;
+}
+
+/** How many processors a list of the kernel's names: `0-3,8`. */
+function listed(list: string): number {
+  return list.split(',').reduce((count, range) => {
+    const [first, last = first] = range.split('-').map(Number);
+    return count + last - first + 1;
+  }, 0);
+}
+
+/** Bytes of a level that so many threads have together: the system spreads them over its caches, as many as there are. */
+export function capacityOf(
+  { bytes, sharers }: Pick<Cache, 'bytes' | 'sharers'>,
+  threads: number,
+  processors: number,
+): number {
+  return bytes * Math.min(threads, Math.max(1, Math.round(processors / sharers)));
 }
 
 // Windows as short as a turn of another process: the best of them has none.
@@ -109,15 +127,15 @@ export function measureCeilings(): Ceilings {
 
 function measureBandwidths(threads: number): Bandwidth[] {
   const { binding } = internals();
-  const known = caches();
-  const largest = known[known.length - 1].bytes;
+  const processors = os.cpus().length;
+  const known = caches().map(({ level, ...cache }) => {
+    const capacity = capacityOf(cache, threads, processors);
+    return { level, capacity, workingSet: Math.floor(capacity / 2 / threads) };
+  });
+  const largest = Math.max(...known.map(({ capacity }) => capacity));
   const memory = Math.min(LARGEST_MEMORY_SET, Math.max(SMALLEST_MEMORY_SET, 4 * largest));
   const sets = [
-    ...known.map(({ level, bytes, own }) => ({
-      level,
-      capacity: own ? bytes * threads : bytes,
-      workingSet: Math.floor(bytes / 2 / (own ? 1 : threads)),
-    })),
+    ...known,
     { level: 'memory', capacity: null, workingSet: Math.floor(memory / threads) },
   ];
   return sets.map((set) => {

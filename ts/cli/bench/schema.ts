@@ -110,7 +110,7 @@ export function readReport(file: string): BenchReport {
   const whole =
     typeof found.machine?.processor === 'string' &&
     Array.isArray(found.cases) &&
-    found.cases.every((one) => one && numbers.every((name) => Number.isFinite(one[name])));
+    found.cases.every((one) => one?.shape && numbers.every((name) => Number.isFinite(one[name])));
   if (!whole)
     throw new UsageError(`${file}: its machine or some of its cases are missing or damaged`);
   return found as BenchReport;
