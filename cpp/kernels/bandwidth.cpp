@@ -2,9 +2,9 @@
 
 #include <algorithm>
 #include <chrono>
-#include <map>
-#include <thread>
 #include <vector>
+
+#include "kernels/thread_rates.h"
 
 namespace rankone {
 constexpr int kSweepBlock = 128;  // floats
@@ -32,14 +32,10 @@ double bandwidth(Traffic traffic, size_t bytes, double seconds) {
     std::fill(data, data + floats, 1.0f);
   });
 
-  // Each task has its own clock. Those that one thread ran one after the other count as one.
-  struct Part {
-    std::thread::id thread;
-    double bytes, ns;
-  };
-  std::vector<Part> parts(sets.size());
+  ThreadRates rates(threads);
   parallelFor(threads, nullptr, [&](int64_t task) {
     float* const data = sets[static_cast<size_t>(task)].f32();
+    rates.meet();
     sweep(data, floats);  // into the caches of the thread that this task is on
     const auto start = Clock::now();
     const auto end = start + std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(seconds));
@@ -53,18 +49,9 @@ double bandwidth(Traffic traffic, size_t bytes, double seconds) {
       at = at + count == floats ? 0 : at + count;
       now = Clock::now();
     } while (now < end);
-    const double ns = std::chrono::duration<double, std::nano>(now - start).count();
-    parts[static_cast<size_t>(task)] = {std::this_thread::get_id(), moved, ns};
+    rates.add(moved, std::chrono::duration<double, std::nano>(now - start).count());
   });
-  std::map<std::thread::id, Part> ofThreads;
-  for (const Part& part : parts) {
-    Part& sum = ofThreads[part.thread];
-    sum.bytes += part.bytes;
-    sum.ns += part.ns;
-  }
-  double total = 0;
-  for (const auto& [thread, sum] : ofThreads) total += sum.bytes / sum.ns;
-  return total;
+  return rates.total();
 }
 
 }  // namespace rankone

@@ -1,9 +1,9 @@
 #include "kernels/fma_peak.h"
 
-#include <atomic>
 #include <chrono>
 
 #include "core/error.h"
+#include "kernels/thread_rates.h"
 
 #define RANKONE_KERNEL "kernels/fma_peak.inl"
 #define RANKONE_KERNEL_BF16 "kernels/fma_peak_bf16.inl"
@@ -28,19 +28,21 @@ double fmaPeak(FmaKind kind, double seconds) {
   using Clock = std::chrono::steady_clock;
   const Chains chains = chainsOf(kind);
   constexpr int64_t kRounds = 2048;  // some ten microseconds
-  std::atomic<double> flops{0};
-  const auto start = Clock::now();
-  const auto end = start + std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(seconds));
-  // A task that no thread of its own came for is found late, and adds next to nothing.
-  parallelFor(numThreads(), nullptr, [&](int64_t) {
+  const int threads = numThreads();
+  ThreadRates rates(threads);
+  parallelFor(threads, nullptr, [&](int64_t) {
+    rates.meet();
+    const auto start = Clock::now();
+    const auto end = start + std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(seconds));
     double done = 0;
-    do done += chains(kRounds);
-    while (Clock::now() < end);
-    double total = flops.load();
-    while (!flops.compare_exchange_weak(total, total + done)) {
-    }
+    auto now = start;
+    do {
+      done += chains(kRounds);
+      now = Clock::now();
+    } while (now < end);
+    rates.add(done, std::chrono::duration<double, std::nano>(now - start).count());
   });
-  return flops.load() / std::chrono::duration<double, std::nano>(Clock::now() - start).count();
+  return rates.total();
 }
 
 }  // namespace rankone

@@ -10,6 +10,7 @@
 #include "check.h"
 #include "core/parallel.h"
 #include "grid.h"
+#include "kernels/thread_rates.h"
 #include "samples.h"
 
 namespace rankone::test {
@@ -218,6 +219,21 @@ TEST("pool: one state, many takers") {
     }
   });
   check(served > 0 && served + refused == 80, "%d served, %d refused", served.load(), refused.load());
+}
+
+TEST("pool: rates of threads add up, those of one thread's tasks do not") {
+  ThreadRates rates(3);
+  onThreads(3, [&](int) {
+    rates.meet();
+    rates.add(6, 2);
+    rates.add(2, 2);
+  });
+  check(rates.total() == 6, "three threads of 8 in 4 ns: %g", rates.total());
+  ThreadRates alone(2);
+  alone.meet();  // nobody else comes
+  alone.add(6, 2);
+  alone.add(2, 2);
+  check(alone.total() == 2, "one thread of 8 in 4 ns: %g", alone.total());
 }
 
 }  // namespace
