@@ -189,7 +189,7 @@ cli('a file that cannot be written is an error before anything is timed', () => 
     const { code, out, error } = bench(`--op matmul --seconds 600 ${option} absent/file`);
     assert.is(code, 1);
     assert.is(out, '');
-    assert.match(error, /^error: ENOENT: .*absent/);
+    assert.match(error, /^error: ENOENT: .*absent', to write absent\/file$/m);
   }
 });
 
@@ -279,8 +279,8 @@ peers('a right answer is timed in turns and has a ratio', async () => {
   assert.is(peer.name, 'right');
   assert.is(peer.medianNs, 1e6);
   assert.is(peer.error, 0);
-  assert.ok(near(peer.ratio, 1e6 / timed.medianNs));
-  assert.ok(peer.ratioP25 <= peer.ratioP75 && peer.ratioP25 > 0);
+  assert.ok(peer.ratio >= 1e6 / timed.p75Ns / 2 && peer.ratio <= 2e6 / timed.minNs);
+  assert.ok(peer.ratioP25 <= peer.ratio && peer.ratio <= peer.ratioP75 && peer.ratioP25 > 0);
   assert.is(one.closed, 2); // the small problem, and the one that was timed
 });
 

@@ -4,7 +4,12 @@ import path from 'node:path';
 /** Before long work whose results shall go into a file. @throws Error of the system where that cannot be written */
 export function expectWritable(file: string | undefined): void {
   if (file === undefined || file === '-') return;
-  accessSync(existsSync(file) ? file : path.dirname(path.resolve(file)), constants.W_OK);
+  try {
+    accessSync(existsSync(file) ? file : path.dirname(path.resolve(file)), constants.W_OK);
+  } catch (error) {
+    const { message, code } = error as NodeJS.ErrnoException;
+    throw Object.assign(new Error(`${message}, to write ${file}`), { code });
+  }
 }
 
 /** Writes results as JSON: to a file, or with `-` to stdout in place of `text`. */

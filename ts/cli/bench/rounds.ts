@@ -75,9 +75,9 @@ function shuffled<T>(items: T[], random: Random): T[] {
 }
 
 export interface Ratio {
-  /** Of the medians over all samples: above 1, the peer takes longer. */
+  /** The median of the rounds' own ratios, so that a machine that gets slower cancels: above 1, the peer takes longer. */
   ratio: number;
-  /** Quartiles of the rounds' own ratios. */
+  /** The quartiles of those. */
   ratioP25: number;
   ratioP75: number;
 }
@@ -85,8 +85,8 @@ export interface Ratio {
 /** A peer's times as a multiple of ours. */
 export function ratioOf(ours: readonly number[][], theirs: readonly number[][]): Ratio {
   const ofRounds = ours.map((samples, round) => median(theirs[round]) / median(samples));
-  const [ratioP25, ratioP75] = quantiles(ofRounds, [0.25, 0.75]);
-  return { ratio: median(theirs.flat()) / median(ours.flat()), ratioP25, ratioP75 };
+  const [ratioP25, ratio, ratioP75] = quantiles(ofRounds, [0.25, 0.5, 0.75]);
+  return { ratio, ratioP25, ratioP75 };
 }
 
 /**
