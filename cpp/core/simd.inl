@@ -191,27 +191,62 @@ RANKONE_INLINE Vec softplus(Vec x) {
 
 RANKONE_INLINE Vec sigmoid(Vec x) { return splat(1.0f) / (exp(-x) + 1.0f); }
 
-// In place, rows[0..kLanes) as the rows of a square: log2(kLanes) rounds of interleaving row i with row i + kLanes/2.
+// In place, rows[0..kLanes) as the rows of a square: squares of four within quarters of a vector, whose shuffles need
+// neither an index nor a copy of an operand, then whole quarters. Four rows at a time, so that registers suffice.
 RANKONE_INLINE void transpose(Vec (&rows)[kLanes]) {
-  for (int round = kLanes; round > 1; round /= 2) {
-    Vec next[kLanes];
-#pragma GCC unroll 8
-    for (int i = 0; i < kLanes / 2; ++i) {
-      const Vec a = rows[i], b = rows[i + kLanes / 2];
 #if RANKONE_LEVEL == 2
-      next[2 * i] = __builtin_shufflevector(a, b, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
-      next[2 * i + 1] = __builtin_shufflevector(a, b, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
+#define RANKONE_LOW(a, b) __builtin_shufflevector(a, b, 0, 16, 1, 17, 4, 20, 5, 21, 8, 24, 9, 25, 12, 28, 13, 29)
+#define RANKONE_HIGH(a, b) __builtin_shufflevector(a, b, 2, 18, 3, 19, 6, 22, 7, 23, 10, 26, 11, 27, 14, 30, 15, 31)
+#define RANKONE_LOW2(a, b) __builtin_shufflevector(a, b, 0, 1, 16, 17, 4, 5, 20, 21, 8, 9, 24, 25, 12, 13, 28, 29)
+#define RANKONE_HIGH2(a, b) __builtin_shufflevector(a, b, 2, 3, 18, 19, 6, 7, 22, 23, 10, 11, 26, 27, 14, 15, 30, 31)
+#define RANKONE_EVEN4(a, b) __builtin_shufflevector(a, b, 0, 1, 2, 3, 8, 9, 10, 11, 16, 17, 18, 19, 24, 25, 26, 27)
+#define RANKONE_ODD4(a, b) __builtin_shufflevector(a, b, 4, 5, 6, 7, 12, 13, 14, 15, 20, 21, 22, 23, 28, 29, 30, 31)
 #elif RANKONE_LEVEL == 1
-      next[2 * i] = __builtin_shufflevector(a, b, 0, 8, 1, 9, 2, 10, 3, 11);
-      next[2 * i + 1] = __builtin_shufflevector(a, b, 4, 12, 5, 13, 6, 14, 7, 15);
+#define RANKONE_LOW(a, b) __builtin_shufflevector(a, b, 0, 8, 1, 9, 4, 12, 5, 13)
+#define RANKONE_HIGH(a, b) __builtin_shufflevector(a, b, 2, 10, 3, 11, 6, 14, 7, 15)
+#define RANKONE_LOW2(a, b) __builtin_shufflevector(a, b, 0, 1, 8, 9, 4, 5, 12, 13)
+#define RANKONE_HIGH2(a, b) __builtin_shufflevector(a, b, 2, 3, 10, 11, 6, 7, 14, 15)
+#define RANKONE_EVEN4(a, b) __builtin_shufflevector(a, b, 0, 1, 2, 3, 8, 9, 10, 11)
+#define RANKONE_ODD4(a, b) __builtin_shufflevector(a, b, 4, 5, 6, 7, 12, 13, 14, 15)
 #else
-      next[2 * i] = __builtin_shufflevector(a, b, 0, 4, 1, 5);
-      next[2 * i + 1] = __builtin_shufflevector(a, b, 2, 6, 3, 7);
+#define RANKONE_LOW(a, b) __builtin_shufflevector(a, b, 0, 4, 1, 5)
+#define RANKONE_HIGH(a, b) __builtin_shufflevector(a, b, 2, 6, 3, 7)
+#define RANKONE_LOW2(a, b) __builtin_shufflevector(a, b, 0, 1, 4, 5)
+#define RANKONE_HIGH2(a, b) __builtin_shufflevector(a, b, 2, 3, 6, 7)
 #endif
-    }
-#pragma GCC unroll 16
-    for (int i = 0; i < kLanes; ++i) rows[i] = next[i];
+#pragma GCC unroll 4
+  for (int i = 0; i < kLanes; i += 4) {
+    const Vec a = RANKONE_LOW(rows[i], rows[i + 1]), b = RANKONE_LOW(rows[i + 2], rows[i + 3]);
+    const Vec c = RANKONE_HIGH(rows[i], rows[i + 1]), d = RANKONE_HIGH(rows[i + 2], rows[i + 3]);
+    rows[i] = RANKONE_LOW2(a, b);
+    rows[i + 1] = RANKONE_HIGH2(a, b);
+    rows[i + 2] = RANKONE_LOW2(c, d);
+    rows[i + 3] = RANKONE_HIGH2(c, d);
   }
+#if RANKONE_LEVEL == 2
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) {
+    const Vec a = RANKONE_EVEN4(rows[i], rows[i + 4]), b = RANKONE_EVEN4(rows[i + 8], rows[i + 12]);
+    const Vec c = RANKONE_ODD4(rows[i], rows[i + 4]), d = RANKONE_ODD4(rows[i + 8], rows[i + 12]);
+    rows[i] = RANKONE_EVEN4(a, b);
+    rows[i + 4] = RANKONE_EVEN4(c, d);
+    rows[i + 8] = RANKONE_ODD4(a, b);
+    rows[i + 12] = RANKONE_ODD4(c, d);
+  }
+#elif RANKONE_LEVEL == 1
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) {
+    const Vec a = rows[i], b = rows[i + 4];
+    rows[i] = RANKONE_EVEN4(a, b);
+    rows[i + 4] = RANKONE_ODD4(a, b);
+  }
+#endif
+#undef RANKONE_LOW
+#undef RANKONE_HIGH
+#undef RANKONE_LOW2
+#undef RANKONE_HIGH2
+#undef RANKONE_EVEN4
+#undef RANKONE_ODD4
 }
 
 }  // namespace RANKONE_ISA_NS

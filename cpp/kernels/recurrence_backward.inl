@@ -7,7 +7,7 @@ namespace RANKONE_ISA_NS {
 
 SavedGeometry savedGeometry(int64_t n, int64_t K, int64_t V) {
   // K = 1 or 2: a few delta steps can erase the whole state; single tokens keep the gate's gradient exact then.
-  const int64_t steps = K <= 64 && n == 1 ? 16 : kMaxChunkSteps, tokens = K <= 2 ? 1 : steps / n;
+  const int64_t steps = kMaxChunkSteps, tokens = K <= 2 ? 1 : steps / n;
   const int64_t padded = roundUp(V, kBlock);
   return {tokens, K * padded, padded};
 }

@@ -20,9 +20,6 @@ struct GatePaths {
   Vec at(const float* rows, int64_t row, int64_t i) const { return load(rows + row * ld + i); }
 };
 
-// Row stride of the products of a piece's steps with each other.
-constexpr int kGramLd = 2 * kMaxChunkSteps;
-
 // dg[t][i], rows of p.ld. X, Xk and Y without what the piece's steps owe each other.
 template <class Update>
 void gatePathSums(const GatePaths& p, float* dg) {

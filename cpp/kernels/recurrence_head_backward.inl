@@ -9,6 +9,8 @@ namespace rankone {
 namespace RANKONE_ISA_NS {
 
 constexpr int kMaxChunkSteps = 32;
+// Row stride of the products of a piece's steps with each other.
+constexpr int kGramLd = 2 * kMaxChunkSteps;
 
 }  // namespace RANKONE_ISA_NS
 }  // namespace rankone
