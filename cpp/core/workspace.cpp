@@ -16,17 +16,18 @@ namespace {
 
 constexpr size_t kKeepBytes = size_t{32} << 20;  // what a thread keeps between calls
 
-// Of several of these on, blocks ask for huge pages: one first touch where there were 512, and translations that the
-// processor keeps at hand while saved states stream through.
+// From one of these on, blocks are whole huge pages where the system grants them: one first touch where there were 512,
+// and translations that the processor keeps at hand while saved states stream through.
 constexpr size_t kHugePage = size_t{2} << 20;
 
 void* allocate(size_t bytes) {
-  if (bytes > std::numeric_limits<size_t>::max() - 4096) throw std::bad_alloc();
-  const bool large = bytes >= 2 * kHugePage;
+  if (bytes > std::numeric_limits<size_t>::max() - 2 * kHugePage) throw std::bad_alloc();
+  const bool large = bytes >= kHugePage;
+  if (large) bytes = (bytes + kHugePage - 1) / kHugePage * kHugePage;
   void* p = nullptr;
   if (posix_memalign(&p, large ? kHugePage : 64, bytes ? bytes : 64) != 0) throw std::bad_alloc();
 #if defined(MADV_HUGEPAGE)
-  if (large) madvise(p, bytes / kHugePage * kHugePage, MADV_HUGEPAGE);  // no more than a wish
+  if (large) madvise(p, bytes, MADV_HUGEPAGE);  // no more than a wish
 #endif
   return p;
 }
