@@ -1,5 +1,7 @@
 #include "ops/recurrence.h"
 
+#include <algorithm>
+
 #include "ops/recurrence_problem.h"
 #include "ops/shapes.h"
 
@@ -20,7 +22,7 @@ const OptionSpec kOptions[] = {
 };
 const OutputSpec kOutputs[] = {{"o"}, {"finalState"}, {"finalZ"}};
 
-// Below this many updates packing does not pay.
+// Up to this many updates, and for a single token, packing does not pay.
 constexpr int64_t kTokenFormSteps = 2;
 
 struct Bound {
@@ -72,7 +74,9 @@ Bound bindArgs(const Call& call, std::vector<float>* fixedGate) {
   args.finalState = call.outputs[kFinalState].f32();
   args.packTokens = call.integer(kChunkSize, args.n > 1 ? 16 : 32);
   const int64_t mode = call.integer(kMode, kAuto);
-  args.tokenSteps = mode == kRecurrent ? std::numeric_limits<int64_t>::max() : mode == kChunk ? -1 : kTokenFormSteps;
+  args.tokenSteps = mode == kRecurrent ? std::numeric_limits<int64_t>::max()
+                    : mode == kChunk   ? -1
+                                       : std::max(kTokenFormSteps, args.n);
   bound.z.initialZ = call.input(kInitialZ).f32();
   bound.z.finalZ = call.outputs[kFinalZ].f32();
   bindState(call, bound, fixedGate == nullptr);
