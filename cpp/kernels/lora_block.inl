@@ -19,16 +19,6 @@ struct LoraSlab {
   int64_t xStride, wStride;  // from one tile to the next
 };
 
-// Words that the next block of a panel will be made of, fetched into L2 over `groups` groups of units.
-Prefetch prefetchWords(const Panels& m, const uint32_t* words, int64_t steps, int64_t groups) {
-  Prefetch f;
-  const int64_t bytes = (steps + panelSteps(m.format) - 1) / panelSteps(m.format) * m.width * 4;
-  f.line = reinterpret_cast<const char*>(words);
-  f.left = f.run = std::max<int64_t>(1, bytes / Prefetch::kLine);
-  f.rate = f.left * Prefetch::kOne / std::max<int64_t>(1, groups);
-  return f;
-}
-
 // The slices of B that a tile will add. Those of adapters with more rows are at hand from the tile before.
 void prefetchRanks(const LoraJob& job, int64_t tile, int64_t p) {
   forGroups(job, tile, [&](const RankGroup& g, const LoraAdapter& a) {

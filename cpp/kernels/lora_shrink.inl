@@ -96,20 +96,31 @@ void shrinkScattered(const Panels& m, int64_t p, const RankGroup& g, int begin, 
   });
 }
 
+// Words that the next block of a panel will be made of, fetched into L2 over `groups` groups of units.
+Prefetch prefetchWords(const Panels& m, const uint32_t* words, int64_t steps, int64_t groups) {
+  Prefetch f;
+  const int64_t bytes = (steps + panelSteps(m.format) - 1) / panelSteps(m.format) * m.width * 4;
+  f.line = reinterpret_cast<const char*>(words);
+  f.left = f.run = std::max<int64_t>(1, bytes / Prefetch::kLine);
+  f.rate = f.left * Prefetch::kOne / std::max<int64_t>(1, groups);
+  return f;
+}
+
 // `rows` rows against one panel. scratch: expandedFloats(kShrinkUnits * kUnitSteps, width).
 void shrinkRows(const Panels& m, int64_t p, int rows, const float* x, float* t, int64_t ldT, float* scratch) {
   const int64_t units = unitsOf(m.depth);
   const auto run = pickTile<kTileRows, SumsOut>(rows, m.width / kLanes);
-  Prefetch none;
   int64_t u = 0;
   do {
     const int64_t count = std::min(kShrinkUnits, units - u), step0 = u * kUnitSteps;
+    Prefetch next = prefetchWords(m, m.panel(p) + (step0 + count * kUnitSteps) / panelSteps(m.format) * m.width,
+                                  kShrinkUnits * kUnitSteps, count / kGroup);
     const float* b = reinterpret_cast<const float*>(m.panel(p)) + u * m.width;
     if (!isDirect<kUnitSteps>(m.format)) {
       expandPanel<kUnitSteps>(m, p, step0, std::min(count * kUnitSteps, m.depth - step0), scratch);
       b = scratch;
     }
-    run(count, x + u * kTileRows, b, m.width, {t, ldT, u ? t : nullptr}, none);
+    run(count, x + u * kTileRows, b, m.width, {t, ldT, u ? t : nullptr}, next);
     u += count;
   } while (u < units);
 }

@@ -7,7 +7,8 @@ namespace rankone {
 namespace RANKONE_ISA_NS {
 namespace {
 
-constexpr int64_t kStreamAhead = 2048;  // bytes of words to prefetch
+// Bytes of words to prefetch: the time that a line takes to come, whatever the arithmetic between two of them.
+constexpr int64_t streamAhead(int rows) { return rows >= 4 ? 8192 : 2048; }
 
 // One of several runs of words that are read side by side: one chain of additions waits for itself, four do not.
 struct Stream {
@@ -27,7 +28,10 @@ RANKONE_INLINE void addStreams(const Expand<F, kUnitSteps>& expand, const Stream
 #pragma GCC unroll 8
     for (int c = 0; c < C; ++c)
 #pragma GCC unroll 2
-      for (int v = 0; v < NV; ++v) scale[c][v] = load(s[c].scales + v * kLanes);
+      for (int v = 0; v < NV; ++v) {
+        scale[c][v] = load(s[c].scales + v * kLanes);
+        __builtin_prefetch(s[c].scales + 4 * width + v * kLanes);
+      }
   const uint32_t* words[C];
   const float* x[C];
 #pragma GCC unroll 8
@@ -42,10 +46,10 @@ RANKONE_INLINE void addStreams(const Expand<F, kUnitSteps>& expand, const Stream
 #pragma GCC unroll 2
       for (int v = 0; v < NV; ++v) {
         w[c][v][0] = loadWords(words[c] + v * kLanes);
-        __builtin_prefetch(words[c] + v * kLanes + kStreamAhead / 4);
+        __builtin_prefetch(words[c] + v * kLanes + streamAhead(MR) / 4);
         if constexpr (E::kWordRows == 2) {
           w[c][v][1] = r + 1 < rows ? loadWords(words[c] + width + v * kLanes) : UVec{};
-          __builtin_prefetch(words[c] + width + v * kLanes + kStreamAhead / 4);
+          __builtin_prefetch(words[c] + width + v * kLanes + streamAhead(MR) / 4);
         }
       }
 #pragma GCC unroll 8
