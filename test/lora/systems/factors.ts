@@ -199,7 +199,7 @@ export const factors: System[] = [
     async run() {
       const { w } = layer();
       const x = toMatrix(withSpectrum(60, IN, spectrum(IN), 5));
-      const state = await updateEva({ x: tensor(x) }, { components: IN, ...EXACT });
+      const state = await updateEva({ x: tensor(x) }, { components: IN, center: false, ...EXACT });
       const { adapter } = await initEva({ state, outFeatures: OUT }, { rank: R });
       near(forward(x, { base: w, adapters: [adapter] }), applied(x, w), 2e-6, 'the start');
       // The rows of A are the leading right singular vectors of the inputs.

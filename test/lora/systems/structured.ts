@@ -187,7 +187,7 @@ export const structured: System[] = [
       const z = applied(x, down);
       const gradient = gate.map((_, i) => inner.reduce((s, row, m) => s + row[i] * z[m][i], 0));
       near([[...dMid!.data]], [gradient], 1e-5, 'dg');
-      const [eta, lambda] = [1e-3, 0.3];
+      const [eta, lambda] = [1e-5, 0.3];
       gate = gate.map((value, i) => {
         const moved = value - eta * dMid!.data[i];
         return Math.sign(moved) * Math.max(Math.abs(moved) - lambda, 0);
