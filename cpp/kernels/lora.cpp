@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "kernels/lora_plan.h"
 #include "kernels/matmul.h"
 #include "kernels/split.h"
 

@@ -19,17 +19,16 @@ void fewProduct(const LoraJob& job) {
   const LoraArgs& args = job.p;
   const int rows = static_cast<int>(args.rows), most = streamRows(rows);
   const int64_t xFloats = panelStride<kTileRows>(args.in), panels = (args.out + kPanel - 1) / kPanel;
-  Scratch scratch(alignFloats(xFloats) + job.wordsOfW());
-  float *x = scratch.take(xFloats), *w = scratch.take(job.wordsOfW());
-  prepareTile<D>(job, 0, rows, x, w);
+  Scratch scratch(alignFloats(xFloats) + job.wStride());
+  float *x = scratch.take(xFloats), *w = scratch.take(job.wStride());
+  prepareTile<D>(job, 0, x, w);
   const int64_t side = args.base ? streamPanelCount(rows) : 1, groups = (panels + side - 1) / side;
   const int64_t depth = args.in ? loraDepth(args.in) : 1;
   const Split split = splitWork(groups, 8 * side * kPanel * std::max<int64_t>(args.base ? args.in : 1, 16));
   parallelFor(split.tasks, args.cancel, [&](int64_t task) {
-    const int64_t ranks = rankPanelFloats(job.ranks), sumFloats = side * most * kPanel;
-    Scratch own(alignFloats(sumFloats) + ranks);
+    const int64_t sumFloats = side * most * kPanel;
+    Scratch own(sumFloats);
     float* sums = own.take(sumFloats);
-    RankPanels rankPanels{own.take(ranks), expandedFloats(job.ranks, kPanel)};
     for (int64_t g = split.begin(task); g < split.end(task); ++g) {
       const int64_t first = g * side, count = std::min(side, panels - first);
       if (args.base && args.in == 0) std::memset(sums, 0, static_cast<size_t>(sumFloats) * sizeof(float));
@@ -43,8 +42,8 @@ void fewProduct(const LoraJob& job) {
               streamOf<F>(*args.base, first + c, false, rows, k0, steps, x, sums + c * most * kPanel, k0 > 0);
           });
       for (int64_t c = 0; c < count; ++c) {
-        if (args.slots && first + c + 1 < panels) prefetchRanks(job, 0, rows, first + c + 1);
-        finishTile<D>(job, 0, rows, first + c, w, sums + c * most * kPanel, rankPanels);
+        if (first + c + 1 < panels) prefetchRanks(job, 0, first + c + 1);
+        finishTile<D>(job, 0, first + c, w, sums + c * most * kPanel);
       }
     }
   });
@@ -65,7 +64,9 @@ void loraForward(const LoraArgs& args, void* y, DType yDType) {
   Scratch scratch(args.bias ? args.out : 0);
   float* bias = args.bias ? scratch.take(args.out) : nullptr;
   if (bias) widen(args.bias.data, args.bias.dtype, 0, args.out, bias);
-  const LoraJob job{args, y, yDType, bias, roundUp(std::max<int64_t>(rank, 1), kPanel), std::max<int64_t>(ranks, 1)};
+  const RankPlan plan = planRanks(args, kTileRows);
+  const LoraJob job{
+      args, y, yDType, bias, plan, roundUp(std::max<int64_t>(rank, 1), kPanel), std::max<int64_t>(ranks, 1)};
   withDType(args.dtype, [&](auto d) {
     using D = decltype(d);
     if (args.rows <= kStreamRows) return fewProduct<D>(job);

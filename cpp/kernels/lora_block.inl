@@ -6,7 +6,7 @@ namespace rankone {
 namespace RANKONE_ISA_NS {
 namespace {
 
-constexpr int64_t kTaskPanels = 8;              // of a task
+constexpr int64_t kTaskPanels = 8;                // of a task
 constexpr int64_t kSlabRanks = int64_t{1} << 22;  // floats of w for all rows of a slab
 
 // Steps of K that are added up in one chain, whole blocks of every format.
@@ -14,31 +14,18 @@ int64_t loraDepth(int64_t K) { return evenPieces(K, kBlockK, 64); }
 
 // Rows whose x and w lie packed, for all tasks.
 struct LoraSlab {
-  int64_t row, rows, tiles;
+  int64_t first, tiles;
   const float *x, *w;
   int64_t xStride, wStride;  // from one tile to the next
 };
 
-// Words that the next block of a panel will be made of, fetched into L2 over `groups` groups of units.
-Prefetch prefetchWords(const Panels& m, const uint32_t* words, int64_t steps, int64_t groups) {
-  Prefetch f;
-  const int64_t bytes = (steps + panelSteps(m.format) - 1) / panelSteps(m.format) * m.width * 4;
-  f.line = reinterpret_cast<const char*>(words);
-  f.left = f.run = std::max<int64_t>(1, bytes / Prefetch::kLine);
-  f.rate = f.left * Prefetch::kOne / std::max<int64_t>(1, groups);
-  return f;
-}
-
-// The slices of B that a tile will add, where they are not at hand: with an adapter for every row they come from memory.
-void prefetchRanks(const LoraJob& job, int64_t row, int rows, int64_t p) {
-  const LoraAdapter* last = nullptr;
-  for (int64_t j = 0; j < job.p.perRow; ++j)
-    forRuns(job, row, rows, j, [&](const LoraAdapter& a, int i, int end) {
-      if (a.bIndex || &a == last || end - i == kTileRows) return;
-      last = &a;
-      const uint32_t* words = a.b.panel(p);
-      for (int64_t k = 0; k < a.b.units() * kPanel; k += 16) __builtin_prefetch(words + k, 0, 2);
-    });
+// The slices of B that a tile will add. Those of adapters with more rows are at hand from the tile before.
+void prefetchRanks(const LoraJob& job, int64_t tile, int64_t p) {
+  forGroups(job, tile, [&](const RankGroup& g, const LoraAdapter& a) {
+    if (a.bIndex || g.count == kTileRows) return;
+    const uint32_t* words = a.b.panel(p);
+    for (int64_t k = 0; k < a.b.units() * kPanel; k += 16) __builtin_prefetch(words + k, 0, 2);
+  });
 }
 
 // Panels [first, last) of y, tiles [begin, end) of the slab.
@@ -49,10 +36,9 @@ void productTask(const LoraJob& job, const LoraSlab& s, int64_t first, int64_t l
   const int64_t K = base ? args.in : 0, depth = K ? loraDepth(K) : 1, tiles = end - begin;
   const bool direct = base && isDirect<kUnitSteps>(base->format);
   const int64_t expanded = base && !direct ? expandedFloats(depth, kPanel) : 0;
-  const int64_t kept = K > depth ? tiles * kTileRows * kPanel : 0, ranks = rankPanelFloats(job.ranks);
-  Scratch scratch(alignFloats(expanded) + alignFloats(kept) + kTileRows * kPanel + ranks);
+  const int64_t kept = K > depth ? tiles * kTileRows * kPanel : 0;
+  Scratch scratch(alignFloats(expanded) + alignFloats(kept) + kTileRows * kPanel);
   float *units = scratch.take(expanded), *sums = scratch.take(kept), *local = scratch.take(kTileRows * kPanel);
-  RankPanels panels{scratch.take(ranks), expandedFloats(job.ranks, kPanel)};
   Prefetch prefetch;
   for (int64_t p = first; p < last; ++p) {
     int64_t k0 = 0;
@@ -74,16 +60,16 @@ void productTask(const LoraJob& job, const LoraSlab& s, int64_t first, int64_t l
           prefetch = {};
       }
       for (int64_t t = begin; t < end; ++t) {
-        const int64_t row = s.row + t * kTileRows;
-        const int rows = static_cast<int>(std::min<int64_t>(kTileRows, s.rows - t * kTileRows));
+        const int64_t tile = s.first + t;
+        const int rows = static_cast<int>(std::min<int64_t>(kTileRows, args.rows - tile * kTileRows));
         float* of = sums + (t - begin) * kTileRows * kPanel;
-        if (isLast && args.slots) prefetchRanks(job, row, rows, p);
+        if (isLast) prefetchRanks(job, tile, p);
         if (base) {
           const SumsOut out{isLast ? local : of, kPanel, k0 ? of : nullptr};
-          pickTile<kTileRows, SumsOut>(rows, kTileVecs)(unitsOf(steps), s.x + t * s.xStride + k0 / kUnitSteps * kTileRows,
-                                                        panel, kPanel, out, prefetch);
+          pickTile<kTileRows, SumsOut>(rows, kTileVecs)(
+              unitsOf(steps), s.x + t * s.xStride + k0 / kUnitSteps * kTileRows, panel, kPanel, out, prefetch);
         }
-        if (isLast) finishTile<D>(job, row, rows, p, s.w + t * s.wStride, local, panels);
+        if (isLast) finishTile<D>(job, tile, p, s.w + t * s.wStride, local);
       }
       k0 += steps;
     } while (k0 < K);
@@ -93,29 +79,27 @@ void productTask(const LoraJob& job, const LoraSlab& s, int64_t first, int64_t l
 template <class D>
 void blockProduct(const LoraJob& job) {
   const LoraArgs& args = job.p;
-  const int64_t xStride = panelStride<kTileRows>(args.in), wStride = job.wordsOfW();
+  const int64_t xStride = panelStride<kTileRows>(args.in), wStride = job.wStride();
   int64_t most = std::max(kTaskRows, kSlabFloats / unitsOf(std::max<int64_t>(1, args.in)));
   if (wStride) most = std::max<int64_t>(kTileRows, std::min(most, kSlabRanks / wStride * kTileRows));
-  const int64_t slabRows = evenPieces(args.rows, most, kTileRows), slabTiles = slabRows / kTileRows;
+  const int64_t slabTiles = evenPieces(args.rows, most, kTileRows) / kTileRows;
   Scratch scratch(alignFloats(slabTiles * xStride) + slabTiles * wStride);
   float *x = scratch.take(slabTiles * xStride), *w = scratch.take(slabTiles * wStride);
-  const int64_t panels = (args.out + kPanel - 1) / kPanel;
-  for (int64_t row = 0; row < args.rows; row += slabRows) {
-    LoraSlab s{row, std::min(slabRows, args.rows - row), 0, x, w, xStride, wStride};
-    s.tiles = (s.rows + kTileRows - 1) / kTileRows;
+  const int64_t panels = (args.out + kPanel - 1) / kPanel, tiles = (args.rows + kTileRows - 1) / kTileRows;
+  for (int64_t first = 0; first < tiles; first += slabTiles) {
+    const LoraSlab s{first, std::min(slabTiles, tiles - first), x, w, xStride, wStride};
     const Split prepare = splitWork(s.tiles, 2 * kTileRows * args.in * (4 + job.ranks));
     parallelFor(prepare.tasks, args.cancel, [&](int64_t task) {
       for (int64_t t = prepare.begin(task); t < prepare.end(task); ++t)
-        prepareTile<D>(job, row + t * kTileRows, static_cast<int>(std::min<int64_t>(kTileRows, s.rows - t * kTileRows)),
-                       x + t * xStride, w + t * wStride);
+        prepareTile<D>(job, first + t, x + t * xStride, w + t * wStride);
     });
     const int64_t columnTasks = (panels + kTaskPanels - 1) / kTaskPanels;
     const int64_t wanted = numThreads() > 1 ? 4 * numThreads() : 1, pieces = std::max<int64_t>(1, wanted / columnTasks);
     const int64_t taskTiles = std::max(std::min(s.tiles, kTaskRows / kTileRows), (s.tiles + pieces - 1) / pieces);
     const int64_t rowTasks = (s.tiles + taskTiles - 1) / taskTiles;
     parallelFor(columnTasks * rowTasks, args.cancel, [&](int64_t task) {
-      const int64_t first = task / rowTasks * kTaskPanels, begin = task % rowTasks * taskTiles;
-      productTask<D>(job, s, first, std::min(panels, first + kTaskPanels), begin, std::min(s.tiles, begin + taskTiles));
+      const int64_t panel = task / rowTasks * kTaskPanels, begin = task % rowTasks * taskTiles;
+      productTask<D>(job, s, panel, std::min(panels, panel + kTaskPanels), begin, std::min(s.tiles, begin + taskTiles));
     });
   }
 }

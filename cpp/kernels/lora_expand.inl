@@ -43,7 +43,7 @@ RANKONE_INLINE UVec loadWords(const uint32_t* p) { return (UVec)load(reinterpret
 template <PanelFormat F, int U>
 struct Expand : std::conditional_t<isNibbles(F), Nibbles, NoNibbles> {
   static constexpr int kSteps = panelSteps(F);
-  static constexpr int kWordRows = kSteps < U ? 2 : 1;  // words of a row that a turn takes
+  static constexpr int kWordRows = kSteps < U ? 2 : 1;        // words of a row that a turn takes
   static constexpr int kUnits = kSteps < U ? 1 : kSteps / U;  // and the units that they make
 
   RANKONE_INLINE Expand()
@@ -66,8 +66,7 @@ struct Expand : std::conditional_t<isNibbles(F), Nibbles, NoNibbles> {
   }
 
   RANKONE_INLINE Vec unit(const UVec (&w)[kWordRows], Vec scale, int u) const {
-    if constexpr (U == 1)
-      return step(w[0], scale, u);
+    if constexpr (U == 1) return step(w[0], scale, u);
 #if defined(RANKONE_BF16_DOT)
     else if constexpr (F == PanelFormat::BF16)
       return (Vec)w[0];
@@ -109,7 +108,8 @@ RANKONE_INLINE void withFormat(PanelFormat format, Function&& f) {
 
 constexpr int64_t kExpandAhead = 1024;  // bytes of words to prefetch
 
-// The blocks of steps with one scale that [step0, step0 + steps) consists of: visit(words, scales, first unit, word rows).
+// The blocks of steps with one scale that [step0, step0 + steps) consists of: visit(words, scales, first unit, word
+// rows).
 template <PanelFormat F, int U, class Visit>
 RANKONE_INLINE void forBlocks(const Panels& m, int64_t p, int64_t step0, int64_t steps, Visit&& visit) {
   using E = Expand<F, U>;

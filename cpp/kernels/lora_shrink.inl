@@ -31,10 +31,11 @@ struct SumsOut {
   }
 };
 
-// One row against one panel: blocks [first, first + C) of whole kShrinkUnits, side by side, added to t in order.
-template <PanelFormat F, int C, int NV>
-__attribute__((noinline)) void shrinkBlocks(const Panels& m, int64_t p, int64_t first, const float* x, float* t,
-                                            bool add) {
+// MR rows against one panel: blocks [first, first + C) of whole kShrinkUnits, side by side, added to t in order.
+// `whole`: or the last one, of any length.
+template <PanelFormat F, int MR, int C, int NV, bool kWhole>
+__attribute__((noinline)) void shrinkBlocks(const Panels& m, int64_t p, int64_t first, const float* x,
+                                            const int64_t (&row)[MR], float* const (&t)[MR]) {
   using E = Expand<F, kUnitSteps>;
   constexpr int64_t kRows = kShrinkUnits * kUnitSteps / E::kSteps;
   const E expand;
@@ -42,62 +43,84 @@ __attribute__((noinline)) void shrinkBlocks(const Panels& m, int64_t p, int64_t 
 #pragma GCC unroll 8
   for (int c = 0; c < C; ++c)
     s[c] = {m.panel(p) + (first + c) * kRows * m.width, nullptr, x + (first + c) * kShrinkUnits * kTileRows};
-  Vec acc[C][1][NV];
+  Vec acc[C][MR][NV];
 #pragma GCC unroll 8
   for (int c = 0; c < C; ++c)
+#pragma GCC unroll 4
+    for (int i = 0; i < MR; ++i)
 #pragma GCC unroll 2
-    for (int v = 0; v < NV; ++v) acc[c][0][v] = zero();
-  addStreams<F, 1, C, NV, false>(expand, s, m.width, kRows, kShrinkUnits, acc);
+      for (int v = 0; v < NV; ++v) acc[c][i][v] = zero();
+  const int64_t steps = m.depth - first * kShrinkUnits * kUnitSteps;
+  const int64_t rows = kWhole ? kRows : (steps + E::kSteps - 1) / E::kSteps;
+  addStreams<F, MR, C, NV, false>(expand, s, m.width, rows, kWhole ? kShrinkUnits : unitsOf(steps), row, acc);
+#pragma GCC unroll 4
+  for (int i = 0; i < MR; ++i)
 #pragma GCC unroll 2
-  for (int v = 0; v < NV; ++v) {
-    Vec total = add ? load(t + v * kLanes) + acc[0][0][v] : acc[0][0][v];
+    for (int v = 0; v < NV; ++v) {
+      float* to = t[i] + v * kLanes;
+      Vec total = first ? load(to) + acc[0][i][v] : acc[0][i][v];
 #pragma GCC unroll 8
-    for (int c = 1; c < C; ++c) total = total + acc[c][0][v];
-    store(t + v * kLanes, total);
-  }
+      for (int c = 1; c < C; ++c) total = total + acc[c][i][v];
+      store(to, total);
+    }
 }
 
-// The same of one block of any length.
-template <PanelFormat F, int NV>
-__attribute__((noinline)) void shrinkRest(const Panels& m, int64_t p, int64_t first, const float* x, float* t,
-                                          bool add) {
-  using E = Expand<F, kUnitSteps>;
-  const int64_t step0 = first * kShrinkUnits * kUnitSteps, steps = m.depth - step0;
-  const E expand;
-  const Stream s[1] = {{m.panel(p) + step0 / E::kSteps * m.width, nullptr, x + first * kShrinkUnits * kTileRows}};
-  Vec acc[1][1][NV] = {};
-  addStreams<F, 1, 1, NV, false>(expand, s, m.width, (steps + E::kSteps - 1) / E::kSteps, unitsOf(steps), acc);
-#pragma GCC unroll 2
-  for (int v = 0; v < NV; ++v) {
-    float* to = t + v * kLanes;
-    store(to, add ? load(to) + acc[0][0][v] : acc[0][0][v]);
-  }
-}
-
-template <PanelFormat F, int NV>
-void shrinkRow(const Panels& m, int64_t p, const float* x, float* t) {
-  constexpr int kChains = kLanes == 16 ? 8 / NV : 4 / NV;
+template <PanelFormat F, int MR, int NV>
+void shrinkSome(const Panels& m, int64_t p, const float* x, const int64_t (&row)[MR], float* const (&t)[MR]) {
+  constexpr int kWanted = (kLanes == 16 ? 8 : 4) / (MR * NV), kChains = kWanted > 1 ? kWanted : 1;
   const int64_t whole = m.depth / (kShrinkUnits * kUnitSteps);
   int64_t block = 0;
-  for (; block + kChains <= whole; block += kChains) shrinkBlocks<F, kChains, NV>(m, p, block, x, t, block > 0);
-  for (; block < whole; ++block) shrinkBlocks<F, 1, NV>(m, p, block, x, t, block > 0);
-  if (block * kShrinkUnits * kUnitSteps < m.depth || block == 0) shrinkRest<F, NV>(m, p, block, x, t, block > 0);
+  for (; block + kChains <= whole; block += kChains) shrinkBlocks<F, MR, kChains, NV, true>(m, p, block, x, row, t);
+  for (; block < whole; ++block) shrinkBlocks<F, MR, 1, NV, true>(m, p, block, x, row, t);
+  if (block * kShrinkUnits * kUnitSteps < m.depth || block == 0)
+    shrinkBlocks<F, MR, 1, NV, false>(m, p, block, x, row, t);
+}
+
+// Rows [begin, begin + MR) of a group; t of the group's row i at t + i * ldT.
+template <int MR>
+void shrinkScattered(const Panels& m, int64_t p, const RankGroup& g, int begin, const float* x, float* t, int64_t ldT) {
+  int64_t row[MR];
+  float* to[MR];
+  for (int i = 0; i < MR; ++i) {
+    row[i] = g.row[begin + i];
+    to[i] = t + (begin + i) * ldT;
+  }
+  withFormat(m.format, [&](auto f) {
+    constexpr PanelFormat F = decltype(f)::value;
+    if constexpr (!hasBlocks(F) && F != PanelFormat::Int8) {
+      if (m.width == kLanes)
+        shrinkSome<F, MR, 1>(m, p, x, row, to);
+      else
+        shrinkSome<F, MR, 2>(m, p, x, row, to);
+    }
+  });
+}
+
+// Words that the next block of a panel will be made of, fetched into L2 over `groups` groups of units.
+Prefetch prefetchWords(const Panels& m, const uint32_t* words, int64_t steps, int64_t groups) {
+  Prefetch f;
+  const int64_t bytes = (steps + panelSteps(m.format) - 1) / panelSteps(m.format) * m.width * 4;
+  f.line = reinterpret_cast<const char*>(words);
+  f.left = f.run = std::max<int64_t>(1, bytes / Prefetch::kLine);
+  f.rate = f.left * Prefetch::kOne / std::max<int64_t>(1, groups);
+  return f;
 }
 
 // `rows` rows against one panel. scratch: expandedFloats(kShrinkUnits * kUnitSteps, width).
 void shrinkRows(const Panels& m, int64_t p, int rows, const float* x, float* t, int64_t ldT, float* scratch) {
   const int64_t units = unitsOf(m.depth);
   const auto run = pickTile<kTileRows, SumsOut>(rows, m.width / kLanes);
-  Prefetch none;
   int64_t u = 0;
   do {
     const int64_t count = std::min(kShrinkUnits, units - u), step0 = u * kUnitSteps;
+    Prefetch next = prefetchWords(m, m.panel(p) + (step0 + count * kUnitSteps) / panelSteps(m.format) * m.width,
+                                  kShrinkUnits * kUnitSteps, count / kGroup);
     const float* b = reinterpret_cast<const float*>(m.panel(p)) + u * m.width;
     if (!isDirect<kUnitSteps>(m.format)) {
       expandPanel<kUnitSteps>(m, p, step0, std::min(count * kUnitSteps, m.depth - step0), scratch);
       b = scratch;
     }
-    run(count, x + u * kTileRows, b, m.width, {t, ldT, u ? t : nullptr}, none);
+    run(count, x + u * kTileRows, b, m.width, {t, ldT, u ? t : nullptr}, next);
     u += count;
   } while (u < units);
 }
@@ -105,20 +128,15 @@ void shrinkRows(const Panels& m, int64_t p, int rows, const float* x, float* t, 
 // Floats of scratch that shrink() takes.
 constexpr int64_t shrinkScratch() { return expandedFloats(kShrinkUnits * kUnitSteps, kPanel); }
 
-// Panel p of m against `rows` rows of packed x: t[i * ldT + p * width + j].
-void shrinkPanel(const Panels& m, int64_t p, int rows, const float* x, float* t, int64_t ldT, float* scratch) {
+// Panel p of m against the rows of a group: t[i * ldT + p * width + r].
+void shrinkPanel(const Panels& m, int64_t p, const RankGroup& g, const float* x, float* t, int64_t ldT,
+                 float* scratch) {
   t += p * m.width;
-  if (rows > 2) return shrinkRows(m, p, rows, x, t, ldT, scratch);
-  for (int i = 0; i < rows; ++i)
-    withFormat(m.format, [&](auto f) {
-      constexpr PanelFormat F = decltype(f)::value;
-      if constexpr (!hasBlocks(F) && F != PanelFormat::Int8) {
-        if (m.width == kLanes)
-          shrinkRow<F, 1>(m, p, x + i, t + i * ldT);
-        else
-          shrinkRow<F, 2>(m, p, x + i, t + i * ldT);
-      }
-    });
+  if (g.isRun() && g.count > 2) return shrinkRows(m, p, g.count, x + g.row[0], t, ldT, scratch);
+  int i = 0;
+  for (; i + 4 <= g.count; i += 4) shrinkScattered<4>(m, p, g, i, x, t, ldT);
+  for (; i + 2 <= g.count; i += 2) shrinkScattered<2>(m, p, g, i, x, t, ldT);
+  if (i < g.count) shrinkScattered<1>(m, p, g, i, x, t, ldT);
 }
 
 // One step of one row of packed x, in the precision of its units.
@@ -132,15 +150,10 @@ RANKONE_INLINE float packedStep(const float* x, int64_t step) {
   return value;
 }
 
-void gatherRows(const LoraAdapter& a, int rows, const float* x, float* t, int64_t ldT) {
-  for (int i = 0; i < rows; ++i)
-    for (int64_t r = 0; r < a.rank; ++r) t[i * ldT + r] = packedStep(x + i, a.aIndex[r]);
-}
-
-// t [rows, ldT] of rows of one adapter; ldT has room for whole panels.
-inline void shrink(const LoraAdapter& a, int rows, const float* x, float* t, int64_t ldT, float* scratch) {
-  if (a.aIndex) return gatherRows(a, rows, x, t, ldT);
-  for (int64_t p = 0; p < a.a.count(); ++p) shrinkPanel(a.a, p, rows, x, t, ldT, scratch);
+// t of an adapter whose A is a list of columns.
+void gatherRanks(const LoraAdapter& a, const RankGroup& g, const float* x, float* t, int64_t ldT) {
+  for (int i = 0; i < g.count; ++i)
+    for (int64_t r = 0; r < a.rank; ++r) t[i * ldT + r] = packedStep(x + g.row[i], a.aIndex[r]);
 }
 
 // Zeroes what dropout takes from a packed tile of `rows` rows from `row` on.

@@ -7,27 +7,31 @@ namespace rankone {
 namespace RANKONE_ISA_NS {
 namespace {
 
-constexpr int64_t kStreamAhead = 2048;  // bytes of words to prefetch
+// Bytes of words to prefetch: the time that a line takes to come, whatever the arithmetic between two of them.
+constexpr int64_t streamAhead(int rows) { return rows >= 4 ? 8192 : 2048; }
 
 // One of several runs of words that are read side by side: one chain of additions waits for itself, four do not.
 struct Stream {
   const uint32_t* words;
   const float* scales;
-  const float* x;  // unit u of row i at x[u * kTileRows + i]
+  const float* x;  // unit u of a row at x[u * kTileRows + row]
 };
 
 // C streams of `rows` word rows with one scale each, `width` words apart, and `units` units of them: C x MR rows x NV
-// vectors of sums. Units are added in ascending order, one by one, as in a tile.
+// vectors of sums. Units are added in ascending order, one by one, as in a tile. row[i]: where x has row i.
 template <PanelFormat F, int MR, int C, int NV, bool kSharedX>
 RANKONE_INLINE void addStreams(const Expand<F, kUnitSteps>& expand, const Stream (&s)[C], int64_t width, int64_t rows,
-                               int64_t units, Vec (&acc)[C][MR][NV]) {
+                               int64_t units, const int64_t (&row)[MR], Vec (&acc)[C][MR][NV]) {
   using E = Expand<F, kUnitSteps>;
   Vec scale[C][NV] = {};
   if constexpr (hasBlocks(F))
 #pragma GCC unroll 8
     for (int c = 0; c < C; ++c)
 #pragma GCC unroll 2
-      for (int v = 0; v < NV; ++v) scale[c][v] = load(s[c].scales + v * kLanes);
+      for (int v = 0; v < NV; ++v) {
+        scale[c][v] = load(s[c].scales + v * kLanes);
+        __builtin_prefetch(s[c].scales + 4 * width + v * kLanes);
+      }
   const uint32_t* words[C];
   const float* x[C];
 #pragma GCC unroll 8
@@ -42,10 +46,10 @@ RANKONE_INLINE void addStreams(const Expand<F, kUnitSteps>& expand, const Stream
 #pragma GCC unroll 2
       for (int v = 0; v < NV; ++v) {
         w[c][v][0] = loadWords(words[c] + v * kLanes);
-        __builtin_prefetch(words[c] + v * kLanes + kStreamAhead / 4);
+        __builtin_prefetch(words[c] + v * kLanes + streamAhead(MR) / 4);
         if constexpr (E::kWordRows == 2) {
           w[c][v][1] = r + 1 < rows ? loadWords(words[c] + width + v * kLanes) : UVec{};
-          __builtin_prefetch(words[c] + width + v * kLanes + kStreamAhead / 4);
+          __builtin_prefetch(words[c] + width + v * kLanes + streamAhead(MR) / 4);
         }
       }
 #pragma GCC unroll 8
@@ -58,7 +62,7 @@ RANKONE_INLINE void addStreams(const Expand<F, kUnitSteps>& expand, const Stream
         for (int v = 0; v < NV; ++v) b[v] = expand.unit(w[c][v], scale[c][v], u);
 #pragma GCC unroll 8
         for (int i = 0; i < MR; ++i) {
-          const Vec a = broadcast(x[kSharedX ? 0 : c] + u * kTileRows + i);
+          const Vec a = broadcast(x[kSharedX ? 0 : c] + u * kTileRows + row[i]);
 #pragma GCC unroll 2
           for (int v = 0; v < NV; ++v) acc[c][i][v] = multiplyAdd(a, b[v], acc[c][i][v]);
         }
@@ -88,18 +92,22 @@ __attribute__((noinline)) void streamPanels(const Panels& m, int64_t p, int64_t 
     for (int i = 0; i < MR; ++i)
 #pragma GCC unroll 2
       for (int v = 0; v < kTileVecs; ++v) acc[c][i][v] = zero();
+  int64_t row[MR];
+#pragma GCC unroll 8
+  for (int i = 0; i < MR; ++i) row[i] = i;
   const int64_t units = unitsOf(steps), scaleStep = m.blocks() * m.width;
   x += step0 / kUnitSteps * kTileRows;
-  forBlocks<F, kUnitSteps>(m, p, step0, steps, [&](const uint32_t* words, const float* scales, int64_t unit,
-                                                   int64_t rows) __attribute__((always_inline)) {
-    Stream s[C];
+  forBlocks<F, kUnitSteps>(
+      m, p, step0, steps,
+      [&](const uint32_t* words, const float* scales, int64_t unit, int64_t rows) __attribute__((always_inline)) {
+        Stream s[C];
 #pragma GCC unroll 8
-    for (int c = 0; c < C; ++c)
-      s[c] = {words + c * m.stride(), scales ? scales + c * scaleStep : nullptr, x + unit * kTileRows};
-    const int64_t most = (rows + Expand<F, kUnitSteps>::kWordRows - 1) / Expand<F, kUnitSteps>::kWordRows *
-                         Expand<F, kUnitSteps>::kUnits;
-    addStreams<F, MR, C, kTileVecs, true>(expand, s, m.width, rows, std::min(most, units - unit), acc);
-  });
+        for (int c = 0; c < C; ++c)
+          s[c] = {words + c * m.stride(), scales ? scales + c * scaleStep : nullptr, x + unit * kTileRows};
+        const int64_t most = (rows + Expand<F, kUnitSteps>::kWordRows - 1) / Expand<F, kUnitSteps>::kWordRows *
+                             Expand<F, kUnitSteps>::kUnits;
+        addStreams<F, MR, C, kTileVecs, true>(expand, s, m.width, rows, std::min(most, units - unit), row, acc);
+      });
 #pragma GCC unroll 8
   for (int c = 0; c < C; ++c)
 #pragma GCC unroll 8
@@ -123,10 +131,12 @@ template <PanelFormat F>
 void streamOf(const Panels& m, int64_t p, bool several, int64_t rows, int64_t step0, int64_t steps, const float* x,
               float* sums, bool add) {
   switch (streamRows(rows)) {
-    case 1: return several ? streamPanels<F, 1, 4>(m, p, step0, steps, x, sums, add)
-                           : streamPanels<F, 1, 1>(m, p, step0, steps, x, sums, add);
-    case 2: return several ? streamPanels<F, 2, 2>(m, p, step0, steps, x, sums, add)
-                           : streamPanels<F, 2, 1>(m, p, step0, steps, x, sums, add);
+    case 1:
+      return several ? streamPanels<F, 1, 4>(m, p, step0, steps, x, sums, add)
+                     : streamPanels<F, 1, 1>(m, p, step0, steps, x, sums, add);
+    case 2:
+      return several ? streamPanels<F, 2, 2>(m, p, step0, steps, x, sums, add)
+                     : streamPanels<F, 2, 1>(m, p, step0, steps, x, sums, add);
     case 4: return streamPanels<F, 4, 1>(m, p, step0, steps, x, sums, add);
     default:
       if constexpr (kStreamRows == 8) streamPanels<F, 8, 1>(m, p, step0, steps, x, sums, add);
