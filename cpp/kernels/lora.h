@@ -43,7 +43,9 @@ struct LoraArgs {
   bool identity = false;         // W = 1
   FloatView bias;                // [out]
   const LoraAdapter* const* adapters = nullptr;
-  const int32_t* slots = nullptr;  // [rows, perRow] into adapters, -1: none; null: no adapters at all
+  // [rows, perRow] into adapters, -1: none; null: no adapters at all. A row's adapters are added by ascending slot, so
+  // that whoever numbers them should do so by something that is the same in every call.
+  const int32_t* slots = nullptr;
   int64_t perRow = 1;
   const float* gates = nullptr;  // [rows, perRow]; null: ones
   // Dropout on what A reads: element (row, column) stays, divided by 1 - p, where word column % 4 of Philox4x32-10 with
