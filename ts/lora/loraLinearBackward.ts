@@ -24,7 +24,7 @@ export interface LoraLinearBackwardInputs extends LoraLinearInputs {
 export interface LoraNeed {
   /** Default true. */
   dx?: boolean;
-  /** Default true where there is a bank. */
+  /** Default true. */
   adapters?: boolean;
   /** Default true where rows have gates. */
   dGates?: boolean;
