@@ -21,13 +21,13 @@ struct LoraAdapter {
   int64_t rank = 0;     // rows of A in use
   int64_t midRank = 0;  // columns of B: rank, or the rows of mid
   float scale = 1;
-  Panels a;                        // [rank, in], or aIndex: t_i = x[aIndex[i]]
-  Panels b;                        // [out, midRank], or bIndex: y[bIndex[i]] += w_i
+  Panels a;  // [rank, in], or aIndex: t_i = x[aIndex[i]]
+  Panels b;  // [out, midRank], or bIndex: y[bIndex[i]] += w_i
   const int32_t* aIndex = nullptr;
   const int32_t* bIndex = nullptr;
-  const int32_t* bOrder = nullptr;       // ranks, by rising bIndex; of equal ones the first first
-  const float* mid = nullptr;            // M [midRank, rank]
-  const float* midDiagonal = nullptr;    // or M's diagonal [rank]
+  const int32_t* bOrder = nullptr;     // ranks, by rising bIndex; of equal ones the first first
+  const float* mid = nullptr;          // M [midRank, rank]
+  const float* midDiagonal = nullptr;  // or M's diagonal [rank]
   RankActivation activation = RankActivation::None;
   int64_t activeRanks = 0;
   const float* rankBias = nullptr;   // a [rank]
@@ -45,7 +45,7 @@ struct LoraArgs {
   const LoraAdapter* const* adapters = nullptr;
   const int32_t* slots = nullptr;  // [rows, perRow] into adapters, -1: none; null: no adapters at all
   int64_t perRow = 1;
-  const float* gates = nullptr;    // [rows, perRow]; null: ones
+  const float* gates = nullptr;  // [rows, perRow]; null: ones
   // Dropout on what A reads: element (row, column) stays, divided by 1 - p, where word column % 4 of Philox4x32-10 with
   // counter (column / 4, row % 2^32, row / 2^32, 0) and key (seed % 2^32, seed / 2^32) is at least p 2^32.
   double dropout = 0;
@@ -61,10 +61,10 @@ void loraForward(const LoraArgs& args, void* y, DType yDType);
 
 // What is null is not computed. Sums over rows are added in ascending order, in blocks of a fixed number of rows.
 struct LoraAdapterGradient {
-  float* a = nullptr;          // [rank, in]
-  float* b = nullptr;          // [out, bRanks]
-  int64_t bRanks = 0;          // columns of the caller's B, midRank at least
-  float* mid = nullptr;        // [midRank, midRanks], or [rank] for a diagonal
+  float* a = nullptr;    // [rank, in]
+  float* b = nullptr;    // [out, bRanks]
+  int64_t bRanks = 0;    // columns of the caller's B, midRank at least
+  float* mid = nullptr;  // [midRank, midRanks], or [rank] for a diagonal
   int64_t midRanks = 0;
   float* rankBias = nullptr;   // [rank]
   float* scale = nullptr;      // [1]
@@ -76,8 +76,8 @@ struct LoraGradients {
   const void* dY = nullptr;  // [rows, out], in args.dtype
   void* dx = nullptr;        // [rows, in]
   DType dxDType = DType::F32;
-  float* dBias = nullptr;   // [out]
-  float* dGates = nullptr;  // [rows, perRow]
+  float* dBias = nullptr;                         // [out]
+  float* dGates = nullptr;                        // [rows, perRow]
   const LoraAdapterGradient* adapters = nullptr;  // as many as args.adapters
   int64_t adapterCount = 0;
 };

@@ -23,10 +23,10 @@ namespace rankone {
 enum class PanelFormat : uint8_t { F32, BF16, F16, Int8, Q8, Nf4, Q4 };
 
 constexpr int panelSteps(PanelFormat f) {
-  return f == PanelFormat::F32                                ? 1
-         : f == PanelFormat::BF16 || f == PanelFormat::F16    ? 2
-         : f == PanelFormat::Int8 || f == PanelFormat::Q8     ? 4
-                                                              : 8;
+  return f == PanelFormat::F32                             ? 1
+         : f == PanelFormat::BF16 || f == PanelFormat::F16 ? 2
+         : f == PanelFormat::Int8 || f == PanelFormat::Q8  ? 4
+                                                           : 8;
 }
 
 extern const float kNf4Values[16];  // Dettmers et al., QLoRA, 2023
@@ -34,9 +34,9 @@ extern const float kNf4Values[16];  // Dettmers et al., QLoRA, 2023
 // A borrowed matrix in panels.
 struct Panels {
   PanelFormat format = PanelFormat::F32;
-  int width = 0;                // panelWidth(), or half of it
+  int width = 0;  // panelWidth(), or half of it
   int64_t rows = 0, depth = 0;
-  int64_t block = 0;            // steps of a scale; 0: none (F32, BF16, F16), or one for the whole row (Int8)
+  int64_t block = 0;  // steps of a scale; 0: none (F32, BF16, F16), or one for the whole row (Int8)
   const uint32_t* words = nullptr;
   const float* scales = nullptr;
 
