@@ -36,12 +36,8 @@ extern const float kNf4Values[16];  // Dettmers et al., QLoRA, 2023
 // A borrowed matrix in panels.
 struct Panels {
   PanelFormat format = PanelFormat::F32;
-<<<<<<< HEAD
   bool nf4Values = false;  // F32 that packDense and packCodes write as Nf4's values
   int width = 0;           // panelWidth(), or half of it
-=======
-  int width = 0;  // panelWidth(), or half of it
->>>>>>> c641c270685f75f821fe935bb1e4565541da4095
   int64_t rows = 0, depth = 0;
   int64_t block = 0;  // steps of a scale; 0: none (F32, BF16, F16), or one for the whole row (Int8)
   const uint32_t* words = nullptr;
