@@ -9,6 +9,7 @@
  */
 export * from './linalg/randomizedSvd';
 export type { SketchOptions } from './linalg/sketch';
+export * from './lora/doraAdapter';
 export type * from './lora/initAdapter';
 export * from './lora/initCorda';
 export * from './lora/initEva';

@@ -184,16 +184,51 @@ test('bad input', () => {
   const bases = draw(3, 4, 6);
   const fails = (inputs: any, options: any, kind: any, pattern: RegExp): void =>
     throwsWith(() => basisCombinationSync(inputs, options), kind, pattern);
-  fails({ coefficients: draw(2), bases }, {}, RangeError, /^\[basisCombination\] bases: expected shape .* = \[2,4,6\]/);
-  fails({ coefficients: draw(3, 3), bases }, {}, RangeError, /coefficients: .*heads that divide rows = 4, got \[3,3\]/);
-  fails({ coefficients: draw(4, 3), bases }, { headAxis: 'columns' }, RangeError, /heads that divide columns = 6/);
+  fails(
+    { coefficients: draw(2), bases },
+    {},
+    RangeError,
+    /^\[basisCombination\] bases: expected shape .* = \[2,4,6\]/,
+  );
+  fails(
+    { coefficients: draw(3, 3), bases },
+    {},
+    RangeError,
+    /coefficients: .*heads that divide rows = 4, got \[3,3\]/,
+  );
+  fails(
+    { coefficients: draw(4, 3), bases },
+    { headAxis: 'columns' },
+    RangeError,
+    /heads that divide columns = 6/,
+  );
   fails({ coefficients: draw(0, 3), bases }, {}, RangeError, /coefficients: /);
   fails({ coefficients, bases }, { headAxis: 'both' }, RangeError, /headAxis: expected one of/);
-  fails({ coefficients, bases }, { seed: 1 }, TypeError, /seed: expected none where bases are given/);
-  fails({ coefficients }, { columns: 3 }, TypeError, /rows: expected an integer where there are no bases/);
-  fails({ coefficients }, { rows: 2 ** 20, columns: 2 ** 20 }, RangeError, /rows: expected at most 2\^34/);
+  fails(
+    { coefficients, bases },
+    { seed: 1 },
+    TypeError,
+    /seed: expected none where bases are given/,
+  );
+  fails(
+    { coefficients },
+    { columns: 3 },
+    TypeError,
+    /rows: expected an integer where there are no bases/,
+  );
+  fails(
+    { coefficients },
+    { rows: 2 ** 20, columns: 2 ** 20 },
+    RangeError,
+    /rows: expected at most 2\^34/,
+  );
   fails({ coefficients }, { rows: 2, columns: 2, seed: -1 }, RangeError, /seed: /);
-  fails({ coefficients }, { rows: 2, columns: 2, stream: 2 ** 32 - 2 }, RangeError, /stream: .*for 3 bases/);
+  fails(
+    { coefficients },
+    { rows: 2, columns: 2, stream: 2 ** 32 - 2 },
+    RangeError,
+    /stream: .*for 3 bases/,
+  );
   fails({ coefficients }, { rows: 2, columns: 2, deviation: -1 }, RangeError, /deviation: /);
   throwsWith(
     () => basisCombinationBackwardSync({ coefficients, bases, dSum: draw(6, 4) }),
@@ -204,8 +239,14 @@ test('bad input', () => {
   randLoraSync({ a, b, lambda, gamma });
   const randFails = (inputs: any, pattern: RegExp): void =>
     throwsWith(() => randLoraSync(inputs), RangeError, pattern);
-  randFails({ a: draw(3, 5), b, lambda, gamma }, /^\[randLora\] a: expected shape \[rank,in\] = \[2,5\]/);
-  randFails({ a: draw(2, 2, 5), b, lambda, gamma }, /a: expected shape \[count,rank,in\] = \[3,2,5\]/);
+  randFails(
+    { a: draw(3, 5), b, lambda, gamma },
+    /^\[randLora\] a: expected shape \[rank,in\] = \[2,5\]/,
+  );
+  randFails(
+    { a: draw(2, 2, 5), b, lambda, gamma },
+    /a: expected shape \[count,rank,in\] = \[3,2,5\]/,
+  );
   randFails({ a, b, lambda: draw(2, 3), gamma }, /lambda: expected shape \[count,rank\] = \[3,2\]/);
   randFails({ a, b, lambda, gamma: draw(5) }, /gamma: expected shape/);
   throwsWith(

@@ -29,7 +29,7 @@ function problem([out, inFeatures, rank, mid]: (typeof CASES)[number]) {
     weight: draw(out, inFeatures),
     a: draw(rank, inFeatures),
     b: draw(out, typeof mid === 'number' ? mid : rank),
-    mid: mid && (mid === 'diagonal' ? draw(rank) : draw(mid, rank)),
+    mid: mid === undefined ? mid : mid === 'diagonal' ? draw(rank) : draw(mid, rank),
   };
 }
 
@@ -65,7 +65,11 @@ test('an adapter that takes away all but a thousandth of the weight', async () =
   const draw = normals(3);
   const [a, b, rest] = [draw(4, 300), draw(20, 4), draw(20, 300)];
   // W = -B A + rest / 1000, rounded to float32: what is left is known from the rounded W
-  const product = reference.adaptedWeight({ weight: { data: new Array(6000).fill(0), shape: [20, 300] }, a, b });
+  const product = reference.adaptedWeight({
+    weight: { data: new Array(6000).fill(0), shape: [20, 300] },
+    a,
+    b,
+  });
   const weight = {
     data: Float32Array.from(product.data, (x, i) => -x + rest.data[i] / 1000),
     shape: [20, 300],
@@ -91,11 +95,31 @@ test('bad input', () => {
   const [weight, a, b] = [draw(4, 5), draw(2, 5), draw(4, 2)];
   const fails = (inputs: any, options: any, kind: any, pattern: RegExp): void =>
     throwsWith(() => doraNormsSync(inputs, options), kind, pattern);
-  fails({ weight, a: draw(2, 6), b }, {}, RangeError, /^\[doraNorms\] a: expected shape \[rank,in\] = \[2,5\]/);
-  fails({ weight, a, b: draw(2, 4) }, {}, RangeError, /b: expected shape \[out,rank\] = \[4,2\], got \[2,4\]/);
+  fails(
+    { weight, a: draw(2, 6), b },
+    {},
+    RangeError,
+    /^\[doraNorms\] a: expected shape \[rank,in\] = \[2,5\]/,
+  );
+  fails(
+    { weight, a, b: draw(2, 4) },
+    {},
+    RangeError,
+    /b: expected shape \[out,rank\] = \[4,2\], got \[2,4\]/,
+  );
   fails({ weight, a, b, mid: draw(3) }, {}, RangeError, /mid: expected shape \[rank\] = \[2\]/);
-  fails({ weight, a, b, mid: draw(3, 2) }, {}, RangeError, /b: expected shape \[out,midRank\] = \[4,3\]/);
-  fails({ weight, a, b, mid: draw(2, 3) }, {}, RangeError, /mid: expected shape \[midRank,rank\] = \[2,2\]/);
+  fails(
+    { weight, a, b, mid: draw(3, 2) },
+    {},
+    RangeError,
+    /b: expected shape \[out,midRank\] = \[4,3\]/,
+  );
+  fails(
+    { weight, a, b, mid: draw(2, 3) },
+    {},
+    RangeError,
+    /mid: expected shape \[midRank,rank\] = \[2,2\]/,
+  );
   fails({ weight, a, b }, { scale: Number.POSITIVE_INFINITY }, RangeError, /scale: /);
   fails({ weight, a }, {}, TypeError, /b: expected a tensor/);
   fails({ weight, a, b }, { scal: 1 }, TypeError, /scal: .*nearest: scale/);

@@ -93,7 +93,11 @@ for (const dtype of halfDtypes) {
 
 test('more rows than a slab has', async () => {
   // 2^22 numbers of T at a time: 4096 rows of 2 * 4 * 128
-  const { addend: _addend, dY, ...inputs } = problem({ lead: [4500], terms: 2, a: [2, 4], b: [128, 2] });
+  const {
+    addend: _addend,
+    dY,
+    ...inputs
+  } = problem({ lead: [4500], terms: 2, a: [2, 4], b: [128, 2] });
   await hold('kroneckerLinear', 'slabs', { inputs, reference: reference.kroneckerLinear });
   await hold('kroneckerLinearBackward', 'slabs', {
     inputs: { ...inputs, dY },
@@ -104,15 +108,31 @@ test('more rows than a slab has', async () => {
 
 test('the bits of a row do not depend on the rows beside it', async () => {
   for (const [a, b] of [
-    [[4, 4], [12, 20]],
-    [[3, 2], [2, 9]],
-    [[2, 1], [9, 40]],
-    [[1, 30], [8, 3]],
-    [[20, 3], [40, 7]],
+    [
+      [4, 4],
+      [12, 20],
+    ],
+    [
+      [3, 2],
+      [2, 9],
+    ],
+    [
+      [2, 1],
+      [9, 40],
+    ],
+    [
+      [1, 30],
+      [8, 3],
+    ],
+    [
+      [20, 3],
+      [40, 7],
+    ],
   ] as [[number, number], [number, number]][]) {
     const { x, a: left, b: right } = problem({ lead: [41], terms: 2, a, b });
-    const run = async (rows: typeof x) =>
-      [...(await call('kroneckerLinear', { x: rows, a: left, b: right })).y.data];
+    const run = async (rows: typeof x) => [
+      ...(await call('kroneckerLinear', { x: rows, a: left, b: right })).y.data,
+    ];
     const all = await run(x);
     const out = a[0] * b[0];
     for (const rows of [1, 2, 3, 8, 9, 40])
@@ -126,9 +146,24 @@ test('bad input', () => {
   const [x, a, b] = [draw(2, 6), draw(4, 3), draw(5, 2)];
   const fails = (inputs: any, options: any, kind: any, pattern: RegExp): void =>
     throwsWith(() => kroneckerLinearSync(inputs, options), kind, pattern);
-  fails({ x: draw(2, 7), a, b }, {}, RangeError, /^\[kroneckerLinear\] x: expected shape \[\.\.\.,inA \* inB\] = \[\.\.\.,6\]/);
-  fails({ x, a, b: draw(1, 5, 2) }, {}, RangeError, /b: expected shape \[outB,inB\], got \[1,5,2\]/);
-  fails({ x, a: draw(2, 4, 3), b: draw(3, 5, 2) }, {}, RangeError, /b: expected shape \[terms,outB,inB\] = \[2,5,2\]/);
+  fails(
+    { x: draw(2, 7), a, b },
+    {},
+    RangeError,
+    /^\[kroneckerLinear\] x: expected shape \[\.\.\.,inA \* inB\] = \[\.\.\.,6\]/,
+  );
+  fails(
+    { x, a, b: draw(1, 5, 2) },
+    {},
+    RangeError,
+    /b: expected shape \[outB,inB\], got \[1,5,2\]/,
+  );
+  fails(
+    { x, a: draw(2, 4, 3), b: draw(3, 5, 2) },
+    {},
+    RangeError,
+    /b: expected shape \[terms,outB,inB\] = \[2,5,2\]/,
+  );
   fails({ x, a: draw(4), b }, {}, RangeError, /a: expected shape/);
   fails({ x, a, b, addend: draw(2, 21) }, {}, RangeError, /addend: expected shape .* = \[2,20\]/);
   fails({ x, a, b }, { scale: Number.NaN }, RangeError, /scale: /);

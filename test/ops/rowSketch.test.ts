@@ -13,7 +13,11 @@ import { throwsWith } from './helpers.ts';
 
 const test = suite('rowSketch');
 
-function randomMatrix(rows: number, size: number, options: { seed?: number; stream?: number }): Tensor32 {
+function randomMatrix(
+  rows: number,
+  size: number,
+  options: { seed?: number; stream?: number },
+): Tensor32 {
   const { seed = 0, stream = 0 } = options;
   const data = philoxNormals(rows * size, { seed, stream, deviation: 1 / Math.sqrt(size) });
   return { data, shape: [rows, size] };
@@ -78,7 +82,10 @@ test('the estimate is unbiased and has the variance that its documentation state
     });
   }
   assert.ok(Math.abs(error / variance - 1) < 0.1, `squared error ${error}, stated ${variance}`);
-  assert.ok(square(mean) < (3 * variance) / rounds, `the mean is off by ${Math.sqrt(square(mean))}`);
+  assert.ok(
+    square(mean) < (3 * variance) / rounds,
+    `the mean is off by ${Math.sqrt(square(mean))}`,
+  );
 });
 
 test('bad input', () => {

@@ -29,17 +29,23 @@ function matrixOf(out: number, inFeatures: number, count: number, seed: number) 
   if (pairs.length > 3) pairs[3] = pairs[0];
   const values = normals(seed + 1)(pairs.length);
   const order = pairs.map((_, p) => p).sort((p, q) => pairs[p][0] - pairs[q][0] || p - q);
-  const indptr = Array.from(
-    { length: out + 1 },
-    (_, row) => pairs.filter(([r]) => r < row).length,
-  );
+  const indptr = Array.from({ length: out + 1 }, (_, row) => pairs.filter(([r]) => r < row).length);
   const coo = (wide: Wide) => ({
-    rows: indexTensor(pairs.map(([row]) => row), wide),
-    columns: indexTensor(pairs.map(([, column]) => column), wide),
+    rows: indexTensor(
+      pairs.map(([row]) => row),
+      wide,
+    ),
+    columns: indexTensor(
+      pairs.map(([, column]) => column),
+      wide,
+    ),
   });
   const csr = (wide: Wide) => ({
     indptr: indexTensor(indptr, wide),
-    columns: indexTensor(order.map((p) => pairs[p][1]), wide),
+    columns: indexTensor(
+      order.map((p) => pairs[p][1]),
+      wide,
+    ),
   });
   const csrValues = { data: Float32Array.from(order, (p) => values.data[p]), shape: values.shape };
   return [
@@ -148,7 +154,10 @@ test('a long row and many rows stay accurate', async () => {
   const count = 30000;
   const positions = {
     rows: indexTensor(new Array(count).fill(0), 'i32'),
-    columns: indexTensor(Array.from({ length: count }, (_, i) => i), 'i32'),
+    columns: indexTensor(
+      Array.from({ length: count }, (_, i) => i),
+      'i32',
+    ),
   };
   const [values, x] = [draw(count), draw(2, count)];
   for (const v of [values.data, x.data]) v.forEach((_, i) => (v[i] = Math.abs(v[i])));
@@ -163,10 +172,7 @@ test('a long row and many rows stay accurate', async () => {
 test('what no value refers to is not read', () => {
   const x = { data: Float32Array.of(1, Number.NaN, 2, Number.POSITIVE_INFINITY), shape: [2, 2] };
   const positions = { rows: indexTensor([0], 'i32'), columns: indexTensor([0], 'i32') };
-  const { y } = spmmSync(
-    { x, values: normals(1)(1), ...positions },
-    { outFeatures: 2, scale: 1 },
-  );
+  const { y } = spmmSync({ x, values: normals(1)(1), ...positions }, { outFeatures: 2, scale: 1 });
   assert.ok(y.data.every(Number.isFinite));
   assert.equal([y.data[1], y.data[3]], [0, 0]);
 });
@@ -185,7 +191,12 @@ for (const dtype of ['f32', ...halfDtypes] as FloatDtype[]) {
       const expected = reference.scatterAdd(seen, { scale: 0.5 });
       const limit = { f32: 1e-7, bf16: 2.5e-3, f16: 3.5e-4 }[dtype];
       expectNear(name, { w: decode(w) as never }, { ...expected }, limit);
-      const touched = reference.dense(positions, { data: new Array(500).fill(1), shape: [500] }, 40, 70);
+      const touched = reference.dense(
+        positions,
+        { data: new Array(500).fill(1), shape: [500] },
+        40,
+        70,
+      );
       touched.data.forEach((n, i) => n === 0 && assert.is(w.data[i], before[i], `element ${i}`));
       const again = { ...w, data: before.slice() };
       assert.equal(await scatterAdd({ w: again, ...inputs }, { scale: 0.5 }), {});
@@ -216,26 +227,76 @@ test('bad input', async () => {
     throwsWith(() => spmmSync(inputs, opts), kind, pattern);
   spmmSync(good, options);
   const over = (v: number[], wide: Wide = 'i32') => indexTensor(v, wide);
-  fails({ ...good, rows: over([0, 4, 1]) }, options, RangeError, /^\[spmm\] rows: expected indices from 0 to 3, got 4 at position 1/);
-  fails({ ...good, columns: over([0, 1, 5]) }, options, RangeError, /columns: .*0 to 4, got 5 at position 2/);
-  fails({ ...good, columns: over([0, -1, 4]) }, options, RangeError, /columns: .*got -1 at position 1/);
-  fails({ ...good, columns: over([0, 2 ** 40, 4], 'i64') }, options, RangeError, /columns: .*got 1099511627776/);
+  fails(
+    { ...good, rows: over([0, 4, 1]) },
+    options,
+    RangeError,
+    /^\[spmm\] rows: expected indices from 0 to 3, got 4 at position 1/,
+  );
+  fails(
+    { ...good, columns: over([0, 1, 5]) },
+    options,
+    RangeError,
+    /columns: .*0 to 4, got 5 at position 2/,
+  );
+  fails(
+    { ...good, columns: over([0, -1, 4]) },
+    options,
+    RangeError,
+    /columns: .*got -1 at position 1/,
+  );
+  fails(
+    { ...good, columns: over([0, 2 ** 40, 4], 'i64') },
+    options,
+    RangeError,
+    /columns: .*got 1099511627776/,
+  );
   fails(good, {}, TypeError, /^\[spmm\] outFeatures: expected an integer where/);
   fails(good, { outFeatures: 2 ** 31 }, RangeError, /outFeatures: expected an integer from 0/);
-  fails({ x, values, columns }, options, TypeError, /^\[spmm\] rows: expected rows \(COO\) or indptr \(CSR\)/);
+  fails(
+    { x, values, columns },
+    options,
+    TypeError,
+    /^\[spmm\] rows: expected rows \(COO\) or indptr \(CSR\)/,
+  );
   const indptr = over([0, 1, 2, 2, 3]);
   fails({ ...good, indptr }, options, TypeError, /^\[spmm\] indptr: expected none beside rows/);
   const csr = { x, values, columns, indptr };
   spmmSync(csr);
-  fails({ ...csr, indptr: over([0, 2, 1, 2, 3]) }, {}, RangeError, /indptr: .*do not fall, got 1 after 2 at position 2/);
-  fails({ ...csr, indptr: over([1, 1, 2, 2, 3]) }, {}, RangeError, /indptr: expected to start at 0, got 1/);
-  fails({ ...csr, indptr: over([0, 1, 2, 2, 4]) }, {}, RangeError, /indptr: expected to end at .* 3, got 4/);
+  fails(
+    { ...csr, indptr: over([0, 2, 1, 2, 3]) },
+    {},
+    RangeError,
+    /indptr: .*do not fall, got 1 after 2 at position 2/,
+  );
+  fails(
+    { ...csr, indptr: over([1, 1, 2, 2, 3]) },
+    {},
+    RangeError,
+    /indptr: expected to start at 0, got 1/,
+  );
+  fails(
+    { ...csr, indptr: over([0, 1, 2, 2, 4]) },
+    {},
+    RangeError,
+    /indptr: expected to end at .* 3, got 4/,
+  );
   fails({ ...csr, indptr: over([]) }, {}, RangeError, /indptr: /);
-  fails(csr, { outFeatures: 5 }, RangeError, /indptr: expected shape \[out \+ 1\] = \[6\], got \[5\]/);
+  fails(
+    csr,
+    { outFeatures: 5 },
+    RangeError,
+    /indptr: expected shape \[out \+ 1\] = \[6\], got \[5\]/,
+  );
   fails({ ...csr, values: draw(2) }, {}, RangeError, /values: expected shape \[count\] = \[3\]/);
   fails({ ...csr, addend: draw(2, 3) }, {}, RangeError, /indptr: expected shape/);
   fails({ ...csr, addend: draw(3, 4) }, {}, RangeError, /addend: expected shape \[\.\.\.,out\]/);
-  fails({ ...csr, x: { ...x, data: x.data.slice(1) } }, {}, RangeError, /x: expected data of length/);
+  fails(
+    { ...csr, x: { ...x, data: x.data.slice(1) } },
+    {},
+    RangeError,
+    /x: expected data of length/,
+  );
   fails(csr, { scale: Number.NaN }, RangeError, /scale: /);
   fails({ ...csr, rows: draw(3) }, {}, TypeError, /rows: expected dtype i32 or i64/);
   throwsWith(
@@ -271,7 +332,10 @@ test('bad input', async () => {
 test('a shape without rows may claim any number of features', () => {
   const huge = 2 ** 31 - 1;
   const none = (features: number) => ({ data: new Float32Array(0), shape: [0, features] });
-  const positions = { rows: indexTensor([huge - 1], 'i32'), columns: indexTensor([huge - 1], 'i32') };
+  const positions = {
+    rows: indexTensor([huge - 1], 'i32'),
+    columns: indexTensor([huge - 1], 'i32'),
+  };
   const { values } = sddmmSync({ a: none(huge), b: none(huge), ...positions });
   assert.equal([...values.data], [0]);
   const inputs = { x: none(huge), values: normals(1)(1), ...positions };

@@ -30,12 +30,7 @@ function checkAll<I extends Record<string, unknown>>(
   for (const [name, gradient] of Object.entries(backward(inputs, cotangent))) {
     const argument = name[1].toLowerCase() + name.slice(2);
     const input = inputs[argument] as Tensor64;
-    checkGradient(
-      `${label}: ${name}`,
-      () => dot(forward(inputs), cotangent),
-      input,
-      gradient,
-    );
+    checkGradient(`${label}: ${name}`, () => dot(forward(inputs), cotangent), input, gradient);
   }
 }
 
@@ -135,7 +130,9 @@ companions('gradients of combinations', () => {
       'randLora',
       { a: normal(...lead, 2, 5), b: normal(3, 4, 2), lambda: normal(3, 2), gamma: normal(3, 5) },
       (inputs) => reference.randLora(inputs, { scale: 0.3 }).delta,
-      (inputs, dDelta) => ({ ...reference.randLoraBackward({ ...inputs, dDelta }, { scale: 0.3 }) }),
+      (inputs, dDelta) => ({
+        ...reference.randLoraBackward({ ...inputs, dDelta }, { scale: 0.3 }),
+      }),
     );
 });
 

@@ -24,12 +24,7 @@ function each(
       for (let q = 0; q < outB; q++)
         for (let j = 0; j < inA; j++)
           for (let k = 0; k < inB; k++)
-            visit(
-              p * outB + q,
-              j * inB + k,
-              (i * outA + p) * inA + j,
-              (i * outB + q) * inB + k,
-            );
+            visit(p * outB + q, j * inB + k, (i * outA + p) * inA + j, (i * outB + q) * inB + k);
   return { out: outA * outB, inFeatures: inA * inB };
 }
 
