@@ -160,7 +160,7 @@ test('a long row and many rows stay accurate', async () => {
     ),
   };
   const [values, x] = [draw(count), draw(2, count)];
-  for (const v of [values.data, x.data]) v.forEach((_, i) => (v[i] = Math.abs(v[i])));
+  for (const v of [values.data, x.data]) v.set(v.map(Math.abs));
   const y = await call('spmm', { x, values, ...positions }, { outFeatures: 1 });
   expectNear('y', y, { ...reference.spmm({ x, values, ...positions }, { outFeatures: 1 }) }, 1e-6);
   const [a, b] = [draw(20000, 2), draw(20000, 3)];
@@ -197,7 +197,8 @@ for (const dtype of ['f32', ...halfDtypes] as FloatDtype[]) {
         40,
         70,
       );
-      touched.data.forEach((n, i) => n === 0 && assert.is(w.data[i], before[i], `element ${i}`));
+      for (const [i, n] of touched.data.entries())
+        if (n === 0) assert.is(w.data[i], before[i], `element ${i}`);
       const again = { ...w, data: before.slice() };
       assert.equal(await scatterAdd({ w: again, ...inputs }, { scale: 0.5 }), {});
       assert.equal(again.data, w.data, 'asynchronous');
