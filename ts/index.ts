@@ -9,6 +9,13 @@
  */
 export * from './linalg/randomizedSvd';
 export type { SketchOptions } from './linalg/sketch';
+export {
+  AdapterBank,
+  type AdapterBankMemory,
+  type AdapterBankShape,
+  createAdapterBank,
+} from './lora/adapterBank';
+export type { AdapterSpec, RankActivation } from './lora/adapterSpec';
 export * from './lora/doraAdapter';
 export type * from './lora/initAdapter';
 export * from './lora/initCorda';
@@ -18,7 +25,13 @@ export * from './lora/initNf4';
 export * from './lora/initQuantised';
 export * from './lora/initRandom';
 export * from './lora/initWeight';
+export * from './lora/loraLinear';
+export * from './lora/loraLinearBackward';
+export * from './lora/mergeAdapter';
 export * from './lora/optim';
+export * from './lora/packedWeight';
+export * from './lora/packQuantised';
+export * from './lora/packWeight';
 export * from './ops/adamW';
 export * from './ops/additivePresets';
 export * from './ops/basisCombination';

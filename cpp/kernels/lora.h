@@ -43,7 +43,9 @@ struct LoraArgs {
   bool identity = false;         // W = 1
   FloatView bias;                // [out]
   const LoraAdapter* const* adapters = nullptr;
-  const int32_t* slots = nullptr;  // [rows, perRow] into adapters, -1: none; null: no adapters at all
+  // [rows, perRow] into adapters, -1: none; null: no adapters at all. A row's adapters are added by ascending slot, so
+  // that whoever numbers them should do so by something that is the same in every call.
+  const int32_t* slots = nullptr;
   int64_t perRow = 1;
   const float* gates = nullptr;  // [rows, perRow]; null: ones
   // Dropout on what A reads: element (row, column) stays, divided by 1 - p, where word column % 4 of Philox4x32-10 with
@@ -53,6 +55,9 @@ struct LoraArgs {
   float* t = nullptr;  // A x' of every row and slot, [rows, perRow, tRanks]: written by the forward where wanted,
   int64_t tRanks = 0;  // read by the backward where given; the largest rank of the adapters at least
   bool bf16 = false;   // products with operands rounded to bf16, but for t; only where hasBf16Dot()
+  // Forward only, of an Int8 base, where hasInt8Dot(): rows of x are rounded to multiples of their largest magnitude /
+  // 127 for the base's product, whose sums are exact then, and to bf16 for A's.
+  bool int8 = false;
   const CancelFlag* cancel = nullptr;
 };
 

@@ -21,7 +21,7 @@ int64_t evenPieces(int64_t size, int64_t most, int64_t unit) {
   const int64_t pieces = (size + most - 1) / most;
   return roundUp((size + pieces - 1) / pieces, unit);
 }
-int64_t blockSteps(int64_t K) { return evenPieces(K, kBlockK, 8); }
+inline int64_t blockSteps(int64_t K) { return evenPieces(K, kBlockK, 8); }
 
 // y = a b, or y^T = b^T a^T where y has few columns: its rows are the short side then.
 template <class D>
@@ -84,7 +84,7 @@ Prefetch prefetchOf(const Operand<D>& b, int64_t first, int64_t count, const Sla
   return f;
 }
 
-void addToRows(const Slab& s, const float* bias, int64_t m0, int64_t m1, int64_t n0, int64_t columns) {
+inline void addToRows(const Slab& s, const float* bias, int64_t m0, int64_t m1, int64_t n0, int64_t columns) {
   for (int64_t m = m0; m < m1; ++m)
     for (int64_t n = n0; n < n0 + columns; ++n) s.sums[m * s.ld + n] += bias[m];
 }
@@ -145,7 +145,7 @@ void multiply(const MatmulArgs& p, const Product<D>& q, const Operand<D>& b, con
     for (int64_t m = begin; m < end; m += kTileRows) {
       const TileOut out{s.sums + m * s.ld + n, s.ld, bias ? bias + n : nullptr, width, s.add};
       const int height = static_cast<int>(std::min<int64_t>(kTileRows, end - m));
-      pickTile<kTileRows>(height, vecs)(units, s.packedA + m / kTileRows * strideA, panel, ldb, out, prefetch);
+      pickTile<kTileRows, TileOut>(height, vecs)(units, s.packedA + m / kTileRows * strideA, panel, ldb, out, prefetch);
     }
   }
   if (p.bias && q.swapped && !s.add) addToRows(s, q.bias + s.m0, begin, end, n0, n1 - n0);

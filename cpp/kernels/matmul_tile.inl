@@ -18,12 +18,38 @@ constexpr int kTileRows = 4;
 constexpr int kTileVecs = 2, kPanel = kTileVecs * kLanes;
 constexpr int64_t kGroup = 8;  // units between looks at what is to be prefetched
 
+// Where a tile's sums go: to y, to what stands in y already, with a bias.
 struct TileOut {
   float* y;
   int64_t ld;
   const float* bias;  // of the first column; null: none
   int columns;        // how many of the panel's columns exist
   bool add;           // a later block of K adds to what stands in y
+
+  // y is read only at the end, a whole pass over K after this; in L1 its rows would often share a set
+  RANKONE_INLINE void begin(int rows, int width) const {
+    if (!add) return;
+    for (int i = 0; i < rows; ++i)
+      for (int j = 0; j < width; j += 16) __builtin_prefetch(y + i * ld + j, 1, 2);
+  }
+  template <int MR, int NV>
+  RANKONE_INLINE void put(const Vec (&acc)[MR][NV]) const {
+#pragma GCC unroll 4
+    for (int j = 0; j < NV; ++j) {
+      const int width = columns - j * kLanes;
+      if (width <= 0) break;
+      const bool whole = width >= kLanes;
+      const Vec b = !bias ? zero() : whole ? load(bias + j * kLanes) : loadPart(bias + j * kLanes, width);
+#pragma GCC unroll 16
+      for (int i = 0; i < MR; ++i) {
+        float* to = y + i * ld + j * kLanes;
+        if (whole)
+          store(to, add ? load(to) + acc[i][j] : acc[i][j] + b);
+        else
+          storePart(to, add ? loadPart(to, width) + acc[i][j] : acc[i][j] + b, width);
+      }
+    }
+  }
 };
 
 RANKONE_INLINE Vec broadcast(const float* p) {
@@ -36,19 +62,22 @@ RANKONE_INLINE Vec broadcast(const float* p) {
 #endif
 }
 
+// What a tile does with a unit of each operand; an Out of other sums than floats has its own.
+template <class Out>
+struct TileArithmetic {
+  static RANKONE_INLINE Vec multiplyAdd(Vec a, Vec b, Vec c) { return RANKONE_ISA_NS::multiplyAdd(a, b, c); }
+};
+
 // a: unit k of row i at a[k * kTileRows + i]; b: vectors of columns at b[k * ldb].
-template <int MR, int NV>
-__attribute__((noinline)) void tile(int64_t units, const float* a, const float* b, int64_t ldb, const TileOut& out,
+template <int MR, int NV, class Out>
+__attribute__((noinline)) void tile(int64_t units, const float* a, const float* b, int64_t ldb, const Out& out,
                                     Prefetch& prefetch) {
   Vec acc[MR][NV];
 #pragma GCC unroll 16
   for (int i = 0; i < MR; ++i)
 #pragma GCC unroll 4
     for (int j = 0; j < NV; ++j) acc[i][j] = zero();
-  // y is read only at the end, a whole pass over K after this; in L1 its rows would often share a set
-  if (out.add)
-    for (int i = 0; i < MR; ++i)
-      for (int j = 0; j < NV * kLanes; j += 16) __builtin_prefetch(out.y + i * out.ld + j, 1, 2);
+  out.begin(MR, NV * kLanes);
   Prefetch next = prefetch;
   while (units > 0) {
     fetch(next);
@@ -61,7 +90,7 @@ __attribute__((noinline)) void tile(int64_t units, const float* a, const float* 
       for (int i = 0; i < MR; ++i) {
         const Vec row = broadcast(a + i);
 #pragma GCC unroll 4
-        for (int j = 0; j < NV; ++j) acc[i][j] = multiplyAdd(row, column[j], acc[i][j]);
+        for (int j = 0; j < NV; ++j) acc[i][j] = TileArithmetic<Out>::multiplyAdd(row, column[j], acc[i][j]);
       }
       a += kTileRows;
       b += ldb;
@@ -69,30 +98,17 @@ __attribute__((noinline)) void tile(int64_t units, const float* a, const float* 
     units -= kGroup;
   }
   prefetch = next;
-#pragma GCC unroll 4
-  for (int j = 0; j < NV; ++j) {
-    const int width = out.columns - j * kLanes;
-    if (width <= 0) break;
-    const bool whole = width >= kLanes;
-    const Vec bias = !out.bias ? zero() : whole ? load(out.bias + j * kLanes) : loadPart(out.bias + j * kLanes, width);
-#pragma GCC unroll 16
-    for (int i = 0; i < MR; ++i) {
-      float* y = out.y + i * out.ld + j * kLanes;
-      if (whole)
-        store(y, out.add ? load(y) + acc[i][j] : acc[i][j] + bias);
-      else
-        storePart(y, out.add ? loadPart(y, width) + acc[i][j] : acc[i][j] + bias, width);
-    }
-  }
+  out.put(acc);
 }
 
-using TileFunction = void (*)(int64_t, const float*, const float*, int64_t, const TileOut&, Prefetch&);
+template <class Out>
+using TileFunction = void (*)(int64_t, const float*, const float*, int64_t, const Out&, Prefetch&);
 
-template <int MR>
-TileFunction pickTile(int rows, int vecs) {
+template <int MR, class Out>
+TileFunction<Out> pickTile(int rows, int vecs) {
   if constexpr (MR > 1)
-    if (rows < MR) return pickTile<MR - 1>(rows, vecs);
-  return vecs == 1 ? tile<MR, 1> : tile<MR, kTileVecs>;
+    if (rows < MR) return pickTile<MR - 1, Out>(rows, vecs);
+  return vecs == 1 ? tile<MR, 1, Out> : tile<MR, kTileVecs, Out>;
 }
 
 }  // namespace

@@ -10,11 +10,13 @@
 //
 // The last word's steps beyond the depth, and the rows beyond the last one, stand for zeros. Values are codes times a
 // scale: Int8 has one scale a row, at scales[panel * width + i], the others one a block of steps, at
-// scales[(panel * blocks + block) * width + i]. Blocks are 32 steps (Q8, Q4) or `block` (Nf4: 64, or a divisor of it
-// where rows do not begin at a block's beginning).
+// scales[(panel * blocks + block) * width + i]. Blocks are 32 steps (Q8, Q4) or the largest of 64, 32, 16 and 8 that
+// divides the depth (Nf4, whose own blocks of 64 run on over the ends of rows). Nf4 of a depth that 8 does not divide
+// has no such block: its values are kept as floats, `nf4Values`.
 #pragma once
 #include <cstddef>
 #include <cstdint>
+#include <numeric>
 
 #include "core/tensor.h"
 
@@ -34,7 +36,8 @@ extern const float kNf4Values[16];  // Dettmers et al., QLoRA, 2023
 // A borrowed matrix in panels.
 struct Panels {
   PanelFormat format = PanelFormat::F32;
-  int width = 0;  // panelWidth(), or half of it
+  bool nf4Values = false;  // F32 that packDense and packCodes write as Nf4's values
+  int width = 0;           // panelWidth(), or half of it
   int64_t rows = 0, depth = 0;
   int64_t block = 0;  // steps of a scale; 0: none (F32, BF16, F16), or one for the whole row (Int8)
   const uint32_t* words = nullptr;
@@ -54,10 +57,25 @@ struct Panels {
 // Rows of a panel on the instruction set in use: two vectors of float32.
 int panelWidth();
 
+// How a matrix would lie in panels, as panels without words and scales.
+inline Panels panelsOf(PanelFormat format, int64_t rows, int64_t depth, int width = panelWidth()) {
+  Panels p;
+  p.nf4Values = format == PanelFormat::Nf4 && depth % 8;
+  p.format = p.nf4Values ? PanelFormat::F32 : format;
+  p.width = width;
+  p.rows = rows;
+  p.depth = depth;
+  p.block = p.format == PanelFormat::Nf4                                 ? std::gcd(depth, int64_t{64})
+            : p.format == PanelFormat::Q8 || p.format == PanelFormat::Q4 ? 32
+                                                                         : 0;
+  return p;
+}
+
 // `to`'s words and scales, wordCount() and scaleCount() of them, from a matrix: element (row, step) stands at
-// data[row * ld + step], or at data[step * ld + row] where `transposed`. The low-bit formats are rounded here: Int8 and
-// Q8 by the largest magnitude / 127, Q4 by its largest value / -8 as ggml's q4_0 (codes 0 .. 15 about 8), Nf4 to the
-// nearest value times the largest magnitude of every 64 elements in row-major order.
+// data[row * ld + step], or at data[step * ld + row] where `transposed`. The low-bit formats are rounded here, to the
+// nearest code: Int8 and Q8 by the largest magnitude / 127, Q4 by the value of the largest magnitude / -8 as ggml's
+// q4_0 (codes 0 .. 15 about 8), Nf4 by the largest magnitude of every 64 elements in row-major order. Where there is a
+// NaN or an infinity among the elements of a scale, the scale is NaN, and so is all that they stand for.
 void packDense(const void* data, DType dtype, int64_t ld, bool transposed, const Panels& to, uint32_t* words,
                float* scales);
 
