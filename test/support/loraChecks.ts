@@ -142,8 +142,13 @@ export function checkBackward(spec: LoraCase, made: MadeCase, options: CaseOptio
       const where = `${label}: ${name} of ${id}`;
       if (name === 'dScale') {
         assert.type(actual.dScale, 'number', where);
-        const ofB = wanted.dB ? Math.hypot(...wanted.dB.data) : 0;
-        const size = Math.max(Math.abs(wanted.dScale), 0.1 * ofB);
+        // Without an outBias it is <dB, B> / scale, and may cancel.
+        const { b, scale = 1 } = made.reference.adapters!.get(id)!;
+        const terms =
+          wanted.dB && !(b instanceof Int32Array)
+            ? (Math.hypot(...wanted.dB.data) * Math.hypot(...Array.from(b.data))) / Math.abs(scale)
+            : 0;
+        const size = Math.max(Math.abs(wanted.dScale), 0.1 * terms);
         const off = Math.abs(actual.dScale - wanted.dScale);
         assert.ok(off <= loose * size, `${where}: ${actual.dScale}, reference ${wanted.dScale}`);
       } else
