@@ -13,6 +13,7 @@ namespace {
 constexpr int64_t kDoraRows = 4;         // of a tile
 constexpr int64_t kDoraBlock = 32;       // rows of a task
 constexpr int64_t kDoraStripe = kLanes;  // columns of a tile: two vectors
+constexpr int64_t kDoraRun = 128;        // columns of a row at a time: W is read in lines that follow one another
 
 // Rows of scale B M, transposed: factor[k * kDoraBlock + i], zeros from `rows` on.
 void foldRows(const DoraNormsArgs& p, int64_t first, int64_t rows, double* factor) {
@@ -67,13 +68,11 @@ void blockNorms(const DoraNormsArgs& p, const double* panels, const typename D::
                 int64_t rows, double* factor) {
   foldRows(p, first, rows, factor);
   DVec squares[kDoraBlock] = {};
-  for (int64_t column = 0; column < p.in; column += kDoraStripe) {
-    const int width = lanesLeft(column, p.in);
-    const double* stripe = panels + column * p.rank;
+  for (int64_t begin = 0; begin < p.in; begin += kDoraRun)
     for (int64_t i = 0; i < rows; i += kDoraRows)
-      addSquares<D>(p, factor + i, stripe, weight + i * p.in + column, std::min(kDoraRows, rows - i), width,
-                    squares + i);
-  }
+      for (int64_t column = begin; column < std::min(p.in, begin + kDoraRun); column += kDoraStripe)
+        addSquares<D>(p, factor + i, panels + column * p.rank, weight + i * p.in + column,
+                      std::min(kDoraRows, rows - i), lanesLeft(column, p.in), squares + i);
   for (int64_t i = 0; i < rows; ++i) p.norms[first + i] = static_cast<float>(__builtin_sqrt(sumDoubles(squares[i])));
 }
 
