@@ -13,7 +13,7 @@ namespace {
 constexpr int64_t kDoraRows = 4;         // of a tile
 constexpr int64_t kDoraBlock = 32;       // rows of a task
 constexpr int64_t kDoraStripe = kLanes;  // columns of a tile: two vectors
-constexpr int64_t kDoraRun = 128;        // columns of a row at a time: W is read in lines that follow one another
+constexpr int64_t kDoraAhead = 64;       // columns of W that are fetched ahead, for rows are read a stripe at a time
 
 // Rows of scale B M, transposed: factor[k * kDoraBlock + i], zeros from `rows` on.
 void foldRows(const DoraNormsArgs& p, int64_t first, int64_t rows, double* factor) {
@@ -43,7 +43,10 @@ void addSquares(const DoraNormsArgs& p, const double* factor, const double* stri
   DVec sum[kDoraRows][2];
   for (int64_t i = 0; i < kDoraRows; ++i) {
     float w[kDoraStripe] = {};
-    if (i < rows) widenElements<D>(weight + i * p.in, width, w);
+    if (i < rows) {
+      __builtin_prefetch(weight + i * p.in + kDoraAhead);
+      widenElements<D>(weight + i * p.in, width, w);
+    }
     sum[i][0] = widenFloats(w);
     sum[i][1] = widenFloats(w + kDoubles);
   }
@@ -68,11 +71,10 @@ void blockNorms(const DoraNormsArgs& p, const double* panels, const typename D::
                 int64_t rows, double* factor) {
   foldRows(p, first, rows, factor);
   DVec squares[kDoraBlock] = {};
-  for (int64_t begin = 0; begin < p.in; begin += kDoraRun)
+  for (int64_t column = 0; column < p.in; column += kDoraStripe)
     for (int64_t i = 0; i < rows; i += kDoraRows)
-      for (int64_t column = begin; column < std::min(p.in, begin + kDoraRun); column += kDoraStripe)
-        addSquares<D>(p, factor + i, panels + column * p.rank, weight + i * p.in + column,
-                      std::min(kDoraRows, rows - i), lanesLeft(column, p.in), squares + i);
+      addSquares<D>(p, factor + i, panels + column * p.rank, weight + i * p.in + column, std::min(kDoraRows, rows - i),
+                    lanesLeft(column, p.in), squares + i);
   for (int64_t i = 0; i < rows; ++i) p.norms[first + i] = static_cast<float>(__builtin_sqrt(sumDoubles(squares[i])));
 }
 
