@@ -93,7 +93,7 @@ cli('every pass of some operations', () => {
       assert.is(one.mode, undefined);
       continue;
     }
-    const at = passes.indexOf(one.pass);
+    const at = (passes as readonly string[]).indexOf(one.pass);
     const heads = 8 * (one.pass === 'decode' ? 1 : 512);
     assert.is(one.flops, perTokenHead[one.op as 'gla'][at] * 64 * 64 * heads);
     assert.ok(near(one.nsPerTokenHead, one.medianNs / heads));

@@ -125,6 +125,13 @@ export function measureCeilings(): Ceilings {
   return { isa, threads, peaks, bandwidths: measureBandwidths(threads) };
 }
 
+/** Bytes that no cache of this machine holds any substantial part of. */
+export function memorySet(): number {
+  const { length: processors } = os.cpus();
+  const capacities = caches().map((cache) => capacityOf(cache, engine().getNumThreads(), processors));
+  return Math.min(LARGEST_MEMORY_SET, Math.max(SMALLEST_MEMORY_SET, 4 * Math.max(...capacities)));
+}
+
 function measureBandwidths(threads: number): Bandwidth[] {
   const { binding } = internals();
   const processors = os.cpus().length;
@@ -132,11 +139,9 @@ function measureBandwidths(threads: number): Bandwidth[] {
     const capacity = capacityOf(cache, threads, processors);
     return { level, capacity, workingSet: Math.floor(capacity / 2 / threads) };
   });
-  const largest = Math.max(...known.map(({ capacity }) => capacity));
-  const memory = Math.min(LARGEST_MEMORY_SET, Math.max(SMALLEST_MEMORY_SET, 4 * largest));
   const sets = [
     ...known,
-    { level: 'memory', capacity: null, workingSet: Math.floor(memory / threads) },
+    { level: 'memory', capacity: null, workingSet: Math.floor(memorySet() / threads) },
   ];
   return sets.map((set) => {
     // A set of memory takes longer to lay out than to go through.

@@ -2,9 +2,16 @@ import { nearest } from '../../errors';
 import { UsageError } from '../errors';
 import type { Operation } from '../operation';
 import { layers } from './layers';
+import { loras } from './lora';
 import { cells, presets, variants } from './recurrence';
 
-export const operations: readonly Operation[] = [...cells, ...variants, ...presets, ...layers];
+export const operations: readonly Operation[] = [
+  ...cells,
+  ...variants,
+  ...presets,
+  ...layers,
+  ...loras,
+];
 
 /** Operations of the given names, in their order, from `among`; `all` names them all. */
 export function findOperations(

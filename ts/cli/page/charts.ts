@@ -3,7 +3,7 @@ import type { Ceilings } from '../bench/ceilings';
 import type { BenchReport, CaseResult } from '../bench/schema';
 import { keyText } from '../bench/schema';
 import type { Pass } from '../operation';
-import { passes, shapeText } from '../operation';
+import { allPasses, shapeText } from '../operation';
 import { significant } from '../table';
 
 export interface Point {
@@ -112,7 +112,7 @@ export function intensityOf({ flops, bytes }: CaseResult): number | undefined {
 function rooflineOf(own: Ceilings, cases: readonly CaseResult[], label: Label): Roofline {
   const { isa, threads, peaks, bandwidths } = own;
   const here = cases.filter((one) => one.isa === isa && one.threads === threads && one.flops);
-  const ofPasses = passes
+  const ofPasses = allPasses
     .map((pass) => ({
       label: pass,
       points: here

@@ -4,7 +4,7 @@ import path from 'node:path';
 import type { BenchReport } from '../bench/schema';
 import { skipText } from '../bench/skipped';
 import { machineLines } from '../info';
-import { passes } from '../operation';
+import { allPasses } from '../operation';
 import type { Charts } from './charts';
 import { chartsOf, whereText } from './charts';
 import type { Table } from './html';
@@ -98,7 +98,7 @@ function sections(report: BenchReport, charts: Charts): string[] {
 /** What the plots show: one instruction set on one number of threads, one pass or all. */
 function choices({ rooflines, tokens, bars }: Charts): string {
   const ofAll = [...rooflines.flatMap((one) => one.passes), ...tokens, ...bars];
-  const among = passes.filter((pass) =>
+  const among = allPasses.filter((pass) =>
     ofAll.some((one) => ('pass' in one ? one.pass : one.label) === pass),
   );
   const options = (values: string[]): string =>
