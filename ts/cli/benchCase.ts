@@ -32,8 +32,12 @@ const CHECK_BUDGET = 1e8;
 const MOST_TOKENS = 70;
 const FEWEST_TOKENS = 5;
 
-/** The same widths, but few tokens, heads or rows. */
+/** The same widths, but few tokens, heads or rows; of the fused LoRA product, whose own check is another, small widths. */
 export function smallShape({ op, shape }: Pick<Case, 'op' | 'shape'>): Shape {
+  if (op.lora) {
+    const { M, N, K } = shape;
+    return { ...shape, M: Math.min(M, FEWEST_TOKENS), N: Math.min(N, 256), K: Math.min(K, 512) };
+  }
   const { H, HV } = shape;
   const narrow = op.recurrent ? { ...shape, B: 1, H: 1, HV: Math.min(2, HV / H) } : shape;
   const ofToken = Math.max(1, op.flops('forward', { ...narrow, [op.tokens]: 1 }));

@@ -4,7 +4,7 @@ import { Command, CommanderError, InvalidArgumentError, Option } from 'commander
 import { dtypes } from './dtype';
 import { UsageError } from './errors';
 import { benchHelp, verifyHelp } from './help';
-import { modes, allPasses } from './operation';
+import { allPasses, modes } from './operation';
 
 function list(text: string): string[] {
   const items = text.split(',').map((item) => item.trim());

@@ -80,10 +80,7 @@ export function casesOf(options: CaseOptions): Case[] {
   const once = new Map(cases.map((one) => [JSON.stringify(specOf(one)), one]));
   const all = [...once.values()];
   if (all.length > 0)
-    return [
-      ...all.filter(({ op }) => !op.lora),
-      ...besideBase(all.filter(({ op }) => op.lora)),
-    ];
+    return [...all.filter(({ op }) => !op.lora), ...besideBase(all.filter(({ op }) => op.lora))];
   const names = subjects.map(({ op }) => op.name).join(', ');
   throw new UsageError(`--dtype ${dtype}: ${names} is float32 only`);
 }

@@ -128,7 +128,9 @@ export function measureCeilings(): Ceilings {
 /** Bytes that no cache of this machine holds any substantial part of. */
 export function memorySet(): number {
   const { length: processors } = os.cpus();
-  const capacities = caches().map((cache) => capacityOf(cache, engine().getNumThreads(), processors));
+  const capacities = caches().map((cache) =>
+    capacityOf(cache, engine().getNumThreads(), processors),
+  );
   return Math.min(LARGEST_MEMORY_SET, Math.max(SMALLEST_MEMORY_SET, 4 * Math.max(...capacities)));
 }
 

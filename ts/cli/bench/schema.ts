@@ -42,13 +42,15 @@ export interface CaseKey {
   threads: number;
 }
 
+/**
+ * What a case of the fused LoRA product is compared with. `base`: the product without adapters. `one adapter`: one of the
+ * same rank for all rows. `unfused`: the base product and two more for the adapter.
+ */
+export const relationNames = ['base', 'one adapter', 'unfused'] as const;
+
 /** How long a case takes as a multiple of something else that the engine does, in the same turns. */
 export interface Relation extends Ratio {
-  /**
-   * `base`: the product without adapters. `one adapter`: one of the same rank for all rows. `unfused`: the base product and
-   * two more for the adapter.
-   */
-  to: 'base' | 'one adapter' | 'unfused';
+  to: (typeof relationNames)[number];
   medianNs: number;
 }
 

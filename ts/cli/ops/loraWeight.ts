@@ -8,45 +8,50 @@ import type { PackedWeight, WeightFormat } from '../../lora/packedWeight';
 import { engine } from '../engine';
 
 interface Drawn {
-  key: string;
   values: Tensor32;
   pack: () => PackedWeight;
   packed?: PackedWeight;
 }
 
+/** By the values' array. */
+const known = new WeakMap<Float32Array, Drawn>();
+
 // Large ones take longer to draw than to multiply with, and a run goes through many problems on one.
-let last: Drawn | undefined;
+const LARGE = 1 << 20;
+let last: { key: string; drawn: Drawn } | undefined;
 
 /** The values [N,K] of a weight; they are the caller's to read only. */
 export function drawWeight(format: WeightFormat, N: number, K: number): Tensor32 {
   const key = `${format} ${N} ${K}`;
-  if (last?.key === key) return last.values;
-  last?.packed?.dispose();
-  last = { key, ...drawn(format, [N, K]) };
-  return last.values;
+  if (last?.key === key) return last.drawn.values;
+  const drawn = draw(format, [N, K]);
+  known.set(drawn.values.data, drawn);
+  if (N * K < LARGE) return drawn.values;
+  last?.drawn.packed?.dispose();
+  last = { key, drawn };
+  return drawn.values;
 }
 
-/** The last one drawn, packed once. */
-export function packDrawn(values: Tensor32): PackedWeight {
-  last!.packed ??= packAgain(values);
-  return last!.packed;
+/** One that was drawn, packed once; it lives as long as the values. */
+export function packDrawn({ data }: Tensor32): PackedWeight {
+  const drawn = known.get(data)!;
+  if (!drawn.packed || drawn.packed.disposed) drawn.packed = drawn.pack();
+  return drawn.packed;
 }
 
-/** The last one drawn, packed anew: the caller disposes of it. */
-export function packAgain(values: Tensor32): PackedWeight {
-  if (last?.values.data !== values.data) throw new Error('another weight has been drawn since');
-  return last.pack();
+/** One that was drawn, packed anew: the caller disposes of it. */
+export function packAgain({ data }: Tensor32): PackedWeight {
+  return known.get(data)!.pack();
 }
 
-function drawn(format: WeightFormat, shape: number[]): Omit<Drawn, 'key'> {
+function draw(format: WeightFormat, shape: number[]): Drawn {
   const random = new Random(20 + shape[0] + shape[1]);
   const [N, K] = shape;
   const deviation = 1 / Math.sqrt(K);
   if (format === 'f32' || format === 'bf16' || format === 'f16') {
     const most = Math.sqrt(3) * deviation;
     const data = random.uniforms(N * K, -most, most);
-    if (format !== 'f32')
-      for (let i = 0; i < data.length; i++) data[i] = round(format, data[i]);
+    if (format !== 'f32') for (let i = 0; i < data.length; i++) data[i] = round(format, data[i]);
     const values = { data, shape };
     return { values, pack: () => engine().packWeightSync(values, { format }) };
   }
@@ -59,7 +64,7 @@ function drawnCodes(
   shape: number[],
   random: Random,
   deviation: number,
-): Omit<Drawn, 'key'> {
+): Drawn {
   const [N, K] = shape;
   const signed = format === 'int8' || format === 'q8';
   const codes = signed ? new Int8Array(N * K) : new Uint8Array(N * K);

@@ -9,7 +9,14 @@ import type { Charts } from './charts';
 import { chartsOf, whereText } from './charts';
 import type { Table } from './html';
 import { escapeHtml, scriptJson, tableHtml } from './html';
-import { casesTable, ceilingsTable, comparisonTable, peersTable, scalingTables } from './tables';
+import {
+  casesTable,
+  ceilingsTable,
+  comparisonTable,
+  peersTable,
+  relationsTable,
+  scalingTables,
+} from './tables';
 
 export function pageOf(report: BenchReport): string {
   const charts = chartsOf(report);
@@ -83,6 +90,8 @@ function sections(report: BenchReport, charts: Charts): string[] {
         plot('bars', 'How many times as long as rankone', 'peers'),
         tableHtml(peersTable(report, charts)),
       ]),
+    cases.some(({ relations }) => relations) &&
+      section('What adapters cost', [tableHtml(relationsTable(report))]),
     report.skipped.length > 0 &&
       section('What other libraries did not run', [
         list(report.skipped.map((skip) => skipText(skip))),

@@ -1,6 +1,7 @@
 // The tables of the page. Every number that a plot shows stands in one of them.
 import type { BenchReport, CaseResult } from '../bench/schema';
-import { percent } from '../bench/text';
+import { relationNames } from '../bench/schema';
+import { percent, relationText } from '../bench/text';
 import { shapeText } from '../operation';
 import { duration, significant } from '../table';
 import type { Charts, ChosenSeries } from './charts';
@@ -77,6 +78,28 @@ export function peersTable({ cases }: BenchReport, { peers: ran }: Charts): Tabl
           const peer = one.peers.find((found) => found.name === name);
           const range = peer && [peer.ratioP25, peer.ratioP75].map((x) => significant(x));
           return number(peer?.ratio, (x) => `${significant(x)} (${range!.join(' .. ')})`);
+        }),
+      ]),
+    sortable: true,
+  };
+}
+
+/** What adapters cost: the fused LoRA product beside its base product and its other forms. */
+export function relationsTable({ cases }: BenchReport): Table {
+  const label = labelsOf(cases);
+  return {
+    id: 'relations',
+    caption:
+      'Time of the fused LoRA product as a multiple of others of the engine, in the same turns (quartiles over rounds), [target]; a heading sorts',
+    head: ['case', 'on', ...relationNames.map((to) => `over ${to}`)],
+    rows: cases
+      .filter(({ relations }) => relations)
+      .map((one) => [
+        plain(label(one)),
+        plain(whereText(one)),
+        ...relationNames.map((to): Cell => {
+          const value = one.relations!.find((relation) => relation.to === to)?.ratio;
+          return value === undefined ? plain('') : { text: relationText(one, to), value };
         }),
       ]),
     sortable: true,

@@ -14,8 +14,9 @@ import { memorySet } from '../ceilings';
 /** So few rows are those of a decode step, between two of which other layers' weights go through the caches. */
 const DECODE_ROWS = 64;
 
-export function isDecode({ pass, shape }: Pick<Case, 'pass' | 'shape'>): boolean {
-  return pass === 'forward' && shape.M <= DECODE_ROWS;
+/** Whether weights and adapters come from memory: of cases in turns, not of a check. */
+export function isDecode({ pass, shape, turns }: Case): boolean {
+  return turns !== undefined && pass === 'forward' && shape.M <= DECODE_ROWS;
 }
 
 /** How many copies of a weight of so many bytes a case goes through in turn. */
@@ -64,7 +65,10 @@ export function factorsOf({ shape: { N, K, r }, dtype }: Case): Factors {
   const random = new Random(r);
   const uniform = (variance: number, ...shape: number[]): FloatTensor => {
     const most = Math.sqrt(3 * variance);
-    return encode(dtype, { data: random.uniforms(shape[0] * shape[1], -most, most), shape }) as FloatTensor;
+    return encode(dtype, {
+      data: random.uniforms(shape[0] * shape[1], -most, most),
+      shape,
+    }) as FloatTensor;
   };
   return { a: uniform(1 / K, r, K), b: uniform(1 / (r * SCALE ** 2), N, r) };
 }
@@ -79,7 +83,10 @@ interface Banked {
 let banked: Banked | undefined;
 
 /** A bank with so many adapters of the case's sizes at least, each in memory of its own, and their ids. */
-export function adaptersOf(one: Case, count: number): { bank: AdapterBank; ids: readonly number[] } {
+export function adaptersOf(
+  one: Case,
+  count: number,
+): { bank: AdapterBank; ids: readonly number[] } {
   const { N, K, r } = one.shape;
   const key = `${one.dtype} ${N} ${K}`;
   if (banked?.key !== key) {

@@ -4,14 +4,14 @@ import type { TensorLike } from '#oracle/support/tensor';
 import type { Case, Prepared } from '../../benchCase';
 import { CheckError } from '../../benchCase';
 import { valuesOf } from '../../dtype';
+import { SCALE } from '../../ops/lora';
+import { measurePeak } from '../ceilings';
 import type { Measured, Opened, Setting, Timed } from '../measure';
 import { engineContender, keyOf, openPeers, peerResultsOf, rates } from '../measure';
-import { measurePeak } from '../ceilings';
 import type { Contender, Rounds } from '../rounds';
 import { noiseOf, ratioOf, timeInTurns } from '../rounds';
 import type { Relation, Skip } from '../schema';
 import { median, summarize } from '../statistics';
-import { SCALE } from '../../ops/lora';
 import { checkLora } from './check';
 import { fusedRun, unfusedRun } from './runs';
 import { targetsOf } from './targets';
@@ -74,7 +74,11 @@ export async function measureTurns(cases: readonly Case[], setting: Setting): Pr
       });
       const relations = relationsOf(i, owns, samplesOf);
       const timed = timedOf(own, rounds, samplesOf(`${i}`), setting);
-      return { timed: { ...timed, ...relations, peers: peersOf }, traffic: own.prepared.traffic, skipped: [] };
+      return {
+        timed: { ...timed, ...relations, peers: peersOf },
+        traffic: own.prepared.traffic,
+        skipped: [],
+      };
     });
     measured[0].skipped.push(...skipped);
     return measured;

@@ -19,7 +19,10 @@ function tensor(dtype: Case['dtype'], seed: number, rows: number, columns: numbe
 
 /** As the engine makes a result: of the type of x. */
 function blank(dtype: Case['dtype'], rows: number, columns: number): FloatTensor {
-  return encode(dtype, { data: new Float32Array(rows * columns), shape: [rows, columns] }) as FloatTensor;
+  return encode(dtype, {
+    data: new Float32Array(rows * columns),
+    shape: [rows, columns],
+  }) as FloatTensor;
 }
 
 interface Sides {
@@ -76,8 +79,7 @@ export function fusedRun(one: Case): Prepared {
   const forwardOptions = { ...op.options, out: { y } } as any;
   const backwardOptions = { ...op.options, gradDtype: 'input', out: { dx } } as any;
   const traffic = trafficOf(one, { x, y, dY, dx });
-  if (pass === 'forward')
-    return { traffic, run: () => loraLinearSync(next(x), forwardOptions) };
+  if (pass === 'forward') return { traffic, run: () => loraLinearSync(next(x), forwardOptions) };
   if (pass === 'backward')
     return {
       traffic,
@@ -127,7 +129,12 @@ export function unfusedRun(one: Case): { run: () => unknown; y: () => TensorLike
   const options = { ...op.options, transposeB: true } as any;
   const gradients = { ...options, gradDtype: 'input' };
   const of = (a: FloatTensor, b: FloatTensor, dY: FloatTensor) => ({ a, b, dY }) as any;
-  const [dt, dB, dA, dx] = [blank(dtype, M, r), blank(dtype, N, r), blank(dtype, r, K), blank(dtype, M, K)];
+  const [dt, dB, dA, dx] = [
+    blank(dtype, M, r),
+    blank(dtype, N, r),
+    blank(dtype, r, K),
+    blank(dtype, M, K),
+  ];
   const run = (): unknown => {
     const result = base.run();
     const { a, b } = factors[nextTurn() % factors.length];

@@ -101,4 +101,3 @@ function baseOf(one: Case, turns: string): Case {
   const { model: _, ...rest } = one;
   return { ...rest, op, shape, turns };
 }
-
