@@ -61,12 +61,12 @@ interface Aim {
 /** A share that is meant to be so large. */
 export function atLeast(share: number | undefined, target: number | undefined): Aim | undefined {
   if (share === undefined || target === undefined) return undefined;
-  return { text: `>= ${Math.round(100 * target)}%`, reached: share >= target };
+  return { text: `>=${Math.round(100 * target)}%`, reached: share >= target };
 }
 
 /** What was measured with what it is meant to be. */
 function withAim(measured: string, aim: Aim | undefined): string {
-  return aim ? `${measured} [${aim.text}${aim.reached ? '' : ', missed'}]` : measured;
+  return aim ? `${measured} ${aim.text}${aim.reached ? ' ' : '!'}` : measured;
 }
 
 /** The ratio of a case to something else of the engine's, with its quartiles and its target. */
@@ -76,19 +76,19 @@ export function relationText(one: CaseResult, to: Relation['to']): string {
   const [ratio, low, high] = [found.ratio, found.ratioP25, found.ratioP75].map((x) => x.toFixed(3));
   const target =
     to === 'base' ? one.targets?.overBase : to === 'one adapter' ? one.targets?.overOne : undefined;
-  const aim = target && { text: `<= ${target}`, reached: found.ratio <= target };
+  const aim = target && { text: `<=${target}`, reached: found.ratio <= target };
   return withAim(`${ratio} (${low} .. ${high})`, aim || undefined);
 }
 
 function peerText(peer: PeerResult, target: number | undefined): string {
   const [ratio, low, high] = [peer.ratio, peer.ratioP25, peer.ratioP75].map((x) => significant(x));
-  const aim = target && { text: `>= ${target}`, reached: peer.ratio >= target };
+  const aim = target && { text: `>=${target}`, reached: peer.ratio >= target };
   return withAim(`${ratio} (${low} .. ${high})`, aim || undefined);
 }
 
 const PEERS = ' Peers: how many times as long they take, and the quartiles of that.';
 const RELATIONS =
-  ' Over base, one adapter, unfused: the time as a multiple of theirs, in the same turns. In brackets what it is meant to be.';
+  ' Over base, one adapter, unfused: the time as a multiple of theirs, in the same turns. Behind a figure its target, with ! where that is missed.';
 
 /** What `rankone bench` prints. */
 export function reportText(report: BenchReport): string {

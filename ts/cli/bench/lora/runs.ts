@@ -71,7 +71,7 @@ function argumentsOf(one: Case): (x: FloatTensor) => any {
 
 /** One run of the product itself. */
 export function fusedRun(one: Case): Prepared {
-  const { op, pass, shape, dtype } = one;
+  const { op, pass, shape } = one;
   const { loraLinearSync, loraLinearBackwardSync } = engine();
   const { x, y, dY, dx } = sidesOf(one);
   const next = argumentsOf(one);

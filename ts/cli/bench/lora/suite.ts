@@ -13,19 +13,21 @@ const USUAL: readonly string[] = ['f32', 'bf16', 'int8', 'nf4'];
 /** Those that a run has for the sake of a peer alone: one adapter. */
 const BESIDE: readonly string[] = ['q8', 'q4'];
 const RANKS = [8, 16, 64];
+const TRAINED_RANKS = [16, 64];
 const ROWS = [512, 1, 8, 64];
 const SIZES = [4096, 4096];
 const BANK = 1000;
 
 /** Ranks and adapters of the cases on a base product with so many rows. */
 function adaptersFor(pass: Pass, M: number): { r: number; E: number }[] {
-  const single = RANKS.map((r) => ({ r, E: 1 }));
+  const ranks = pass === 'forward' ? RANKS : TRAINED_RANKS;
+  const single = ranks.map((r) => ({ r, E: 1 }));
   if (pass === 'forward-backward')
     return M >= 64 ? [...single, { r: 16, E: Math.floor(M / 8) }] : single;
   if (M === 1) return single;
   if (M < 64) return [...single, { r: 16, E: M }];
   if (M < 512) return [...single, { r: 16, E: 8 }, { r: 16, E: BANK }];
-  return [...single, { r: 16, E: 8 }, { r: 16, E: M / 8 }];
+  return [...single, { r: 16, E: 8 }, { r: 16, E: Math.floor(M / 8) }];
 }
 
 const EXPERTS = { r: 16, E: 8 };
