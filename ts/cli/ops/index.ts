@@ -1,6 +1,7 @@
 import { nearest } from '../../errors';
 import { UsageError } from '../errors';
 import type { Operation } from '../operation';
+import { companions } from './companions';
 import { layers } from './layers';
 import { loras } from './lora';
 import { cells, presets, variants } from './recurrence';
@@ -10,6 +11,7 @@ export const operations: readonly Operation[] = [
   ...variants,
   ...presets,
   ...layers,
+  ...companions,
   ...loras,
 ];
 
