@@ -36,7 +36,12 @@ for (const { name, code } of programs)
     const announced = [...code.matchAll(/console\.log\(.*\); \/\/ (.+)$/gm)].map(([, x]) => x);
     assert.ok(announced.length > 0);
     assert.is(announced.length, code.match(/console\.log/g)!.length);
-    assert.equal(run([path.join(home, name)]).trim().split('\n'), announced);
+    assert.equal(
+      run([path.join(home, name)])
+        .trim()
+        .split('\n'),
+      announced,
+    );
   });
 
 test('they type-check', () => {

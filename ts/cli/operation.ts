@@ -95,7 +95,7 @@ export interface Operation {
   /** Minimum arithmetic of one run: no redundancy of the kernels counts. 0 for what only moves data. */
   flops(pass: Pass, shape: Shape): number;
   /** What multiplies, where it is not float32. */
-  arithmetic?: 'bf16';
+  arithmetic?: 'bf16' | 'int8';
   /** The axis that counts tokens, or rows that stand for them. */
   tokens: string;
   /** Shape of a benchmark unless told. */

@@ -187,23 +187,28 @@ function flops(perRow: number) {
   };
 }
 
+/** Of rows rounded to 127 steps of their largest magnitude, as normal as those drawn here. */
+const INT8_LIMIT = 2e-2;
+
 const SHAPES: readonly Shape[] = [
   { M: 13, N: 70, K: 65, r: 4, E: 2 },
   { M: 5, N: 33, K: 96, r: 9, E: 7 },
   { M: 70, N: 64, K: 128, r: 16, E: 3 },
 ];
 
-function operation(format: WeightFormat, perRow: number, bf16: boolean): Operation {
-  const name = `${bf16 ? 'bf16/' : ''}lora/${format}${perRow > 1 ? '/top2' : ''}`;
+type Arithmetic = Operation['arithmetic'];
+
+function operation(format: WeightFormat, perRow: number, arithmetic: Arithmetic): Operation {
+  const name = `${arithmetic ? `${arithmetic}/` : ''}lora/${format}${perRow > 1 ? '/top2' : ''}`;
   return {
     name,
     call: 'loraLinear',
     lora: { format, perRow },
     recurrent: false,
     axes: ['M', 'N', 'K', 'r', 'E'],
-    passes: ['forward', 'backward', 'forward-backward'],
-    options: bf16 ? { compute: 'bf16' } : {},
-    ...(bf16 && { arithmetic: 'bf16', isa: 'avx512bf16' }),
+    passes: arithmetic === 'int8' ? ['forward'] : ['forward', 'backward', 'forward-backward'],
+    options: arithmetic ? { compute: arithmetic } : {},
+    ...(arithmetic && { arithmetic, isa: 'avx512bf16' }),
     float32: ['weight', 'gates'],
     halves: true,
     shapes: SHAPES,
@@ -219,13 +224,14 @@ function operation(format: WeightFormat, perRow: number, bf16: boolean): Operati
       return gradientsOf(loraLinearBackward(referenceOf(inputs, perRow)), E);
     },
     row: (result, { K }, dtype) => {
-      const kind = bf16 ? 'bf16 compute' : dtype;
       const layout = { kept: [] };
+      if (arithmetic === 'int8') return { limit: INT8_LIMIT, layout };
+      const kind = arithmetic ? 'bf16 compute' : dtype;
       if (result === 'y') {
         const limits = contract[kind].o;
         return { limit: limits.find(([most]) => K <= 4 * most)![1], layout };
       }
-      const { state, gate } = contract[bf16 ? 'bf16 compute' : 'f32'];
+      const { state, gate } = contract[arithmetic ? 'bf16 compute' : 'f32'];
       return { limit: result === 'dGates' ? gate : state, layout };
     },
     flops: flops(perRow),
@@ -237,9 +243,15 @@ function operation(format: WeightFormat, perRow: number, bf16: boolean): Operati
 /** In the order in which a benchmark goes through them. */
 export const formats: readonly WeightFormat[] = ['f32', 'bf16', 'f16', 'int8', 'q8', 'nf4', 'q4'];
 
-/** `lora/FORMAT`, `lora/FORMAT/top2` for two adapters a row, and with `bf16/` in front products on pairs of bfloat16. */
-export const loras: readonly Operation[] = [false, true].flatMap((bf16) =>
-  formats.flatMap((format) =>
-    [1, TOP_K].map((perRow): Operation => operation(format, perRow, bf16)),
-  ),
+/**
+ * `lora/FORMAT`, `lora/FORMAT/top2` for two adapters a row, and with `bf16/` in front products on pairs of bfloat16; with
+ * `int8/`, of that format alone, on bytes.
+ */
+export const loras: readonly Operation[] = ([undefined, 'bf16', 'int8'] as const).flatMap(
+  (arithmetic) =>
+    formats
+      .filter((format) => arithmetic !== 'int8' || format === 'int8')
+      .flatMap((format) =>
+        [1, TOP_K].map((perRow): Operation => operation(format, perRow, arithmetic)),
+      ),
 );

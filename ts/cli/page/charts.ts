@@ -120,7 +120,7 @@ function rooflineOf(own: Ceilings, cases: readonly CaseResult[], label: Label): 
         .map((one) => ({ x: intensityOf(one)!, y: one.gflops!, name: label(one) })),
     }))
     .filter(({ points }) => points.length > 0);
-  const top = Math.max(peaks.f32, peaks.bf16 ?? 0);
+  const top = Math.max(...Object.values(peaks));
   const speeds = bandwidths.map(({ level, read, update }) => ({
     level,
     speed: Math.max(read, update),

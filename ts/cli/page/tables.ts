@@ -141,12 +141,14 @@ export function ceilingsTable({ ceilings }: BenchReport): Table {
       'where',
       'f32 peak',
       'bf16 peak',
+      'int8 peak',
       ...levels.flatMap((level) => [`${level} read`, `${level} updated`]),
     ],
     rows: ceilings.map(({ peaks, bandwidths, ...where }) => [
       plain(whereText(where)),
       number(peaks.f32),
       number(peaks.bf16),
+      number(peaks.int8),
       ...levels.flatMap((level) => {
         const found = bandwidths.find((one) => one.level === level);
         return [number(found?.read), number(found?.update)];

@@ -56,7 +56,7 @@ export function weightCopies(one: Case, elementBytes: number): number {
 
 /** What a peer multiplies: the case's element type, or what the operation rounds that to. */
 export function factorType({ op, dtype }: Pick<Case, 'op' | 'dtype'>): Dtype {
-  return op.arithmetic ?? dtype;
+  return op.arithmetic === 'bf16' ? 'bf16' : dtype;
 }
 
 /** The gate that a paper fixes, and its function therefore does not take. */

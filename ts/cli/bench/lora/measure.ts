@@ -5,6 +5,7 @@ import type { Case, Prepared } from '../../benchCase';
 import { CheckError } from '../../benchCase';
 import { valuesOf } from '../../dtype';
 import { SCALE } from '../../ops/lora';
+import { factorType } from '../../peers/problem';
 import { measurePeak } from '../ceilings';
 import type { Measured, Opened, Setting, Timed } from '../measure';
 import { engineContender, keyOf, openPeers, peerResultsOf, rates } from '../measure';
@@ -88,7 +89,7 @@ export async function measureTurns(cases: readonly Case[], setting: Setting): Pr
 }
 
 function hasUnfused({ op, shape: { E } }: Case): boolean {
-  return E === 1 && op.lora!.perRow === 1;
+  return E === 1 && op.lora!.perRow === 1 && op.arithmetic !== 'int8';
 }
 
 function timedOf(
@@ -122,7 +123,10 @@ function relationsOf(
   const over = (to: Relation['to'], theirs: number[][]): Relation => {
     return { to, medianNs: median(theirs.flat()), ...ratioOf(theirs, ours) };
   };
-  const single = owns.findIndex((own) => hasUnfused(own.one) && own.one.shape.r === one.shape.r);
+  const single = owns.findIndex(
+    (own) =>
+      own.one.shape.E === 1 && own.one.shape.r === one.shape.r && own.one.op.lora!.perRow === 1,
+  );
   const relations = [over('base', samplesOf('0'))];
   if (single >= 0 && single !== i) relations.push(over('one adapter', samplesOf(`${single}`)));
   if (hasUnfused(one)) relations.push(over('unfused', samplesOf(`${i} unfused`)));
@@ -138,6 +142,6 @@ function expectSame(one: Case, { run }: Prepared, [base, added]: TensorLike[]): 
   const [of, more] = [valuesOf(base).data, valuesOf(added).data];
   const sum = Float64Array.from(of, (value, i) => value + SCALE * more[i]);
   const { row } = relativeErrors(fused, sum, { shape: [1, sum.length], axes: { kept: [0] } });
-  if (row.error <= SAME[one.op.arithmetic ?? one.dtype]) return;
+  if (row.error <= SAME[factorType(one)]) return;
   throw new CheckError(`${one.op.name}: the unfused products are off by ${row.error}, not timed`);
 }

@@ -48,12 +48,13 @@ export function loraCases({ op, tokens, shape = SIZES, pass, dtype }: CaseOption
   const [N, K] = shape;
   return chosen.flatMap((one) =>
     passes.flatMap((own) => {
+      if (!one.passes.includes(own)) return [];
       const few = op === undefined && BESIDE.includes(one.lora!.format);
       if (few && own !== 'forward') return [];
       // A step of training has many rows.
       const rows = tokens ?? (own === 'forward' ? ROWS : ROWS.slice(0, 1));
       return rows.flatMap((M) => {
-        const element = dtype?.[0] ?? one.arithmetic ?? 'f32';
+        const element = dtype?.[0] ?? (one.arithmetic ? 'bf16' : 'f32');
         const make = (name: string, sizes: { r: number; E: number }): Case => ({
           op: findOperations([name])[0],
           pass: own,
@@ -71,11 +72,12 @@ export function loraCases({ op, tokens, shape = SIZES, pass, dtype }: CaseOption
 
 function usualNames(): string[] {
   const ordered = [...USUAL, ...BESIDE];
-  return ['', 'bf16/'].flatMap((arithmetic) =>
+  const ofFormats = ['', 'bf16/'].flatMap((arithmetic) =>
     ordered
       .filter((format) => arithmetic !== '' || !BESIDE.includes(format))
       .map((format) => `${arithmetic}lora/${format}`),
   );
+  return [...ofFormats, 'int8/lora/int8'];
 }
 
 /** Cases on one base product each, with that before them: all of a base are timed in the same turns. */

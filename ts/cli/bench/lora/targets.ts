@@ -32,6 +32,7 @@ export function targetsOf(one: Case): Targets {
       targets.shareOfPeak = 0.92;
       targets.peers = { openblas: 1.05 };
     }
+    if (op.arithmetic === 'int8') targets.shareOfPeak = 0.85;
     if (op.arithmetic === 'bf16' && (format === 'bf16' || format === 'nf4'))
       targets.shareOfPeak = 0.9;
   }
