@@ -13,6 +13,8 @@ import { memorySet } from '../ceilings';
 
 /** So few rows are those of a decode step, between two of which other layers' weights go through the caches. */
 const DECODE_ROWS = 64;
+/** Of small weights so many stay in a cache; the level that a case is held against goes by that. */
+const MOST_COPIES = 64;
 
 /** Whether weights and adapters come from memory: of cases in turns, not of a check. */
 export function isDecode({ pass, shape, turns }: Case): boolean {
@@ -21,7 +23,8 @@ export function isDecode({ pass, shape, turns }: Case): boolean {
 
 /** How many copies of a weight of so many bytes a case goes through in turn. */
 export function copiesOf(one: Case, bytes: number): number {
-  return isDecode(one) ? Math.max(2, Math.ceil(memorySet() / Math.max(1, bytes))) : 1;
+  if (!isDecode(one)) return 1;
+  return Math.min(MOST_COPIES, Math.max(2, Math.ceil(memorySet() / bytes)));
 }
 
 let turns = 0;
