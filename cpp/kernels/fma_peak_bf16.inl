@@ -23,8 +23,8 @@ double bf16Chains(int64_t rounds) {
   return 4.0 * kLanes * kDotChains * static_cast<double>(rounds);
 }
 
-// The same of x <- x + a0 b0 + .. + a3 b3, bytes without and with a sign. gcc 12 writes every sum to memory where this is
-// an intrinsic.
+// The same of x <- x + a0 b0 + .. + a3 b3, bytes without and with a sign. gcc 12 writes every sum to memory where this
+// is an intrinsic.
 double int8Chains(int64_t rounds) {
   constexpr int kDotChains = 24;
   volatile int given[2] = {0x01010101, static_cast<int>(0xff01ff01)};
