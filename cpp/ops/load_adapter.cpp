@@ -101,6 +101,7 @@ Factor planFactor(const Tensor& t, int64_t rows, int64_t depth, int width, int64
 }
 
 std::shared_ptr<const StoredAdapter> store(const Call& call) {
+  stopIfCancelled(call);
   const AdapterBank& bank = *call.bank;
   const Tensor &a = call.inputs[kA], &b = call.inputs[kB], &mid = call.inputs[kMid];
   const int64_t loaded = a.shape[0];

@@ -110,6 +110,11 @@ Call innerCall(const OpSpec& spec, const Call& outer);
 std::string argumentName(const InputSpec& input);
 std::string argumentName(const OptionSpec& option);
 
+// For run() of what is one step and looks at the flag no more.
+inline void stopIfCancelled(const Call& call) {
+  if (call.cancel && call.cancel->load()) fail(ErrorKind::Abort, "aborted");
+}
+
 // Checks for plan(). Each throws Error with the argument's name, what was expected and what came.
 void expectRank(const Call& call, int input, int rank, const char* pattern);
 void expectShape(const Call& call, int input, std::initializer_list<int64_t> dims, const char* pattern);

@@ -28,7 +28,10 @@ void planPack(Call& call) {
   call.packed = std::make_shared<PackedWeight>(format, weight.shape[0], weight.shape[1]);
 }
 
-void runPack(const Call& call) { call.packed->pack(call.inputs[kWeight].data, call.inputs[kWeight].dtype); }
+void runPack(const Call& call) {
+  stopIfCancelled(call);
+  call.packed->pack(call.inputs[kWeight].data, call.inputs[kWeight].dtype);
+}
 
 enum { kCodes, kScales, kAbsmax, kInnerCodes, kInnerAbsmax, kCodebook };
 
@@ -130,6 +133,7 @@ std::vector<float> innerScales(const Call& call) {
 }
 
 void runQuantised(const Call& call) {
+  stopIfCancelled(call);
   const Tensor& codes = call.inputs[kCodes];
   const uint8_t* bytes = codes.as<uint8_t>();
   std::vector<uint8_t> nibbles;

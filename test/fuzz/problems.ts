@@ -3,7 +3,7 @@
  * inputs. What the description holds beyond these tables (inputs or options of a later version) is left out here and is
  * tried by the fuzzer's mutations.
  */
-import type { EntryDescription } from '../../ts/binding';
+import { description, type EntryDescription } from '../../ts/binding';
 import { encode, type HalfDtype } from '../support/half';
 import { Random } from '../support/random';
 import { sizeOf } from '../support/tensor';
@@ -49,6 +49,11 @@ const GATE_RANK: Record<string, number> = {
   kda: 4,
   gatedDeltaProduct: 3,
 };
+
+/** All but those that work on weights and adapters of the engine's: test/lora/ has those. */
+export const plainEntries = description.entries.filter(
+  ({ takesBase, takesBank, wrapped }) => !takesBase && !takesBank && !wrapped,
+);
 
 export function forwardName(entry: EntryDescription): string {
   return entry.name.replace(/Backward$/, '');

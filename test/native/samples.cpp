@@ -88,6 +88,63 @@ Arguments argumentsOf(const std::string& function) {
   throw std::logic_error("test/native/samples.cpp has no arguments for " + function);
 }
 
+std::shared_ptr<AdapterBank> sampleBank(DType dtype) {
+  auto bank = std::make_shared<AdapterBank>(9, 19);
+  Random r(44);
+  for (const int64_t rank : {3, 1, 40})
+    Invocation("AdapterBank.load")
+        .in("a", r.normals({rank, 9}).to(dtype))
+        .in("b", r.normals({19, rank}))
+        .in("rankBias", r.normals({rank}))
+        .set("act", static_cast<double>(rank % 4))
+        .bank(bank)
+        .run();
+  Invocation("AdapterBank.load")
+      .in("a", r.indices({2}, 9))
+      .in("b", r.indices({3}, 19))
+      .in("mid", r.normals({3, 2}))
+      .bank(bank)
+      .run();
+  return bank;
+}
+
+// Functions that work on packed weights and on adapters. `packed` and `fused` choose other formats and routings.
+Invocation loraSample(const std::string& function, const SampleForm& form) {
+  Random r(45);
+  Invocation call(function);
+  const std::string format = form.packed ? form.fused ? "q4" : "nf4" : form.fused ? "int8" : "f32";
+  if (function == "packWeight") return call.in("weight", r.normals({19, 9}).to(form.dtype)).choose("format", format);
+  if (function == "packQuantised") {
+    const bool bytes = !form.packed;
+    call.choose("format", bytes ? "int8" : form.fused ? "nf4" : "q4").set("out", 19).set("in", 9);
+    call.in("codes", r.indices({bytes ? 171 : 86}, 100).to(bytes ? DType::I8 : DType::U8));
+    if (bytes || !form.fused) return call.in("scales", r.normals({19}));
+    call.set("absmax.offset", 0.5).set("absmax.blockSize", 2);
+    return call.in("absmax.codes", r.indices({3}, 256).to(DType::U8)).in("absmax.absmax", r.normals({2}));
+  }
+  const auto bank = sampleBank(form.dtype);
+  call.bank(bank);
+  if (function.starts_with("AdapterBank")) {
+    if (function == "AdapterBank.replace") call.set("id", 2);
+    call.in("a", form.packed ? r.indices({5}, 9) : r.normals({5, 9}).to(form.dtype));
+    call.in("b", r.normals({19, 5})).in("baseScale", r.normals({19})).in("outBias", r.normals({19}));
+    return call.in("mid", r.normals(form.fused ? Shape{5} : Shape{5, 5})).set("rank", 4);
+  }
+  call.base(Invocation("packWeight").in("weight", r.normals({19, 9})).choose("format", format).run().packed);
+  if (function == "mergeAdapter" || function == "unmergeAdapter") return call.set("id", 3);
+  call.in("x", r.normals({5, 9}).to(form.dtype)).in("bias", r.normals({19}));
+  if (form.packed) {
+    call.choose("kind", "topK").set("k", 2).in("ids", Array({10}, {0, 1, -1, 2, 3, 3, 1, 0, 2, 1}, DType::I32));
+    call.in("gates", r.normals({5, 2}));
+  } else {
+    call.choose("kind", "segments").in("ids", Array({3}, {1, 2, 0}, DType::I32));
+    call.in("indptr", Array({4}, {0, 2, 2, 5}, DType::I64));
+  }
+  if (form.fused) call.set("dropout.p", 0.25).set("dropout.seed", 7).set("skip.p", 0.5).set("skip.seed", 1);
+  if (function == "loraLinearBackward") call.in("dY", r.normals({5, 19}).to(form.dtype));
+  return call;
+}
+
 bool takes(const Invocation& call, std::string_view name) {
   for (const InputSpec& input : call.spec().inputs)
     if (input.name == name) return true;
@@ -134,6 +191,8 @@ Invocation plainSample(const std::string& function, const SampleForm& form) {
 }  // namespace
 
 Invocation sampleCall(const std::string& function, const SampleForm& form) {
+  const OpSpec& spec = Invocation(function).spec();
+  if (spec.takesBank || spec.makesBase) return loraSample(function, form);
   const Invocation call = plainSample(function, form);
   return form.packed ? packed(call) : call;
 }

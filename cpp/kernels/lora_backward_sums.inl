@@ -1,0 +1,178 @@
+// Gradients that are sums over rows: dA = dt^T x', dB = dY^T w, dM = du^T h and those of vectors. Part of
+// lora_backward.inl.
+#include "kernels/lora_backward_dx.inl"
+
+namespace rankone {
+namespace RANKONE_ISA_NS {
+namespace {
+
+// Columns [column, column + columns) of rows, in units of rows; `rows`: which of them, or null: all.
+template <class D>
+struct StripSource {
+  const typename D::Element* data;
+  int64_t ld;
+  const int32_t* rows;
+  const uint8_t* keep;  // of row 0; null: all stays
+  int64_t keepStride;
+  int64_t row(int64_t i) const { return rows ? rows[i] : i; }
+};
+
+template <class D>
+__attribute__((noinline)) void packStrip(const StripSource<D>& x, int64_t count, int64_t column, int64_t columns,
+                                         float* to) {
+  for (int64_t k = 0; k < count; k += kUnitSteps, to += kPanel) {
+    const int64_t row = x.row(k);
+    const bool last = k + 1 == count;
+    const int64_t next = kUnitSteps == 1 || last ? 0 : x.row(k + 1) - row;
+    const auto* in = x.data + row * x.ld + column;
+    Vec units[2];
+    if (columns == kPanel) {
+      __builtin_prefetch(in + kPanel);
+      if constexpr (kUnitSteps == 2) __builtin_prefetch(in + next * x.ld + kPanel);
+      pairAcross<D>(in, next * x.ld, last, units);
+    } else {
+      for (int v = 0; v < 2; ++v) {
+        const int lanes = static_cast<int>(std::min<int64_t>(kLanes, columns - v * kLanes));
+        units[v] = lanes > 0 ? unitsAcross<D>(in + v * kLanes, next * x.ld, last, lanes) : zero();
+      }
+    }
+    if (x.keep) {
+      const uint8_t* keep = x.keep + row * x.keepStride;
+      for (int v = 0; v < 2; ++v) {
+        UVec mask = keepLanes(keepBits(keep, column + v * kLanes));
+        if constexpr (kUnitSteps == 2) {
+          const UVec other = keepLanes(keepBits(keep + next * x.keepStride, column + v * kLanes));
+          mask = (mask & 0xffffu) | (other & 0xffff0000u);
+        }
+        units[v] = (Vec)((UVec)units[v] & mask);
+      }
+    }
+    store(to, units[0]);
+    store(to + kLanes, units[1]);
+  }
+}
+
+// sum over rows of a packed side and a strip, for `side` lines of it: put(line, values of the strip's columns).
+template <class Put>
+RANKONE_INLINE void sumStrip(const float* packed, int64_t side, int64_t count, const float* strip, int64_t columns,
+                             Put&& put) {
+  const int vecs = columns <= kLanes ? 1 : kTileVecs;
+  Prefetch none;
+  for (int64_t q = 0; q < side; q += kTileRows, packed += panelStride<kTileRows>(count)) {
+    const int lines = static_cast<int>(std::min<int64_t>(kTileRows, side - q));
+    const TileOut out = put(q);
+    pickTile<kTileRows, TileOut>(lines, vecs)(unitsOf(count), packed, strip, kPanel, out, none);
+  }
+}
+
+template <class D>
+void sumMatrix(const LoraBlock& b, const LoraSumJob& job, const LoraUse& use) {
+  const LoraAdapter& a = *b.p.adapters[use.adapter];
+  const LoraAdapterGradient& to = b.g.adapters[use.adapter];
+  const auto* x = static_cast<const typename D::Element*>(b.p.x) + b.row0 * b.p.in;
+  const auto* dY = static_cast<const typename D::Element*>(b.g.dY) + b.row0 * b.p.out;
+  const int64_t stripFloats = unitsOf(b.rows) * kPanel;
+  Scratch scratch(alignFloats(stripFloats) + kTileRows * kPanel);
+  float *strip = scratch.take(stripFloats), *local = scratch.take(kTileRows * kPanel);
+  for (int64_t s = job.first; s < job.last; ++s) {
+    const int64_t n0 = s * kPanel;
+    for (int64_t k = 0; k < use.count; ++k) {
+      const LoraGroup& g = b.groups.groups[b.groups.byAdapter[use.first + k]];
+      const int32_t* rows = b.groups.rows.data() + g.first;
+      if (job.kind == LoraSum::A) {
+        const int64_t columns = std::min<int64_t>(kPanel, b.p.in - n0);
+        packStrip<D>({x, b.p.in, rows, b.keep, b.keepStride}, g.count, n0, columns, strip);
+        sumStrip(b.packedT + g.packedT, a.rank, g.count, strip, columns, [&](int64_t q) {
+          return TileOut{to.a + q * b.p.in + n0, b.p.in, nullptr, static_cast<int>(columns), true};
+        });
+      } else if (job.kind == LoraSum::Mid) {
+        const int64_t columns = std::min<int64_t>(kPanel, a.rank - n0);
+        packStrip<F32>({b.h + g.t, g.ldT, nullptr, nullptr, 0}, g.count, n0, columns, strip);
+        sumStrip(b.packedMid + g.packedW, a.midRank, g.count, strip, columns, [&](int64_t q) {
+          return TileOut{to.mid + q * to.midRanks + n0, to.midRanks, nullptr, static_cast<int>(columns), true};
+        });
+      } else {
+        const int64_t columns = std::min<int64_t>(kPanel, b.p.out - n0);
+        packStrip<D>({dY, b.p.out, rows, nullptr, 0}, g.count, n0, columns, strip);
+        for (int64_t q = 0; q < a.midRank; q += kTileRows) {
+          const int64_t lines = std::min<int64_t>(kTileRows, a.midRank - q);
+          const float* packed = b.packedW + g.packedW + q / kTileRows * panelStride<kTileRows>(g.count);
+          sumStrip(packed, lines, g.count, strip, columns, [&](int64_t) {
+            return TileOut{local, kPanel, nullptr, kPanel, false};
+          });
+          for (int64_t n = 0; n < columns; ++n)
+            for (int64_t r = 0; r < lines; ++r) to.b[(n0 + n) * to.bRanks + q + r] += local[r * kPanel + n];
+        }
+      }
+    }
+  }
+}
+
+// Gradients of rank bias, scale and a diagonal M.
+void sumRanks(const LoraBlock& b, const LoraUse& use) {
+  const LoraAdapter& a = *b.p.adapters[use.adapter];
+  const LoraAdapterGradient& to = b.g.adapters[use.adapter];
+  const double undo = 1.0 / b.kept;
+  double scale = 0;
+  for (int64_t k = 0; k < use.count; ++k) {
+    const LoraGroup& g = b.groups.groups[b.groups.byAdapter[use.first + k]];
+    if (to.scale)
+      for (int64_t i = 0; i < g.count; ++i) scale += b.scaleOf[g.first + i];
+    for (int64_t r = 0; r < a.rank; ++r) {
+      double bias = 0, diagonal = 0;
+      for (int64_t i = 0; i < g.count; ++i) {
+        if (to.rankBias) bias += b.t[g.t + i * g.ldT + r];
+        if (to.mid && a.midDiagonal)
+          diagonal += static_cast<double>(b.du[g.w + i * g.ldW + r]) * b.h[g.t + i * g.ldT + r];
+      }
+      if (to.rankBias) to.rankBias[r] += static_cast<float>(bias * undo);
+      if (to.mid && a.midDiagonal) to.mid[r] += static_cast<float>(diagonal);
+    }
+  }
+  if (to.scale) *to.scale += static_cast<float>(scale);
+}
+
+// Gradients of the output bias and of d.
+template <class D>
+void sumOutputs(const LoraBlock& b, const LoraSumJob& job, const LoraUse& use) {
+  const LoraAdapter& a = *b.p.adapters[use.adapter];
+  const LoraAdapterGradient& to = b.g.adapters[use.adapter];
+  const auto* dY = static_cast<const typename D::Element*>(b.g.dY);
+  for (int64_t s = job.first; s < job.last; ++s) {
+    const int64_t n0 = s * kPanel, columns = std::min<int64_t>(kPanel, b.p.out - n0);
+    float bias[kPanel] = {}, scale[kPanel] = {}, line[kPanel];
+    for (int64_t k = 0; k < use.count; ++k) {
+      const LoraGroup& g = b.groups.groups[b.groups.byAdapter[use.first + k]];
+      for (int64_t i = 0; i < g.count; ++i) {
+        const int64_t row = b.row(g, i), slot = row * b.p.perRow + g.slot;
+        const float factor = (b.p.gates ? b.p.gates[slot] : 1.0f) * a.scale;
+        widenElements<D>(dY + row * b.p.out + n0, columns, line);
+        for (int64_t n = 0; to.outBias && n < columns; ++n) bias[n] += factor * line[n];
+        for (int64_t n = 0; to.baseScale && b.product && n < columns; ++n)
+          scale[n] += line[n] * b.product[(row - b.row0) * b.p.out + n0 + n];
+      }
+    }
+    for (int64_t n = 0; n < columns; ++n) {
+      if (to.outBias) to.outBias[n0 + n] += bias[n];
+      if (to.baseScale) to.baseScale[n0 + n] += scale[n];
+    }
+  }
+}
+
+// A group's gradients at t, w and du, with its items as the steps of K.
+void packGroup(const LoraBlock& b, const LoraGroup& g) {
+  const LoraAdapter& a = b.adapter(g);
+  const LoraAdapterGradient& to = b.g.adapters[g.adapter];
+  Prefetch none;
+  if (to.a && !a.aIndex)
+    packPanels<kTileRows>(Operand<F32>{b.t + g.t, g.ldT, false}, 0, a.rank, 0, g.count, b.packedT + g.packedT, none);
+  if (to.b && !a.bIndex)
+    packPanels<kTileRows>(Operand<F32>{b.u + g.w, g.ldW, false}, 0, a.midRank, 0, g.count, b.packedW + g.packedW, none);
+  if (to.mid && a.mid)
+    packPanels<kTileRows>(Operand<F32>{b.du + g.w, g.ldW, false}, 0, a.midRank, 0, g.count, b.packedMid + g.packedW,
+                          none);
+}
+
+}  // namespace
+}  // namespace RANKONE_ISA_NS
+}  // namespace rankone
