@@ -22,11 +22,19 @@ export interface EntryDescription {
     group?: string;
   }[];
   optionCount: number;
-  outputs: { name: string; slot: number }[];
+  /** `offered`: the caller may give the memory. */
+  outputs: { name: string; slot: number; offered: boolean }[];
   outputCount: number;
   takesState: boolean;
   makesSaved: boolean;
   takesSaved: boolean;
+  takesBase: boolean;
+  takesBank: boolean;
+  makesBase: boolean;
+  /** An option of this name stands among the inputs. */
+  inputGroup?: string;
+  /** Its function of the package has arguments or results of another form. */
+  wrapped: boolean;
 }
 
 /** Functions of this build, and where in a call's header things stand. @internal */
@@ -38,6 +46,8 @@ export interface Description {
   outputsAt: number;
   stateAt: number;
   savedAt: number;
+  baseAt: number;
+  bankAt: number;
   jobAt: number;
   resultsAt: number;
   isa: string;
@@ -49,13 +59,14 @@ export type Handle = object & { readonly handle: unique symbol };
 
 /**
  * What a call returns, as the header's number at `resultsAt` says. 0: nothing; 1: the one typed array that it made;
- * 2: an array of them in the spec's order (or null), then a `saved` handle. @internal
+ * 2: an array of them in the spec's order (or null), then the handle of a `saved` or of a packed weight. @internal
  */
 export type RawResults =
   | undefined
   | Float32Array
   | Uint16Array
-  | (Float32Array | Uint16Array | Handle | null | undefined)[];
+  | Int32Array
+  | (Float32Array | Uint16Array | Int32Array | Handle | null | undefined)[];
 
 /** The addon's exports. @internal */
 export interface Binding {
@@ -81,6 +92,17 @@ export interface Binding {
   stateClone(state: Handle): Handle;
   stateDispose(state: Handle): void;
   savedDispose(saved: Handle): void;
+  /** `[out, in, format, bytes]` */
+  packedInfo(packed: Handle): [number, number, number, number];
+  packedRead(packed: Handle, into: Float32Array): void;
+  packedDispose(packed: Handle): void;
+  createBank(inFeatures: number, outFeatures: number): Handle;
+  bankEvict(bank: Handle, id: number): void;
+  bankHas(bank: Handle, id: number): boolean;
+  bankIds(bank: Handle): number[];
+  /** `[adapters, used bytes, reserved bytes, pages, bytes of a page, bytes of the largest free run]` */
+  bankMemory(bank: Handle): [number, number, number, number, number, number];
+  bankDispose(bank: Handle): void;
   externalMemory(): number;
 }
 

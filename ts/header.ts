@@ -5,13 +5,17 @@ import type { DType } from './types';
 
 /** Numbers per tensor in a header. @internal */
 export const TENSOR = 2 + description.maxRank;
-const DTYPES: DType[] = ['f32', 'bf16', 'f16', 'i32', 'i64'];
+// The bytes of quantised weights are no tensors of the caller's: only the package makes tensors of them.
+const DTYPES = ['f32', 'bf16', 'f16', 'i32', 'i64', 'i8', 'u8'];
+const PUBLIC = DTYPES.slice(0, 5);
 const ARRAYS: Record<string, string[]> = {
   Float32Array: ['f32'],
   Uint16Array: ['bf16', 'f16'],
   Float16Array: ['f16'],
   Int32Array: ['i32'],
   BigInt64Array: ['i64'],
+  Int8Array: ['i8'],
+  Uint8Array: ['u8'],
 };
 const typedArray = Object.getPrototypeOf(Uint8Array.prototype);
 const arrayTag = Object.getOwnPropertyDescriptor(typedArray, Symbol.toStringTag)!.get!;
@@ -22,6 +26,11 @@ export function arrayKind(data: unknown): string | undefined {
   return arrayTag.call(data);
 }
 
+/** Of a typed array, by the getter itself: 0 once it is detached. @internal */
+export function arrayLength(array: unknown): number {
+  return lengthOf.call(array) as number;
+}
+
 function arrayOf(dtype: unknown): string {
   return (
     Object.keys(ARRAYS).find((kind) => ARRAYS[kind].includes(dtype as string)) ?? 'Float32Array'
@@ -30,8 +39,8 @@ function arrayOf(dtype: unknown): string {
 
 function dtypeOf(operation: string, name: string, data: unknown, dtype: unknown): number {
   if (data instanceof Float32Array && (dtype === undefined || dtype === 'f32')) return 0;
-  if (dtype !== undefined && !DTYPES.includes(dtype as DType))
-    throw typeError(operation, `${name}: expected dtype ${DTYPES.join(', ')}, got ${show(dtype)}`);
+  if (dtype !== undefined && !DTYPES.includes(dtype as string))
+    throw typeError(operation, `${name}: expected dtype ${PUBLIC.join(', ')}, got ${show(dtype)}`);
   // The tag is read by the getter itself, so arrays of another realm count and look-alikes do not.
   const kind = arrayKind(data);
   const legal = kind === undefined ? undefined : ARRAYS[kind];
@@ -43,14 +52,14 @@ function dtypeOf(operation: string, name: string, data: unknown, dtype: unknown)
         operation,
         `${name}: expected dtype 'bf16' or 'f16' beside a ${kind}, got none`,
       );
-    return DTYPES.indexOf(legal[0] as DType);
+    return DTYPES.indexOf(legal[0]);
   }
   if (!legal.includes(dtype as string))
     throw typeError(
       operation,
       `${name}: expected dtype ${legal.join(' or ')} beside a ${kind}, got ${show(dtype)}`,
     );
-  return DTYPES.indexOf(dtype as DType);
+  return DTYPES.indexOf(dtype as string);
 }
 
 /** Writes a tensor's numbers into the header and returns its array. @internal */
@@ -107,14 +116,14 @@ export function writeIndices(
     throw typeError(operation, `${name}: expected ${wanted.join(' or ')}, got ${show(array)}`);
   }
   header[at] = 1;
-  header[at + 1] = DTYPES.indexOf(legal[0] as DType);
-  header[at + 2] = lengthOf.call(array) as number;
+  header[at + 1] = DTYPES.indexOf(legal[0]);
+  header[at + 2] = arrayLength(array);
   return array;
 }
 
 /** @internal */
 export function readDType(header: Float64Array, at: number): DType {
-  return DTYPES[header[at + 1]];
+  return DTYPES[header[at + 1]] as DType;
 }
 
 /** @internal */

@@ -9,6 +9,14 @@
  */
 export * from './linalg/randomizedSvd';
 export type { SketchOptions } from './linalg/sketch';
+export {
+  AdapterBank,
+  type AdapterBankMemory,
+  type AdapterBankShape,
+  createAdapterBank,
+} from './lora/adapterBank';
+export type { AdapterSpec, RankActivation } from './lora/adapterSpec';
+export * from './lora/doraAdapter';
 export type * from './lora/initAdapter';
 export * from './lora/initCorda';
 export * from './lora/initEva';
@@ -17,21 +25,33 @@ export * from './lora/initNf4';
 export * from './lora/initQuantised';
 export * from './lora/initRandom';
 export * from './lora/initWeight';
+export * from './lora/loraLinear';
+export * from './lora/loraLinearBackward';
+export * from './lora/mergeAdapter';
 export * from './lora/optim';
+export * from './lora/packedWeight';
+export * from './lora/packQuantised';
+export * from './lora/packWeight';
 export * from './ops/adamW';
 export * from './ops/additivePresets';
+export * from './ops/basisCombination';
 export * from './ops/crossEntropy';
 export * from './ops/deltaPresets';
+export * from './ops/doraNorms';
 export * from './ops/embedding';
 export type * from './ops/grid';
 export * from './ops/hgrn2';
+export * from './ops/kroneckerLinear';
 export type * from './ops/layer';
 export * from './ops/mamba2';
 export * from './ops/matmul';
+export * from './ops/randLora';
 export * from './ops/recurrence';
 export * from './ops/rmsNorm';
 export * from './ops/rmsNormGated';
+export * from './ops/rowSketch';
 export * from './ops/shortConv';
+export * from './ops/sparse';
 export * from './ops/swiglu';
 export type { PeftConfig } from './peft/configKeys';
 export type { StoredArrays, StoredDType, StoredTensor } from './peft/dtypes';

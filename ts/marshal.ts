@@ -2,7 +2,9 @@
 // description of its functions; no operation is known by name. The engine checks all of it again.
 import { binding, description, type EntryDescription, type RawResults } from './binding';
 import { rangeError, show, typeError, unknownKey } from './errors';
+import { handleOf } from './handles';
 import { arrayKind, readDType, readShape, TENSOR, writeIndices, writeTensor } from './header';
+import { PackedWeight } from './lora/packedWeight';
 import { SavedForward } from './saved';
 import { abortReason, checkSignal, started, unwatch, type Watched, watch } from './signal';
 import { RecurrentState } from './state';
@@ -13,6 +15,8 @@ interface TensorSlot {
   slot: number;
   at: number;
   dtypes: string[];
+  /** An index array without a shape. */
+  bare: boolean;
 }
 
 interface OptionSlot {
@@ -22,8 +26,8 @@ interface OptionSlot {
   choices: string[];
 }
 
-/** What stands under one option: numbers of its own, a bare index array, or an object of tensors and numbers. */
-type OptionPlace = OptionSlot | TensorSlot | GroupSlot;
+/** What stands under one name: numbers of its own, a tensor or bare index array, or an object of these. */
+type Place = OptionSlot | TensorSlot | GroupSlot;
 
 interface GroupSlot {
   name: string;
@@ -34,6 +38,7 @@ interface GroupSlot {
 type CallArguments = Parameters<typeof binding.call>;
 const VALUES = 2; // where they begin in CallArguments
 const ALL = 2; // results as an array of all, in a header
+const IDENTITY = 2; // for a base, in a header
 // Not the one that stands in Reflect when a call is made.
 const { apply } = Reflect;
 
@@ -59,6 +64,19 @@ function takeHeader(): Float64Array {
 
 const F16 = 2; // in a header
 
+const KINDS = {
+  flag: 'true or false',
+  integer: 'an integer',
+  number: 'a number',
+  choice: 'one of its names',
+  pair: 'two numbers',
+};
+
+/** As messages name it: with the object that it stands inside of. */
+function labelled(group: string | undefined, name: string): string {
+  return group ? `${group}.${name}` : name;
+}
+
 function asFloat16({ buffer, byteOffset, length }: Uint16Array): unknown {
   return new (globalThis as any).Float16Array(buffer, byteOffset, length);
 }
@@ -72,12 +90,14 @@ export class Operation {
   readonly #index: number;
   readonly #name: string;
   readonly #entry: EntryDescription;
-  readonly #inputs: TensorSlot[];
-  readonly #options: OptionPlace[];
+  readonly #inputs: Place[];
+  readonly #options: Place[];
   readonly #outputs: TensorSlot[];
+  /** Those that `out` may name. */
+  readonly #offered: TensorSlot[];
   readonly #optionsEnd: number;
-  // Names that a caller may give -> where #values puts what came: tensors, then state and saved; options, then out and
-  // signal.
+  // Names that a caller may give -> where #values puts what came: tensors, then state, saved, base and bank; options, then
+  // out and signal.
   readonly #inputNames: Map<string, number>;
   readonly #syncOptionNames: Map<string, number>;
   readonly #asyncOptionNames: Map<string, number>;
@@ -92,38 +112,49 @@ export class Operation {
     const placed = (group: string | undefined): TensorSlot[] =>
       entry.inputs
         .filter((i) => i.group === group)
-        .map(({ name, slot, dtypes }) => ({ name, slot, at: slot * TENSOR, dtypes }));
+        .map(({ name, slot, dtypes }) => {
+          const bare = group !== undefined && dtypes.every((d) => d === 'i32' || d === 'i64');
+          return { name: labelled(group, name), slot, at: slot * TENSOR, dtypes, bare };
+        });
     const numbers = (group: string | undefined): OptionSlot[] =>
       entry.options
         .filter((o) => o.group === group)
         .map(({ name, slot, kind, choices }) => {
           const at = description.optionsAt + 2 * slot;
-          return { name, kind, at, choices: choices?.split('|') ?? [] };
+          return { name: labelled(group, name), kind, at, choices: choices?.split('|') ?? [] };
         });
-    this.#inputs = placed(undefined);
-    const groups = new Set(entry.inputs.map((i) => i.group).filter((group) => group));
+    const all = [...entry.inputs, ...entry.options].map((i) => i.group).filter((group) => group);
+    const groups = [...new Set(all)].map((group): GroupSlot => {
+      const choices = numbers(group).filter(({ kind }) => kind === 'choice');
+      const others = numbers(group).filter(({ kind }) => kind !== 'choice');
+      const members = [...choices, ...placed(group), ...others]; // the first one is never left out
+      const names = numbered(members.map((m) => m.name.slice(group!.length + 1)));
+      return { name: group!, members, names };
+    });
+    const amongInputs = (group: GroupSlot): boolean => group.name === entry.inputGroup;
+    this.#inputs = [...placed(undefined), ...groups.filter(amongInputs)];
     this.#options = [
       ...numbers(undefined),
       ...placed(''),
-      ...[...groups].map((name): GroupSlot => {
-        const members = [...placed(name), ...numbers(name)];
-        return { name: name!, members, names: numbered(members.map((m) => m.name)) };
-      }),
+      ...groups.filter((group) => !amongInputs(group)),
     ];
     // Options that this function does not take have slots too, and they must read as absent.
     this.#optionsEnd = description.optionsAt + 2 * entry.optionCount;
     this.#outputs = entry.outputs.map(({ name, slot }) => {
-      return { name, slot, at: description.outputsAt + slot * TENSOR, dtypes: [] };
+      return { name, slot, at: description.outputsAt + slot * TENSOR, dtypes: [], bare: false };
     });
     const inputs = this.#inputs.map((i) => i.name);
     if (entry.takesState) inputs.push('state');
     if (entry.takesSaved) inputs.push('saved');
+    if (entry.takesBase) inputs.push('base');
+    if (entry.takesBank) inputs.push('bank');
     const options = this.#options.map((o) => o.name);
-    if (this.#outputs.length > 0) options.push('out');
+    this.#offered = this.#outputs.filter((_, i) => entry.outputs[i].offered);
+    if (this.#offered.length > 0) options.push('out');
     this.#inputNames = numbered(inputs);
     this.#syncOptionNames = numbered(options);
     this.#asyncOptionNames = numbered([...options, 'signal']);
-    this.#outputNames = numbered(this.#outputs.map((o) => o.name));
+    this.#outputNames = numbered(this.#offered.map((o) => o.name));
   }
 
   sync(inputs: any, options: any): any {
@@ -171,8 +202,9 @@ export class Operation {
   }
 
   #write(header: Float64Array, inputs: any, options: any, asynchronous: boolean): Request {
-    const { inputCount, outputCount, takesState } = this.#entry;
-    const args = new Array(VALUES + inputCount + outputCount + 2) as CallArguments;
+    const { inputCount, outputCount, takesState, takesSaved, takesBase, takesBank } = this.#entry;
+    const handles = VALUES + inputCount + outputCount;
+    const args = new Array(handles + (takesBase || takesBank ? 4 : 2)) as CallArguments;
     args[0] = this.#index;
     args[1] = header;
     for (let i = 0; i < inputCount; i++) header[i * TENSOR] = -1;
@@ -180,6 +212,8 @@ export class Operation {
     for (let i = 0; i < outputCount; i++) header[description.outputsAt + i * TENSOR] = -1;
     header[description.stateAt] = 0;
     header[description.savedAt] = 0;
+    header[description.baseAt] = 0;
+    header[description.bankAt] = 0;
     const request: Request = { args, out: undefined, signal: undefined, float16: false };
     if (typeof inputs !== 'object' || inputs === null)
       throw typeError(this.#name, `inputs: expected an object of tensors, got ${show(inputs)}`);
@@ -187,13 +221,16 @@ export class Operation {
     let next = this.#inputs.length;
     for (let i = 0; i < next; i++) {
       if (values[i] === undefined) continue;
-      const { name, slot, at } = this.#inputs[i];
-      const array = writeTensor(this.#name, name, values[i], header, at);
-      args[VALUES + slot] = array;
-      if (header[at + 1] === F16 && arrayKind(array) === 'Float16Array') request.float16 = true;
+      const place = this.#inputs[i];
+      this.#writePlace(header, args, place, values[i]);
+      if (!('slot' in place)) continue;
+      const half = header[place.at + 1] === F16;
+      if (half && arrayKind(args[VALUES + place.slot]) === 'Float16Array') request.float16 = true;
     }
     if (takesState) this.#writeState(header, args, values[next++]);
-    if (this.#entry.takesSaved) this.#writeSaved(header, args, values[next]);
+    if (takesSaved) this.#writeSaved(header, args, values[next++]);
+    if (takesBase) this.#writeBase(header, args, values[next++]);
+    if (takesBank) this.#writeBank(header, args, values[next]);
     if (options !== undefined) this.#writeOptions(header, request, options, asynchronous);
     return request;
   }
@@ -250,29 +287,54 @@ export class Operation {
     args[VALUES + this.#entry.inputCount + this.#entry.outputCount + 1] = handle;
   }
 
+  /** A weight; or what stands for one: nothing, or each row of x itself. */
+  #writeBase(header: Float64Array, args: CallArguments, value: unknown): void {
+    if (value === undefined || value === null) return;
+    const handle = handleOf('base', value);
+    if (!handle && value !== 'identity')
+      throw typeError(
+        this.#name,
+        `base: expected what packWeight() returned, 'identity' or null, got ${show(value)}`,
+      );
+    header[description.baseAt] = handle ? 1 : IDENTITY;
+    args[VALUES + this.#entry.inputCount + this.#entry.outputCount + 2] = handle;
+  }
+
+  #writeBank(header: Float64Array, args: CallArguments, value: unknown): void {
+    if (value === undefined) return;
+    const handle = handleOf('bank', value);
+    if (!handle)
+      throw typeError(
+        this.#name,
+        `bank: expected what createAdapterBank() returned, got ${show(value)}`,
+      );
+    header[description.bankAt] = 1;
+    args[VALUES + this.#entry.inputCount + this.#entry.outputCount + 3] = handle;
+  }
+
+  #writePlace(header: Float64Array, args: CallArguments, place: Place, value: unknown): void {
+    if ('members' in place) {
+      this.#writeGroup(header, args, place, value);
+    } else if ('kind' in place) {
+      this.#writeNumber(header, place, value);
+    } else {
+      const { name, slot, at, dtypes, bare } = place;
+      args[VALUES + slot] = bare
+        ? writeIndices(this.#name, name, value, dtypes, header, at)
+        : writeTensor(this.#name, name, value, header, at);
+    }
+  }
+
   #writeOptions(header: Float64Array, request: Request, options: any, asynchronous: boolean): void {
     if (typeof options !== 'object' || options === null)
       throw typeError(this.#name, `options: expected an object, got ${show(options)}`);
     const names = asynchronous ? this.#asyncOptionNames : this.#syncOptionNames;
     const values = this.#values('an option', options, names);
     let next = this.#options.length;
-    for (let i = 0; i < next; i++) {
-      const value = values[i];
-      if (value === undefined) continue;
-      const option = this.#options[i];
-      if ('members' in option) this.#writeGroup(header, request.args, option, value);
-      else if ('kind' in option) this.#writeNumber(header, option, value);
-      else
-        request.args[VALUES + option.slot] = writeIndices(
-          this.#name,
-          option.name,
-          value,
-          option.dtypes,
-          header,
-          option.at,
-        );
-    }
-    if (this.#outputs.length > 0)
+    for (let i = 0; i < next; i++)
+      if (values[i] !== undefined)
+        this.#writePlace(header, request.args, this.#options[i], values[i]);
+    if (this.#offered.length > 0)
       request.out = this.#writeOut(header, request.args, values[next++]);
     if (asynchronous) request.signal = checkSignal(this.#name, values[next]);
   }
@@ -294,19 +356,13 @@ export class Operation {
         `${group.name}: expected an object {${[...group.names.keys()].join(', ')}}, got ${show(object)}`,
       );
     const values = this.#values('an option', object, group.names);
-    if (values.every((value) => value === undefined))
-      throw typeError(
-        this.#name,
-        `${group.name}.${group.members[0].name}: expected a tensor {data, shape}, got undefined`,
-      );
+    if (values.every((value) => value === undefined)) {
+      const [first] = group.members;
+      const what = 'kind' in first ? KINDS[first.kind] : 'a tensor {data, shape}';
+      throw typeError(this.#name, `${first.name}: expected ${what}, got undefined`);
+    }
     group.members.forEach((member, i) => {
-      if (values[i] === undefined) return;
-      if ('kind' in member) {
-        this.#writeNumber(header, member, values[i]);
-      } else {
-        const name = `${group.name}.${member.name}`;
-        args[VALUES + member.slot] = writeTensor(this.#name, name, values[i], header, member.at);
-      }
+      if (values[i] !== undefined) this.#writePlace(header, args, member, values[i]);
     });
   }
 
@@ -338,19 +394,21 @@ export class Operation {
     header.set([1, low, 1, high], at);
   }
 
-  /** Returns the caller's tensors, in the order of the outputs. */
+  /** Returns the caller's tensors, by the outputs' slots. */
   #writeOut(header: Float64Array, args: CallArguments, out: any): unknown[] | undefined {
     if (out === undefined) return undefined;
     if (typeof out !== 'object' || out === null)
       throw typeError(this.#name, `out: expected an object of tensors, got ${show(out)}`);
     const tensors = this.#values('an output', out, this.#outputNames);
+    const given = new Array(this.#entry.outputCount);
     for (let i = 0; i < tensors.length; i++) {
       if (tensors[i] === undefined) continue;
-      const { name, slot, at } = this.#outputs[i];
+      const { name, slot, at } = this.#offered[i];
       const array = writeTensor(this.#name, `out.${name}`, tensors[i], header, at);
       args[VALUES + this.#entry.inputCount + slot] = array;
+      given[slot] = tensors[i];
     }
-    return tensors;
+    return given;
   }
 
   #read(header: Float64Array, results: RawResults, { out, float16 }: Request): any {
@@ -359,7 +417,7 @@ export class Operation {
     for (let i = 0; i < this.#outputs.length; i++) {
       const { name, slot, at } = this.#outputs[i];
       if (header[at] < 0) continue;
-      const given = out?.[i];
+      const given = out?.[slot];
       if (given !== undefined) {
         result[name] = given;
         continue;
@@ -371,8 +429,9 @@ export class Operation {
         dtype: readDType(header, at),
       };
     }
-    const saved = all?.[this.#entry.outputCount];
-    if (saved) result.saved = SavedForward.of(saved as any);
+    const made = all?.[this.#entry.outputCount];
+    if (made && this.#entry.makesBase) result.packed = PackedWeight.of(made as any);
+    else if (made) result.saved = SavedForward.of(made as any);
     return result;
   }
 }
@@ -403,6 +462,7 @@ export function asynchronous(name: string): (inputs: any, options?: any) => Prom
   return named(name, async (inputs, options) => operationOf(name).async(inputs, options));
 }
 
-function named<F extends (inputs: any, options?: any) => any>(name: string, f: F): F {
+/** The function by that name. @internal */
+export function named<F extends (...args: any[]) => any>(name: string, f: F): F {
   return Object.defineProperty(f, 'name', { value: name });
 }

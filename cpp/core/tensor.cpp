@@ -9,13 +9,15 @@ const char* dtypeName(DType t) {
     case DType::F16: return "f16";
     case DType::I32: return "i32";
     case DType::I64: return "i64";
+    case DType::I8: return "i8";
+    case DType::U8: return "u8";
   }
   return "?";
 }
 
 std::string dtypeNames(DTypes set) {
   std::string text;
-  for (DType t : {DType::F32, DType::BF16, DType::F16, DType::I32, DType::I64}) {
+  for (DType t : kDTypes) {
     if (!(set & dtypeBit(t))) continue;
     set &= static_cast<DTypes>(~dtypeBit(t));
     if (!text.empty()) text += set ? ", " : " or ";

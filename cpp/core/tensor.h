@@ -7,7 +7,7 @@
 
 namespace rankone {
 
-enum class DType : uint8_t { F32, BF16, F16, I32, I64 };
+enum class DType : uint8_t { F32, BF16, F16, I32, I64, I8, U8 };  // bytes: of quantised weights
 
 constexpr size_t dtypeSize(DType t) {
   switch (t) {
@@ -16,6 +16,8 @@ constexpr size_t dtypeSize(DType t) {
     case DType::BF16:
     case DType::F16: return 2;
     case DType::I64: return 8;
+    case DType::I8:
+    case DType::U8: return 1;
   }
   return 0;
 }
@@ -27,6 +29,8 @@ constexpr DTypes dtypeBit(DType t) { return static_cast<DTypes>(1u << static_cas
 constexpr DTypes kF32 = dtypeBit(DType::F32), kI32 = dtypeBit(DType::I32);
 constexpr DTypes kFloats = kF32 | dtypeBit(DType::BF16) | dtypeBit(DType::F16);
 constexpr DTypes kIndices = kI32 | dtypeBit(DType::I64);
+constexpr DTypes kBytes = dtypeBit(DType::I8) | dtypeBit(DType::U8);
+constexpr DType kDTypes[] = {DType::F32, DType::BF16, DType::F16, DType::I32, DType::I64, DType::I8, DType::U8};
 std::string dtypeNames(DTypes set);  // "f32, bf16 or f16"
 
 constexpr int kMaxRank = 6;

@@ -5,9 +5,9 @@
 //   dA = dt^T x'    dx = W^T (d dY) + dropout'(A^T dt)              dc = sum f dY    dd = sum dY (W x)
 //
 // Rows pass in blocks. Of a block dY is packed once, for u and for the base's product, whose strips of W are turned
-// round as they come from the panels, so that a row's dx is a sum over outputs in ascending order, in blocks that depend
-// on their number alone. What the adapters add follows while a strip's sums are in L2. Sums over rows are made block by
-// block, adapter by adapter, each in ascending order.
+// round as they come from the panels, so that a row's dx is a sum over outputs in ascending order, in blocks that
+// depend on their number alone. What the adapters add follows while a strip's sums are in L2. Sums over rows are made
+// block by block, adapter by adapter, each in ascending order.
 #include "kernels/lora_backward_sums.inl"
 
 namespace rankone {
@@ -18,9 +18,9 @@ constexpr int64_t kMostRows = 2048;
 constexpr int64_t kItemFloats = int64_t{1} << 22;  // of ranks and middle ranks in a block
 
 struct LoraShape {
-  int64_t rows;               // of a block
-  int64_t depth, steps;       // outputs in a chain of additions, and of a chunk
-  int64_t ranks, floats;      // the most of an adapter; floats of an item's ranks and middle ranks
+  int64_t rows;           // of a block
+  int64_t depth, steps;   // outputs in a chain of additions, and of a chunk
+  int64_t ranks, floats;  // the most of an adapter; floats of an item's ranks and middle ranks
 };
 
 int64_t alignRanks(int64_t ranks) { return roundUp(std::max<int64_t>(ranks, 1), kPanel > 16 ? kPanel : 16); }
@@ -168,8 +168,8 @@ void backwardBlock(const LoraArgs& p, const LoraGradients& g, const LoraShape& s
   const int64_t keep = (keepStride * rows + 3) / 4;
   const int64_t sums = g.adapters ? 1 : 0;
   Scratch scratch(tiles * stride + alignFloats(partial) + 2 * alignFloats(n.t) + 2 * alignFloats(n.w) +
-                  sums * (alignFloats(n.packedT) + 2 * alignFloats(n.packedW)) +
-                  alignFloats(items) + alignFloats(keep));
+                  sums * (alignFloats(n.packedT) + 2 * alignFloats(n.packedW)) + alignFloats(items) +
+                  alignFloats(keep));
   LoraBlock b{p, g, groups, row0, rows};
   b.packed = scratch.take(tiles * stride);
   b.stride = stride;

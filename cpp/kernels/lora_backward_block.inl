@@ -17,16 +17,17 @@ struct LoraBlock {
   // in blocks of `depth`.
   float* packed = nullptr;
   int64_t stride = 0, depth = 0, chunk = 0, steps = 0;
-  float* partial = nullptr;  // the base's part of dx over earlier chunks, [rows, whole panels of in]; null where there is one chunk
+  // The base's part of dx over earlier chunks, [rows, whole panels of in]; null where there is one chunk.
+  float* partial = nullptr;
 
-  float *t = nullptr, *u = nullptr;      // of items, by groups: A x', then its gradient; B^T dY, then w
-  float *h = nullptr, *du = nullptr;     // M's input and the gradient at its output, where M's gradient is wanted
-  float* packedT = nullptr;    // with items as the steps of K: the gradient at t,
-  float* packedW = nullptr;    // and w,
-  float* packedMid = nullptr;  // and du, as w lies
-  float* scaleOf = nullptr;    // of items: what they add to the gradient of their adapter's scale
-  float kept = 0;        // what dropout multiplies by
-  uint8_t* keep = nullptr;     // one bit for every element of x that stays, keepStride bytes a row; null: no dropout
+  float *t = nullptr, *u = nullptr;   // of items, by groups: A x', then its gradient; B^T dY, then w
+  float *h = nullptr, *du = nullptr;  // M's input and the gradient at its output, where M's gradient is wanted
+  float* packedT = nullptr;           // with items as the steps of K: the gradient at t,
+  float* packedW = nullptr;           // and w,
+  float* packedMid = nullptr;         // and du, as w lies
+  float* scaleOf = nullptr;           // of items: what they add to the gradient of their adapter's scale
+  float kept = 0;                     // what dropout multiplies by
+  uint8_t* keep = nullptr;  // one bit for every element of x that stays, keepStride bytes a row; null: no dropout
   int64_t keepStride = 0;
   const float* product = nullptr;  // W x [rows, out], where a gradient of d is wanted
 

@@ -12,9 +12,11 @@ RANKONE_INLINE void turnSquare(const float* from, int64_t width, const float* sc
   Vec r[kLanes];
   if (scale) {
     const Vec s = load(scale);
-    transposeRows([&](int i) __attribute__((always_inline)) { return load(from + i * width) * s; }, r);
+    transposeRows(
+        [&](int i) __attribute__((always_inline)) { return load(from + i * width) * s; }, r);
   } else {
-    transposeRows([&](int i) __attribute__((always_inline)) { return load(from + i * width); }, r);
+    transposeRows(
+        [&](int i) __attribute__((always_inline)) { return load(from + i * width); }, r);
   }
   if constexpr (U == 1) {
 #pragma GCC unroll 16
@@ -23,8 +25,7 @@ RANKONE_INLINE void turnSquare(const float* from, int64_t width, const float* sc
 #if defined(RANKONE_BF16_DOT)
   if constexpr (U == 2) {
 #pragma GCC unroll 8
-    for (int i = 0; i < kLanes; i += 2)
-      store(to + i / 2 * ld, Expand<PanelFormat::F32, 2>::pairs(r[i], r[i + 1]));
+    for (int i = 0; i < kLanes; i += 2) store(to + i / 2 * ld, Expand<PanelFormat::F32, 2>::pairs(r[i], r[i + 1]));
   }
 #endif
 }
@@ -33,7 +34,8 @@ RANKONE_INLINE void turnSquare(const float* from, int64_t width, const float* sc
 // The same of 2 kLanes steps that are bf16 already, two to a word.
 RANKONE_INLINE void turnPairs(const uint32_t* from, int64_t width, float* to, int64_t ld) {
   Vec r[kLanes];
-  transposeRows([&](int i) __attribute__((always_inline)) { return (Vec)loadWords(from + i * width); }, r);
+  transposeRows(
+      [&](int i) __attribute__((always_inline)) { return (Vec)loadWords(from + i * width); }, r);
   const __m512i low = (__m512i)(IVec{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15} * 0x10001 + 0x200000);
   const __m512i high = _mm512_add_epi16(low, _mm512_set1_epi16(kLanes));
 #pragma GCC unroll 8
@@ -48,8 +50,8 @@ RANKONE_INLINE void turnPairs(const uint32_t* from, int64_t width, float* to, in
 // Floats that turnPanels() writes for so many rows.
 constexpr int64_t turnedFloats(int64_t rows, int units) { return roundUp(rows, kPanel) / units * kPanel; }
 
-// Steps [step, step + vecs * kLanes) of rows [row, row + rows): to[unit * vecs * kLanes + column], with units of U rows.
-// row is the beginning of a panel, step a multiple of kPanel; columns beyond the depth hold anything.
+// Steps [step, step + vecs * kLanes) of rows [row, row + rows): to[unit * vecs * kLanes + column], with units of U
+// rows. row is the beginning of a panel, step a multiple of kPanel; columns beyond the depth hold anything.
 template <int U>
 __attribute__((noinline)) void turnPanels(const Panels& m, int64_t row, int64_t rows, int64_t step, int vecs,
                                           float* to) {

@@ -32,7 +32,7 @@ Napi::Object describeEntry(Napi::Env env, const Entry& entry) {
     o.Set("slot", static_cast<double>(i));
     o.Set("required", requiresInput(entry.preset, in));
     Napi::Array dtypes = Napi::Array::New(env);
-    for (DType t : {DType::F32, DType::BF16, DType::F16, DType::I32, DType::I64})
+    for (DType t : kDTypes)
       if (in.dtypes & dtypeBit(t)) dtypes.Set(dtypes.Length(), dtypeName(t));
     o.Set("dtypes", dtypes);
     if (in.group) o.Set("group", in.group);
@@ -56,6 +56,7 @@ Napi::Object describeEntry(Napi::Env env, const Entry& entry) {
     Napi::Object o = Napi::Object::New(env);
     o.Set("name", spec.outputs[i].name);
     o.Set("slot", static_cast<double>(i));
+    o.Set("offered", spec.outputs[i].offered);
     outputs.Set(outputs.Length(), o);
   }
   Napi::Object o = Napi::Object::New(env);
@@ -69,6 +70,11 @@ Napi::Object describeEntry(Napi::Env env, const Entry& entry) {
   o.Set("takesState", spec.takesState);
   o.Set("makesSaved", spec.makesSaved);
   o.Set("takesSaved", spec.takesSaved);
+  o.Set("takesBase", spec.takesBase);
+  o.Set("takesBank", spec.takesBank);
+  o.Set("makesBase", spec.makesBase);
+  o.Set("wrapped", spec.wrapped);
+  if (spec.inputGroup) o.Set("inputGroup", spec.inputGroup);
   return o;
 }
 
@@ -85,6 +91,8 @@ Napi::Value describe(const Napi::CallbackInfo& info) {
     o.Set("outputsAt", header::kOutputs);
     o.Set("stateAt", header::kState);
     o.Set("savedAt", header::kSaved);
+    o.Set("baseAt", header::kBase);
+    o.Set("bankAt", header::kBank);
     o.Set("jobAt", header::kJob);
     o.Set("resultsAt", header::kResults);
     Napi::Array isas = Napi::Array::New(env);
@@ -136,6 +144,7 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   exports.Set("getNumThreads", Napi::Function::New<getThreads>(env));
   exports.Set("setNumThreads", Napi::Function::New<setThreads>(env));
   exportHandles(env, exports);
+  exportLora(env, exports);
   exportMachine(env, exports);
   return exports;
 }
@@ -145,12 +154,15 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
 Environment::Environment(Napi::Env env) : async(std::make_shared<AsyncContext>()) {
   float32Array_ = Napi::Persistent(env.Global().Get("Float32Array").As<Napi::Function>());
   uint16Array_ = Napi::Persistent(env.Global().Get("Uint16Array").As<Napi::Function>());
+  int32Array_ = Napi::Persistent(env.Global().Get("Int32Array").As<Napi::Function>());
 }
 
 napi_value Environment::newArray(Napi::Env env, DType dtype, int64_t length) const {
   napi_value count, array;
   check(env, napi_create_double(env, static_cast<double>(length), &count));
-  const Napi::FunctionReference& constructor = dtype == DType::F32 ? float32Array_ : uint16Array_;
+  const Napi::FunctionReference& constructor = dtype == DType::F32   ? float32Array_
+                                               : dtype == DType::I32 ? int32Array_
+                                                                     : uint16Array_;
   if (napi_new_instance(env, constructor.Value(), 1, &count, &array) == napi_ok) return array;
   napi_value exception;
   napi_get_and_clear_last_exception(env, &exception);

@@ -19,6 +19,8 @@ bool holds(napi_typedarray_type type, DType dtype) {
     case DType::I64: return type == napi_bigint64_array;
     case DType::BF16: return type == napi_uint16_array;
     case DType::F16: return type == napi_uint16_array || static_cast<int>(type) == 11;  // napi_float16_array
+    case DType::I8: return type == napi_int8_array;
+    case DType::U8: return type == napi_uint8_array;
   }
   return false;
 }
@@ -41,11 +43,11 @@ OptionValue readOption(const OptionSpec& spec, const double* slot) {
     case OptionKind::PairHigh: break;
     case OptionKind::Integer:
       if (!(std::fabs(v.value) <= kMaxSafeInteger) || v.value != std::floor(v.value))
-        fail(ErrorKind::Range, "%s: expected an integer, got %g", spec.name, v.value);
+        fail(ErrorKind::Range, "%s: expected an integer, got %g", argumentName(spec).c_str(), v.value);
       break;
     case OptionKind::Choice:
       if (!(v.value >= 0 && v.value < choiceCount(spec.choices)) || v.value != std::floor(v.value))
-        fail(ErrorKind::Range, "%s: expected one of %s", spec.name, spec.choices);
+        fail(ErrorKind::Range, "%s: expected one of %s", argumentName(spec).c_str(), spec.choices);
       break;
   }
   return v;
@@ -93,7 +95,7 @@ void defineElement(napi_env env, napi_value array, uint32_t index, napi_value va
 Tensor Arguments::readTensor(const Name& name, int slot, napi_value value) const {
   const double* h = header_ + slot;
   Tensor t;
-  if (!(h[0] >= 0 && h[0] <= kMaxRank) || !(h[1] >= 0 && h[1] <= static_cast<double>(DType::I64)))
+  if (!(h[0] >= 0 && h[0] <= kMaxRank) || !(h[1] >= 0 && h[1] < static_cast<double>(std::size(kDTypes))))
     fail(ErrorKind::Type, "%s%s%s: expected a tensor of rank 0 to %d", name.group, name.dot(), name.name, kMaxRank);
   t.rank = static_cast<int>(h[0]);
   t.dtype = static_cast<DType>(static_cast<int>(h[1]));
@@ -152,21 +154,36 @@ void Arguments::read(Call& call, StateHold& state, std::vector<AlignedBuffer>& c
     if (call.options[i].given && !(entry_->takesOptions >> i & 1))
       fail(ErrorKind::Type, "%s: expected none, got an option", spec.options[i].name);
   }
-  if (header_[header::kState] != 0) {
-    if (!spec.takesState) fail(ErrorKind::Type, "state: expected none, got one");
-    state = StateHold(stateOf(env_, input(inputs_ + outputs_)));
-    call.state = state.get();
-  }
-  if (header_[header::kSaved] != 0) {
-    if (!spec.takesSaved) fail(ErrorKind::Type, "saved: expected none, got one");
-    call.saved = savedOf(env_, input(inputs_ + outputs_ + 1));
-  }
+  readHandles(call, state);
   for (int i = 0; i < inputs_; ++i) {  // what is written in place may not lie under anything else
     if (spec.inputs[i].access != Access::Update || !call.inputs[i].present()) continue;
     for (int j = 0; j < inputs_; ++j)
       if (j != i && regionOf(call.inputs[i]).overlaps(regionOf(call.inputs[j])))
         fail(ErrorKind::Range, "%s: expected memory of its own, got memory shared with %s", spec.inputs[i].name,
              spec.inputs[j].name);
+  }
+}
+
+void Arguments::readHandles(Call& call, StateHold& state) const {
+  const OpSpec& spec = *entry_->spec;
+  const auto value = [&](int i) { return input(inputs_ + outputs_ + i); };
+  if (header_[header::kState] != 0) {
+    if (!spec.takesState) fail(ErrorKind::Type, "state: expected none, got one");
+    state = StateHold(stateOf(env_, value(0)));
+    call.state = state.get();
+  }
+  if (header_[header::kSaved] != 0) {
+    if (!spec.takesSaved) fail(ErrorKind::Type, "saved: expected none, got one");
+    call.saved = savedOf(env_, value(1));
+  }
+  if (header_[header::kBase] != 0) {
+    if (!spec.takesBase) fail(ErrorKind::Type, "base: expected none, got one");
+    call.identity = header_[header::kBase] == header::kIdentity;
+    if (!call.identity) call.base = packedOf(env_, value(2));
+  }
+  if (header_[header::kBank] != 0) {
+    if (!spec.takesBank) fail(ErrorKind::Type, "bank: expected none, got one");
+    call.bank = bankOf(env_, value(3));
   }
 }
 
@@ -194,6 +211,10 @@ void Arguments::bindOut(Call& call) const {
              spec.outputs[j].name);
     planned.data = given.data;
   }
+}
+
+void Arguments::account(const Call& call) const {
+  if (call.bank) accountBank(env_, input(inputs_ + outputs_ + 3));
 }
 
 void Arguments::reportOutputs(const Call& call, header::Results results) const {

@@ -5,8 +5,9 @@
 //   header  per input    [rank or -1, dtype, six dimensions]
 //           per option   [given, value]
 //           per output   [rank or -1, dtype, six dimensions]   in: the caller's `out`; afterwards: what was produced
-//           [state given, saved given, job number of an asynchronous call (written), what was returned (written)]
-//   values  inputs in the spec's order, then `out` arrays in the outputs' order, then state, then saved
+//           [state given, saved given, base given (2: 'identity'), bank given,
+//            job number of an asynchronous call (written), what was returned (written)]
+//   values  inputs in the spec's order, then `out` arrays in the outputs' order, then state, saved, base, bank
 //
 // Values are arguments, and not elements of an array: they are there without a call of the engine's for each, and no
 // code of the caller's runs when they are read.
@@ -30,12 +31,16 @@ constexpr int kOptions = kInputs + kMaxInputs * kTensor;
 constexpr int kOutputs = kOptions + kMaxOptions * 2;
 constexpr int kState = kOutputs + kMaxOutputs * kTensor;
 constexpr int kSaved = kState + 1;
-constexpr int kJob = kSaved + 1;
+constexpr int kBase = kSaved + 1;
+constexpr int kBank = kBase + 1;
+constexpr int kJob = kBank + 1;
+constexpr int kHandles = 4;  // values behind inputs and outputs
+constexpr int kIdentity = 2;
 constexpr int kResults = kJob + 1;
 constexpr int kSize = kResults + 1;
 
 // What a call returns: nothing where it made no array, the one that it made, or an array of the outputs' in the spec's
-// order (null for those that it did not produce) and then `saved`.
+// order (null for those that it did not produce) and then `saved` or a packed weight.
 enum Results { kNothing, kOne, kAll };
 }  // namespace header
 
@@ -48,14 +53,17 @@ class Arguments {
   napi_value input(int i) const { return arguments_[kFirstValue + i]; }
   napi_value output(int i) const { return input(inputs_ + i); }
 
-  // Fills call's inputs, options, state and saved. Pointers go into the caller's memory, except for index arrays, which
-  // are copied before anybody validates what they hold.
+  // Fills call's inputs, options, state, saved, base and bank. Pointers go into the caller's memory, except for index
+  // arrays, which are copied before anybody validates what they hold.
   void read(Call& call, StateHold& state, std::vector<AlignedBuffer>& copies) const;
 
   // After plan(): binds `out` arrays, checked against the planned shape and against overlaps, to the outputs that are
   // produced. The others keep a null pointer, and a size of zero needs none.
   void bindOut(Call& call) const;
   bool outGiven(int i) const { return header_[header::kOutputs + i * header::kTensor] >= 0; }
+
+  // Tells the garbage collector how large the call has made a bank. It may run then.
+  void account(const Call& call) const;
 
   // Writes the produced outputs' shapes into the header, and what the call returns.
   void reportOutputs(const Call& call, header::Results results) const;
@@ -67,13 +75,14 @@ class Arguments {
     const char* dot() const { return *group ? "." : ""; }
   };
   Tensor readTensor(const Name& name, int slot, napi_value value) const;
+  void readHandles(Call& call, StateHold& state) const;
 
   Napi::Env env_;
   const Entry* entry_;
   int inputs_, outputs_;
   double* header_;
   static constexpr int kFirstValue = 2;
-  napi_value arguments_[kFirstValue + kMaxInputs + kMaxOutputs + 2];
+  napi_value arguments_[kFirstValue + kMaxInputs + kMaxOutputs + header::kHandles];
 };
 
 // Defines an element of a new array; assigning one would run setters on Array.prototype.

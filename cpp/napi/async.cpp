@@ -107,6 +107,14 @@ void writeBack(Napi::Env env, const Job& job, napi_value kept) {
     if (job.writeBacks[i].bytes) std::memcpy(views[i].data, job.writeBacks[i].from, job.writeBacks[i].bytes);
 }
 
+// What was disposed, evicted or replaced during the call is free by the time its promise is settled: the pool's thread
+// may keep the job for a little longer.
+void letGo(Job& job) {
+  job.call.planned.reset();
+  job.call.base.reset();
+  job.call.bank.reset();
+}
+
 // On the environment's thread.
 void settle(Napi::Env env, Job& job) {
   napi_value kept;
@@ -124,6 +132,9 @@ void settle(Napi::Env env, Job& job) {
     if (job.call.spec->makesSaved && job.call.saved)
       check(env, napi_set_element(env, kept, static_cast<uint32_t>(job.call.spec->outputs.size()),
                                   wrapSaved(env, std::move(job.call.saved))));
+    if (job.call.spec->makesBase)
+      check(env, napi_set_element(env, kept, static_cast<uint32_t>(job.call.spec->outputs.size()),
+                                  wrapPacked(env, std::move(job.call.packed))));
     check(env, napi_resolve_deferred(env, job.deferred, kept));
   } catch (...) {
     napi_reject_deferred(env, job.deferred, jsError(env, job.name, std::current_exception()).Value());
@@ -139,6 +150,7 @@ void finished(napi_env rawEnv, napi_value, void* context, void* data) {
   if (found == async.jobs.end()) return;
   const std::shared_ptr<Job> job = std::move(found->second);
   async.jobs.erase(found);
+  letGo(*job);
   if (async.jobs.empty()) napi_unref_threadsafe_function(env, async.finished);
   try {
     settle(env, *job);

@@ -39,7 +39,10 @@ napi_value resultsOf(Napi::Env env, const Arguments& arguments, Call& call, cons
       ++fresh;
     }
   const bool saved = call.spec->makesSaved && call.saved;
-  const header::Results results = fresh > 1 || saved ? header::kAll : fresh == 1 ? header::kOne : header::kNothing;
+  const bool packed = call.spec->makesBase;
+  const header::Results results = fresh > 1 || saved || packed ? header::kAll
+                                  : fresh == 1                 ? header::kOne
+                                                               : header::kNothing;
   arguments.reportOutputs(call, results);
   if (results != header::kAll) return made;
   // Assigned when no pointer is in use any more, as that can run code of the caller's.
@@ -48,6 +51,8 @@ napi_value resultsOf(Napi::Env env, const Arguments& arguments, Call& call, cons
   for (size_t i = 0; i < count; ++i) check(env, napi_set_element(env, all, static_cast<uint32_t>(i), arrays[i]));
   if (saved)
     check(env, napi_set_element(env, all, static_cast<uint32_t>(count), wrapSaved(env, std::move(call.saved))));
+  if (packed)
+    check(env, napi_set_element(env, all, static_cast<uint32_t>(count), wrapPacked(env, std::move(call.packed))));
   return all;
 }
 
@@ -72,7 +77,9 @@ napi_value callSync(napi_env rawEnv, napi_callback_info info) {
         state.poison();
         throw;
       }
-      return resultsOf(env, arguments, call, arrays);
+      const napi_value results = resultsOf(env, arguments, call, arrays);
+      arguments.account(call);
+      return results;
     });
   });
 }

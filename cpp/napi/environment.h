@@ -31,14 +31,14 @@ struct Environment {
 
   static Environment& of(Napi::Env env) { return *env.GetInstanceData<Environment>(); }
 
-  // A new Float32Array, or a Uint16Array for the half-width types, by the constructor as it was at load: out of memory
-  // is then an exception, not the end. Null when there is no memory or no array of that length.
+  // A new Float32Array, a Uint16Array for the half-width types or an Int32Array, by the constructor as it was at load:
+  // out of memory is then an exception, not the end. Null when there is no memory or no array of that length.
   napi_value newArray(Napi::Env env, DType dtype, int64_t length) const;
 
   std::shared_ptr<AsyncContext> async;
 
  private:
-  Napi::FunctionReference float32Array_, uint16Array_;
+  Napi::FunctionReference float32Array_, uint16Array_, int32Array_;
 };
 
 }  // namespace rankone

@@ -3,63 +3,13 @@
 #include <cmath>
 #include <cstring>
 
-#include "core/error.h"
-#include "napi/errors.h"
+#include "napi/handle.h"
 
 namespace rankone {
 namespace {
 
 constexpr napi_type_tag kStateTag = {0x5d2f1c8e7a904b16, 0x9e3b70c4d1a85f22};
 constexpr napi_type_tag kSavedTag = {0x81c6e50b3f7d4a99, 0xa47d92f06be31c58};
-
-template <class T>
-struct Handle {
-  std::shared_ptr<T> object;
-  int64_t bytes = 0;  // what the garbage collector has been told about
-};
-
-int64_t account(napi_env env, int64_t bytes) {
-  int64_t total = 0;
-  napi_adjust_external_memory(env, bytes, &total);
-  return total;
-}
-
-template <class T>
-void drop(napi_env env, Handle<T>& handle) {
-  account(env, -handle.bytes);
-  handle.bytes = 0;
-  handle.object.reset();
-}
-
-template <class T>
-napi_value wrap(Napi::Env env, std::shared_ptr<T> object, size_t bytes, const napi_type_tag& tag) {
-  napi_value value;
-  check(env, napi_create_object(env, &value));
-  check(env, napi_type_tag_object(env, value, &tag));
-  auto handle = std::make_unique<Handle<T>>();
-  handle->object = std::move(object);
-  handle->bytes = static_cast<int64_t>(bytes);
-  const auto finalize = [](napi_env e, void* data, void*) {
-    std::unique_ptr<Handle<T>> owned(static_cast<Handle<T>*>(data));
-    drop(e, *owned);
-  };
-  check(env, napi_wrap(env, value, handle.get(), finalize, nullptr, nullptr));
-  account(env, handle.release()->bytes);
-  return value;
-}
-
-template <class T>
-Handle<T>& unwrap(Napi::Env env, napi_value value, const napi_type_tag& tag, const char* argument,
-                  const char* expected) {
-  bool tagged = false;
-  void* data = nullptr;
-  napi_valuetype type;  // asked first: the check throws where it finds no object
-  if (napi_typeof(env, value, &type) != napi_ok || type != napi_object ||
-      napi_check_object_type_tag(env, value, &tag, &tagged) != napi_ok || !tagged ||
-      napi_unwrap(env, value, &data) != napi_ok || !data)
-    fail(ErrorKind::Type, "%s: expected %s", argument, expected);
-  return *static_cast<Handle<T>*>(data);
-}
 
 Handle<StateBuffer>& stateHandle(Napi::Env env, napi_value value) {
   return unwrap<StateBuffer>(env, value, kStateTag, "state", "a RecurrentState made by createState()");
@@ -87,20 +37,6 @@ Napi::Value createState(const Napi::CallbackInfo& info) {
     auto state = std::make_shared<StateBuffer>(n, hv, k, v, h);
     return Napi::Value(info.Env(), wrapState(info.Env(), std::move(state)));
   });
-}
-
-// The caller's Float32Array of exactly the state's size.
-float* floatsOf(Napi::Env env, napi_value value, const char* name, int64_t count) {
-  napi_typedarray_type type;
-  size_t length = 0;
-  void* data = nullptr;
-  if (napi_get_typedarray_info(env, value, &type, &length, &data, nullptr, nullptr) != napi_ok ||
-      type != napi_float32_array)
-    fail(ErrorKind::Type, "%s: expected a Float32Array", name);
-  if (static_cast<int64_t>(length) != count)
-    fail(ErrorKind::Range, "%s: expected %lld numbers, got %zu%s", name, static_cast<long long>(count), length,
-         length ? "" : " (a detached or shrunk array has none)");
-  return static_cast<float*>(data);
 }
 
 Napi::Value stateRead(const Napi::CallbackInfo& info) {

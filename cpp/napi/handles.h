@@ -5,6 +5,8 @@
 #include <cstdint>
 #include <memory>
 
+#include "ops/adapter_bank.h"
+#include "ops/packed_weight.h"
 #include "ops/saved.h"
 #include "ops/state.h"
 
@@ -13,13 +15,22 @@ namespace rankone {
 // Each returns an object that only the functions below can open.
 napi_value wrapState(Napi::Env env, std::shared_ptr<StateBuffer> state);
 napi_value wrapSaved(Napi::Env env, std::shared_ptr<SavedForward> saved);
+napi_value wrapPacked(Napi::Env env, std::shared_ptr<const PackedWeight> packed);
 
-// The object inside. Error(Type) for anything else, Error(State) for a `saved` that has been disposed.
+// The object inside. Error(Type) for anything else, Error(State) where it has been disposed (a state says so itself).
 std::shared_ptr<StateBuffer> stateOf(Napi::Env env, napi_value value);
 std::shared_ptr<SavedForward> savedOf(Napi::Env env, napi_value value);
+std::shared_ptr<const PackedWeight> packedOf(Napi::Env env, napi_value value);
+std::shared_ptr<AdapterBank> bankOf(Napi::Env env, napi_value value);
+
+// The garbage collector is told what the bank has of the system by now.
+void accountBank(Napi::Env env, napi_value value);
 
 // createState, stateRead, stateWrite, stateClone, stateDispose, savedDispose, externalMemory
 void exportHandles(Napi::Env env, Napi::Object exports);
+
+// packedInfo, packedRead, packedDispose, createBank, bankEvict, bankHas, bankIds, bankMemory, bankDispose
+void exportLora(Napi::Env env, Napi::Object exports);
 
 // A call's hold on its state: taken for good order, let go when the call ends, poisoned when it did not end well.
 class StateHold {

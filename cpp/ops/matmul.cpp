@@ -1,7 +1,6 @@
 // y = op(a) op(b) + bias and its gradients.
 #include "kernels/matmul.h"
 
-#include "core/cpu.h"
 #include "kernels/row_sum.h"
 #include "ops/op.h"
 #include "ops/shapes.h"
@@ -22,8 +21,7 @@ struct Problem {
 // The one copy of the shape rules: a [...,M,K] or [...,K,M], b [...,K,N] or [...,N,K].
 Problem bind(const Call& call) {
   expectDType(call, kB, kA);
-  if (call.integer(kCompute, 0) == 1 && !hasBf16Dot())
-    fail(ErrorKind::Range, "compute: expected 'f32' on this instruction set (%s), got 'bf16'", isaName(activeIsa()));
+  expectCompute(call, kCompute);
   const Tensor &a = call.inputs[kA], &b = call.inputs[kB];
   const bool tA = call.flag(kTransposeA), tB = call.flag(kTransposeB);
   expectMinRank(call, kA, 2, tA ? "[...,K,M]" : "[...,M,K]");

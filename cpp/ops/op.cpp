@@ -2,6 +2,8 @@
 
 #include <cmath>
 
+#include "core/cpu.h"
+
 namespace rankone {
 
 Call innerCall(const OpSpec& spec, const Call& outer) {
@@ -19,6 +21,10 @@ Call innerCall(const OpSpec& spec, const Call& outer) {
 
 std::string argumentName(const InputSpec& input) {
   return input.group && *input.group ? std::string(input.group) + "." + input.name : input.name;
+}
+
+std::string argumentName(const OptionSpec& option) {
+  return option.group && *option.group ? std::string(option.group) + "." + option.name : option.name;
 }
 
 void expectRank(const Call& call, int input, int rank, const char* pattern) {
@@ -56,8 +62,20 @@ void expectInteger(const Call& call, int option, int64_t low, int64_t high) {
   const OptionValue& v = call.options[option];
   if (!v.given) return;
   if (!(v.value >= static_cast<double>(low) && v.value <= static_cast<double>(high)) || v.value != std::floor(v.value))
-    fail(ErrorKind::Range, "%s: expected an integer from %lld to %lld, got %g", call.spec->options[option].name,
-         static_cast<long long>(low), static_cast<long long>(high), v.value);
+    fail(ErrorKind::Range, "%s: expected an integer from %lld to %lld, got %g",
+         argumentName(call.spec->options[option]).c_str(), static_cast<long long>(low), static_cast<long long>(high),
+         v.value);
+}
+
+void expectGiven(const Call& call, int option, const char* what) {
+  if (!call.options[option].given)
+    fail(ErrorKind::Type, "%s: expected %s, got undefined", argumentName(call.spec->options[option]).c_str(), what);
+}
+
+void expectCompute(const Call& call, int option) {
+  if (call.integer(option, 0) == 1 && !hasBf16Dot())
+    fail(ErrorKind::Range, "%s: expected 'f32' on this instruction set (%s), got 'bf16'",
+         call.spec->options[option].name, isaName(activeIsa()));
 }
 
 }  // namespace rankone

@@ -37,11 +37,12 @@ struct OptionSpec {
   const char* name;
   OptionKind kind;
   const char* choices = nullptr;  // Choice: names separated by '|'; the value is the index
-  const char* group = nullptr;    // the option that it stands inside of
+  const char* group = nullptr;    // the option (or OpSpec::inputGroup) that it stands inside of
 };
 
 struct OutputSpec {
   const char* name;
+  bool offered = true;  // the caller may give its memory
 };
 
 struct OptionValue {
@@ -51,6 +52,8 @@ struct OptionValue {
 
 class StateBuffer;   // ops/state.h: the state of a decode, advanced in place
 class SavedForward;  // ops/saved.h: what a forward leaves for its backward
+class PackedWeight;  // ops/packed_weight.h
+class AdapterBank;   // ops/adapter_bank.h
 struct Preset;       // ops/presets.h
 struct OpSpec;
 
@@ -62,6 +65,11 @@ struct Call {
   Tensor outputs[kMaxOutputs];  // rank -1: not produced by this call
   StateBuffer* state = nullptr;
   std::shared_ptr<SavedForward> saved;  // given to a backward, or made by a forward
+  std::shared_ptr<const PackedWeight> base;
+  bool identity = false;  // in place of a base
+  std::shared_ptr<AdapterBank> bank;
+  std::shared_ptr<PackedWeight> packed;  // made by plan(), filled by run()
+  std::shared_ptr<const void> planned;   // what plan() has found out for run(), of the op's own type
   const CancelFlag* cancel = nullptr;
   bool inner = false;  // made by another op, which may mix dtypes
   // Of an inner recurrence: its values are rows of v times this, its keys 1 - e^k.
@@ -86,6 +94,12 @@ struct OpSpec {
   bool takesState = false;  // accepts `state`
   bool makesSaved = false;  // accepts `saveForBackward` and may return `saved`
   bool takesSaved = false;  // accepts `saved`
+  bool takesBase = false;   // accepts `base`
+  bool takesBank = false;   // accepts `bank`
+  bool makesBase = false;   // returns a packed weight
+  // The JavaScript function of that name has arguments or results of another form.
+  bool wrapped = false;
+  const char* inputGroup = nullptr;  // this group stands among the inputs, not among the options
 };
 
 // A call of another op on behalf of `outer`: options of the same name, the state, what is saved and the cancel flag go
@@ -94,6 +108,12 @@ Call innerCall(const OpSpec& spec, const Call& outer);
 
 // As messages name it: with the option that it stands inside of.
 std::string argumentName(const InputSpec& input);
+std::string argumentName(const OptionSpec& option);
+
+// For run() of what is one step and looks at the flag no more.
+inline void stopIfCancelled(const Call& call) {
+  if (call.cancel && call.cancel->load()) fail(ErrorKind::Abort, "aborted");
+}
 
 // Checks for plan(). Each throws Error with the argument's name, what was expected and what came.
 void expectRank(const Call& call, int input, int rank, const char* pattern);
@@ -102,5 +122,7 @@ void expectShape(const Call& call, int input, std::initializer_list<int64_t> dim
 void expectDType(const Call& call, int input, int like, bool orF32 = false);
 void expectFinite(const Call& call, int option);
 void expectInteger(const Call& call, int option, int64_t low, int64_t high);
+void expectGiven(const Call& call, int option, const char* what);
+void expectCompute(const Call& call, int option);  // "f32|bf16"
 
 }  // namespace rankone

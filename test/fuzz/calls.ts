@@ -9,7 +9,7 @@ import { type Node, objectNode, raw, tensorNode, World } from './build';
 import { planted, wasPlanted } from './hostile';
 import { type Mutation, mutate, mutation } from './mutations';
 import { difference, expected } from './oracle';
-import { type BaseCall, baseCall, forwardName } from './problems';
+import { type BaseCall, baseCall, forwardName, plainEntries } from './problems';
 
 export interface Recipe {
   entry: string;
@@ -19,7 +19,7 @@ export interface Recipe {
 }
 
 export const recipe: fc.Arbitrary<Recipe> = fc.record({
-  entry: fc.constantFrom(...description.entries.map(({ name }) => name)),
+  entry: fc.constantFrom(...plainEntries.map(({ name }) => name)),
   asynchronous: fc.boolean(),
   seed: fc.nat(),
   mutations: fc.oneof(

@@ -4,9 +4,9 @@ import { spawnSync } from 'node:child_process';
 import fs from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
 import fc from 'fast-check';
-import { description } from '../../ts/binding';
 import { recipe, runCall, tally } from './calls';
 import { functionRecipe, runFunction } from './functions';
+import { plainEntries } from './problems';
 import { runSteps, steps } from './states';
 
 const { RANKONE_FUZZ_LOG: log, RANKONE_FUZZ_REPLAY: replay } = process.env;
@@ -90,7 +90,7 @@ function reportTally(): void {
   for (const each of Object.values(tally))
     for (const key of Object.keys(sum) as (keyof typeof sum)[]) sum[key] += each[key];
   console.log(`calls: ${JSON.stringify(sum)}`);
-  const untried = description.entries.filter(
+  const untried = plainEntries.filter(
     ({ name }) => !((tally[name]?.compared ?? 0) > 0 && tally[name].errors > 0),
   );
   if (untried.length === 0) return;

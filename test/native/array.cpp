@@ -73,6 +73,8 @@ double Array::at(int64_t i) const {
     case DType::F32: return tensor_.as<float>()[i];
     case DType::I32: return tensor_.as<int32_t>()[i];
     case DType::I64: return static_cast<double>(tensor_.as<int64_t>()[i]);
+    case DType::I8: return tensor_.as<int8_t>()[i];
+    case DType::U8: return tensor_.as<uint8_t>()[i];
     case DType::BF16:
     case DType::F16: return fromHalf(tensor_.as<uint16_t>()[i], halfOf(tensor_.dtype));
   }
@@ -84,6 +86,8 @@ void Array::set(int64_t i, double value) {
     case DType::F32: tensor_.as<float>()[i] = static_cast<float>(value); return;
     case DType::I32: tensor_.as<int32_t>()[i] = static_cast<int32_t>(std::clamp(value, -0x1p31, 0x1p31 - 1)); return;
     case DType::I64: tensor_.as<int64_t>()[i] = static_cast<int64_t>(value); return;
+    case DType::I8: tensor_.as<int8_t>()[i] = static_cast<int8_t>(std::clamp(value, -128.0, 127.0)); return;
+    case DType::U8: tensor_.as<uint8_t>()[i] = static_cast<uint8_t>(std::clamp(value, 0.0, 255.0)); return;
     case DType::BF16:
     case DType::F16: tensor_.as<uint16_t>()[i] = toHalf(value, halfOf(tensor_.dtype)); return;
   }
@@ -100,7 +104,7 @@ Array Array::copy() const { return present() ? Array(shape(), values(), tensor_.
 Array Array::to(DType dtype) const { return present() ? Array(shape(), values(), dtype) : Array(); }
 
 void Array::fillWithNaN() {
-  const bool integers = tensor_.dtype == DType::I32 || tensor_.dtype == DType::I64;
+  const bool integers = !(kFloats & dtypeBit(tensor_.dtype));
   for (int64_t i = 0; i < size(); ++i) set(i, integers ? -1 : std::numeric_limits<double>::quiet_NaN());
 }
 

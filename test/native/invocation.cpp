@@ -13,7 +13,7 @@ namespace {
 template <class Specs>
 int indexOf(const Specs& specs, std::string_view name, const char* function) {
   for (size_t i = 0; i < specs.size(); ++i)
-    if (name == specs[i].name) return static_cast<int>(i);
+    if (name == specs[i].name || name == argumentName(specs[i])) return static_cast<int>(i);
   throw std::logic_error(std::string(function) + " has no " + std::string(name));
 }
 
@@ -112,6 +112,16 @@ Invocation& Invocation::saved(std::shared_ptr<SavedForward> saved) {
   return *this;
 }
 
+Invocation& Invocation::base(std::shared_ptr<const PackedWeight> base) {
+  call_.base = std::move(base);
+  return *this;
+}
+
+Invocation& Invocation::bank(std::shared_ptr<AdapterBank> bank) {
+  call_.bank = std::move(bank);
+  return *this;
+}
+
 Invocation& Invocation::cancel(const CancelFlag& flag) {
   call_.cancel = &flag;
   return *this;
@@ -133,6 +143,7 @@ Results Invocation::run() const {
   }
   runPlanned(call);
   if (call.spec->makesSaved) results.saved = call.saved;
+  results.packed = call.packed;
   return results;
 }
 

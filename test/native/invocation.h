@@ -6,6 +6,8 @@
 #include <string>
 
 #include "array.h"
+#include "ops/adapter_bank.h"
+#include "ops/packed_weight.h"
 #include "ops/registry.h"
 #include "ops/state.h"
 
@@ -14,6 +16,7 @@ namespace rankone::test {
 struct Results {
   std::map<std::string, Array> outputs;  // those that the call produces
   std::shared_ptr<SavedForward> saved;
+  std::shared_ptr<PackedWeight> packed;
 
   const Array& operator[](const std::string& name) const;  // throws Failure where there is none
   bool has(const std::string& name) const { return outputs.count(name) > 0; }
@@ -29,11 +32,13 @@ class Invocation {
   // Replaces what stood there; an absent array is no argument.
   Invocation& in(const std::string& name, const Array& array);
   Array argument(const std::string& name) const;
-  Invocation& set(const std::string& option, double value);
+  Invocation& set(const std::string& option, double value);  // by its name, or `group.name`
   Invocation& setPair(const std::string& option, double low, double high);
   Invocation& choose(const std::string& option, const std::string& choice);
   Invocation& state(StateBuffer& state);
   Invocation& saved(std::shared_ptr<SavedForward> saved);
+  Invocation& base(std::shared_ptr<const PackedWeight> base);
+  Invocation& bank(std::shared_ptr<AdapterBank> bank);
   Invocation& cancel(const CancelFlag& flag);
 
   Results run() const;  // may throw rankone::Error

@@ -76,8 +76,8 @@ LoraProblem drawLora(const Draw& d, uint64_t seed) {
   p.hasBase = d.base < 7;
   p.identity = d.base == 7;
   if (p.hasBase)
-    p.base = packMatrix(random, static_cast<PanelFormat>(d.base), p.out, p.in, 1 / std::sqrt(double(p.in)),
-                        panelWidth());
+    p.base =
+        packMatrix(random, static_cast<PanelFormat>(d.base), p.out, p.in, 1 / std::sqrt(double(p.in)), panelWidth());
   Draw sized = d;
   sized.out = p.out;
   if (d.routing != Routing::None) {
@@ -108,8 +108,8 @@ LoraProblem drawLora(const Draw& d, uint64_t seed) {
   constexpr const char* kRoutings[] = {"none", "one", "segments", "tokens", "topK"};
   char label[160];
   std::snprintf(label, sizeof label, "seed %d: %s [%d, %d, %d] %s %s x%d rank %d dropout %g", int(seed),
-                kFormats[d.base], int(p.rows), int(p.in), int(p.out), dtypeName(d.dtype),
-                kRoutings[int(d.routing)], int(p.perRow), int(d.mostRank), d.dropout);
+                kFormats[d.base], int(p.rows), int(p.in), int(p.out), dtypeName(d.dtype), kRoutings[int(d.routing)],
+                int(p.perRow), int(d.mostRank), d.dropout);
   p.label = label;
   return p;
 }
@@ -212,8 +212,8 @@ Expected expectedOf(const LoraProblem& p, bool bf16) {
   return e;
 }
 
-// Every element within the limit and a few times what moving does to the tensor. `columns`: of the reference, the others
-// being zero.
+// Every element within the limit and a few times what moving does to the tensor. `columns`: of the reference, the
+// others being zero.
 template <class Of>
 void expectClose(const LoraProblem& p, const Expected& e, const std::string& name, const Array& got, Of&& of,
                  int64_t columns = 0) {
@@ -250,7 +250,8 @@ void expectReference(const LoraProblem& p, const LoraResults& r, const Expected&
     const auto& got = r.adapters[k];
     const std::string of = " of adapter " + std::to_string(k);
     const auto expect = [&](const char* name, const Array& a, Values LoraValues::Adapter::*member, int64_t columns) {
-      expectClose(p, e, name + of, a, [&](F f) -> const Values& { return f.gradient.adapters[k].*member; }, columns);
+      expectClose(
+          p, e, name + of, a, [&](F f) -> const Values& { return f.gradient.adapters[k].*member; }, columns);
     };
     using A = LoraValues::Adapter;
     expect("dA", got.a, &A::a, 0);
@@ -270,8 +271,13 @@ bool sameResults(const LoraResults& a, const LoraResults& b) {
   bool same = a.dx.sameBits(b.dx) && a.dGates.sameBits(b.dGates) && a.dBias.sameBits(b.dBias);
   for (size_t e = 0; e < a.adapters.size(); ++e) {
     const auto &x = a.adapters[e], &y = b.adapters[e];
-    for (const auto& [u, v] : {std::pair(x.a, y.a), {x.b, y.b}, {x.mid, y.mid}, {x.rankBias, y.rankBias},
-                               {x.scale, y.scale}, {x.baseScale, y.baseScale}, {x.outBias, y.outBias}})
+    for (const auto& [u, v] : {std::pair(x.a, y.a),
+                               {x.b, y.b},
+                               {x.mid, y.mid},
+                               {x.rankBias, y.rankBias},
+                               {x.scale, y.scale},
+                               {x.baseScale, y.baseScale},
+                               {x.outBias, y.outBias}})
       same = same && (!u.present() || u.sameBits(v));
   }
   return same;

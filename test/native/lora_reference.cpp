@@ -132,9 +132,7 @@ void activate(const LoraSpec& s, const Values& p, const Values& dh, Values& h, V
         h[i] = x * sigmoid;
         dp[i] = dh[i] * sigmoid * (1 + x * (1 - sigmoid));
         break;
-      default:
-        h[i] = x;
-        dp[i] = dh[i];
+      default: h[i] = x; dp[i] = dh[i];
     }
   }
 }

@@ -15,7 +15,7 @@ constexpr DType kDTypes[] = {DType::F32, DType::BF16, DType::F16};
 constexpr int64_t kHuge[] = {int64_t{1} << 31, int64_t{1} << 40, int64_t{1} << 52};
 
 // What the JavaScript layer takes as an array of indices has one dimension.
-bool isIndexArray(const InputSpec& input) { return input.group && !*input.group; }
+bool isIndexArray(const InputSpec& input) { return input.group && !(input.dtypes & ~kIndices); }
 
 // New numbers in another shape; one with too many elements loses them.
 Array redraw(const Array& like, Shape shape, Random& random) {
@@ -106,13 +106,14 @@ void changeOption(Invocation& call, Random& random) {
   const auto options = call.spec().options;
   if (options.empty()) return;
   const OptionSpec& o = options[random.below(options.size())];
+  const std::string name = argumentName(o);
   constexpr double kIntegers[] = {-1, 0, 1, 2, 3, 7, 16, 32, 128, 1e9, -1e9, 9007199254740991.0};
   constexpr double kNumbers[] = {0, -1, 0.5, 1, 1e30, -1e300, 1e-300, INFINITY, NAN};
   switch (o.kind) {
-    case OptionKind::Flag: call.set(o.name, static_cast<double>(random.below(2))); return;
-    case OptionKind::Integer: call.set(o.name, kIntegers[random.below(std::size(kIntegers))]); return;
-    case OptionKind::Number: call.set(o.name, kNumbers[random.below(std::size(kNumbers))]); return;
-    case OptionKind::Choice: call.set(o.name, static_cast<double>(random.below(choiceCount(o.choices)))); return;
+    case OptionKind::Flag: call.set(name, static_cast<double>(random.below(2))); return;
+    case OptionKind::Integer: call.set(name, kIntegers[random.below(std::size(kIntegers))]); return;
+    case OptionKind::Number: call.set(name, kNumbers[random.below(std::size(kNumbers))]); return;
+    case OptionKind::Choice: call.set(name, static_cast<double>(random.below(choiceCount(o.choices)))); return;
     case OptionKind::Pair: {
       const double low = kNumbers[random.below(std::size(kNumbers))],
                    high = kNumbers[random.below(std::size(kNumbers))];
@@ -125,6 +126,7 @@ void changeOption(Invocation& call, Random& random) {
 
 void mutate(Invocation& call, Random& random) {
   const auto inputs = call.spec().inputs;
+  if (inputs.empty()) return changeOption(call, random);
   const InputSpec& input = inputs[random.below(inputs.size())];
   const std::string name = input.name;
   const bool present = call.argument(name).present();

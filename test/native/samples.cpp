@@ -39,7 +39,8 @@ Invocation presetSample(const Preset* preset, const std::string& function, const
   return call;
 }
 
-// Every argument that any of the layer parts and of the recurrences with names of their own takes.
+// Every argument that any of the layer parts, of the adapters' ops and of the recurrences with names of their own
+// takes.
 Arguments argumentsOf(const std::string& function) {
   Random r(42);
   const auto starts = [&](const char* name) { return function.starts_with(name); };
@@ -85,7 +86,89 @@ Arguments argumentsOf(const std::string& function) {
             {"grad", r.normals({5, 19})},
             {"m", r.normals({5, 19})},
             {"v", r.fill({5, 19}, [&] { return r.uniform(); })}};
+  if (starts("doraNorms"))
+    return {{"weight", r.normals({9, 19})},
+            {"a", r.normals({2, 19})},
+            {"b", r.normals({9, 4})},
+            {"mid", r.normals({4, 2})}};
+  if (starts("scatterAdd") || starts("spmm") || starts("sddmm"))
+    return {{"w", r.normals({9, 19})},        {"x", r.normals({2, 5, 19})}, {"b", r.normals({2, 5, 19})},
+            {"values", r.normals({38})},      {"rows", r.indices({38}, 9)}, {"columns", r.indices({38}, 19)},
+            {"addend", r.normals({2, 5, 9})}, {"a", r.normals({2, 5, 9})},  {"dY", r.normals({2, 5, 9})}};
+  if (starts("kroneckerLinear"))
+    return {{"x", r.normals({2, 5, 38})},
+            {"a", r.normals({4, 9, 2})},
+            {"b", r.normals({4, 5, 19})},
+            {"addend", r.normals({2, 5, 45})},
+            {"dY", r.normals({2, 5, 45})}};
+  if (starts("basisCombination"))
+    return {{"coefficients", r.normals({2, 5})}, {"bases", r.normals({5, 4, 19})}, {"dSum", r.normals({4, 19})}};
+  if (starts("randLora"))
+    return {{"a", r.normals({2, 19})},
+            {"b", r.normals({5, 9, 2})},
+            {"lambda", r.normals({5, 2})},
+            {"gamma", r.normals({5, 19})},
+            {"dDelta", r.normals({9, 19})}};
+  if (starts("rowSketch"))
+    return {{"x", r.normals({2, 5, 19})}, {"dY", r.normals({2, 5, 9})}, {"sketch", r.normals({4, 19})}};
   throw std::logic_error("test/native/samples.cpp has no arguments for " + function);
+}
+
+std::shared_ptr<AdapterBank> sampleBank(DType dtype) {
+  auto bank = std::make_shared<AdapterBank>(9, 19);
+  Random r(44);
+  for (const int64_t rank : {3, 1, 40})
+    Invocation("AdapterBank.load")
+        .in("a", r.normals({rank, 9}).to(dtype))
+        .in("b", r.normals({19, rank}))
+        .in("rankBias", r.normals({rank}))
+        .set("act", static_cast<double>(rank % 4))
+        .bank(bank)
+        .run();
+  Invocation("AdapterBank.load")
+      .in("a", r.indices({2}, 9))
+      .in("b", r.indices({3}, 19))
+      .in("mid", r.normals({3, 2}))
+      .bank(bank)
+      .run();
+  return bank;
+}
+
+// Functions that work on packed weights and on adapters. `packed` and `fused` choose other formats and routings.
+Invocation loraSample(const std::string& function, const SampleForm& form) {
+  Random r(45);
+  Invocation call(function);
+  const std::string format = form.packed ? form.fused ? "q4" : "nf4" : form.fused ? "int8" : "f32";
+  if (function == "packWeight") return call.in("weight", r.normals({19, 9}).to(form.dtype)).choose("format", format);
+  if (function == "packQuantised") {
+    const bool bytes = !form.packed;
+    call.choose("format", bytes ? "int8" : form.fused ? "nf4" : "q4").set("out", 19).set("in", 9);
+    call.in("codes", r.indices({bytes ? 171 : 86}, 100).to(bytes ? DType::I8 : DType::U8));
+    if (bytes || !form.fused) return call.in("scales", r.normals({19}));
+    call.set("absmax.offset", 0.5).set("absmax.blockSize", 2);
+    return call.in("absmax.codes", r.indices({3}, 256).to(DType::U8)).in("absmax.absmax", r.normals({2}));
+  }
+  const auto bank = sampleBank(form.dtype);
+  call.bank(bank);
+  if (function.starts_with("AdapterBank")) {
+    if (function == "AdapterBank.replace") call.set("id", 2);
+    call.in("a", form.packed ? r.indices({5}, 9) : r.normals({5, 9}).to(form.dtype));
+    call.in("b", r.normals({19, 5})).in("baseScale", r.normals({19})).in("outBias", r.normals({19}));
+    return call.in("mid", r.normals(form.fused ? Shape{5} : Shape{5, 5})).set("rank", 4);
+  }
+  call.base(Invocation("packWeight").in("weight", r.normals({19, 9})).choose("format", format).run().packed);
+  if (function == "mergeAdapter" || function == "unmergeAdapter") return call.set("id", 3);
+  call.in("x", r.normals({5, 9}).to(form.dtype)).in("bias", r.normals({19}));
+  if (form.packed) {
+    call.choose("kind", "topK").set("k", 2).in("ids", Array({10}, {0, 1, -1, 2, 3, 3, 1, 0, 2, 1}, DType::I32));
+    call.in("gates", r.normals({5, 2}));
+  } else {
+    call.choose("kind", "segments").in("ids", Array({3}, {1, 2, 0}, DType::I32));
+    call.in("indptr", Array({4}, {0, 2, 2, 5}, DType::I64));
+  }
+  if (form.fused) call.set("dropout.p", 0.25).set("dropout.seed", 7).set("skip.p", 0.5).set("skip.seed", 1);
+  if (function == "loraLinearBackward") call.in("dY", r.normals({5, 19}).to(form.dtype));
+  return call;
 }
 
 bool takes(const Invocation& call, std::string_view name) {
@@ -128,12 +211,18 @@ Invocation plainSample(const std::string& function, const SampleForm& form) {
   if (function == "embeddingBackward") call.set("numEmbeddings", 9);
   if (function == "matmulBackward") call.set("withBias", 1);
   if (function == "adamW") call.set("lr", 1e-3).set("step", 2);
+  if (function == "spmm") call.set("outFeatures", 9);
+  if (function == "rowSketch") call.set("size", 4);
+  if (function.starts_with("basisCombination") && form.fused)  // of a seed in place of those given
+    call.in("bases", Array()).set("rows", 4).set("columns", 19).set("seed", 5);
   return ofDType(call, form.dtype);
 }
 
 }  // namespace
 
 Invocation sampleCall(const std::string& function, const SampleForm& form) {
+  const OpSpec& spec = Invocation(function).spec();
+  if (spec.takesBank || spec.makesBase) return loraSample(function, form);
   const Invocation call = plainSample(function, form);
   return form.packed ? packed(call) : call;
 }

@@ -9,8 +9,12 @@ const all = rankone as unknown as Record<string, (...args: any[]) => any>;
 /** What reads and writes files, without the engine. */
 const FILES = ['readPeft', 'readPeftConfig', 'readSafetensors', 'writePeft', 'writeSafetensors'];
 
-test('every function of the engine and of files is exported in both forms, and nothing else is', () => {
-  const engine = [...description.entries.map((e) => e.name), ...FILES].sort();
+/** Functions in TypeScript that call the engine. */
+const HELPERS = ['doraAdapter'];
+
+test('every function of the engine, of files and of helpers is exported in both forms, and nothing else is', () => {
+  const functions = description.entries.map((e) => e.name).filter((name) => !name.includes('.'));
+  const engine = [...functions, ...FILES, ...HELPERS].sort();
   const exported = Object.keys(all)
     .filter((name) => name.endsWith('Sync'))
     .map((name) => name.slice(0, -'Sync'.length))
@@ -20,6 +24,15 @@ test('every function of the engine and of files is exported in both forms, and n
     assert.type(all[name], 'function');
     assert.is(all[name].name, name);
     assert.is(all[`${name}Sync`].name, `${name}Sync`);
+  }
+});
+
+test('what the engine calls methods are methods', () => {
+  const methods = description.entries.map((e) => e.name).filter((name) => name.includes('.'));
+  assert.equal(methods, ['AdapterBank.load', 'AdapterBank.replace']);
+  for (const name of methods) {
+    const [type, method] = name.split('.');
+    assert.type(all[type].prototype[method], 'function');
   }
 });
 

@@ -1,0 +1,24 @@
+// Row norms of W + scale B M A, for DoRA. See dora_norms.inl.
+#pragma once
+#include <cstdint>
+
+#include "core/parallel.h"
+#include "core/tensor.h"
+
+namespace rankone {
+
+struct DoraNormsArgs {
+  FloatView weight;  // W [out, in]
+  FloatView a;       // A [rank, in]
+  FloatView b;       // B [out, midRank]
+  FloatView mid;     // M [midRank, rank], a diagonal [rank], or none; float32
+  bool diagonal = false;
+  double scale = 1;
+  float* norms = nullptr;  // [out]
+  int64_t out = 0, in = 0, rank = 0, midRank = 0;
+  const CancelFlag* cancel = nullptr;
+};
+
+void doraNorms(const DoraNormsArgs& args);
+
+}  // namespace rankone
