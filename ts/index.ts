@@ -16,6 +16,7 @@ export {
   createAdapterBank,
 } from './lora/adapterBank';
 export type { AdapterSpec, RankActivation } from './lora/adapterSpec';
+export * from './lora/doraAdapter';
 export type * from './lora/initAdapter';
 export * from './lora/initCorda';
 export * from './lora/initEva';

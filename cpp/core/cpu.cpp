@@ -48,7 +48,8 @@ Features detect() {
   f.avx2 = ymm && fma && (b & (1u << 5));
   f.avx512 =
       f.avx2 && zmm && (b & (1u << 16)) && (b & (1u << 17)) && (b & (1u << 30)) && (b & (1u << 31));  // F DQ BW VL
-  f.avx512bf16 = f.avx512 && __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a & (1u << 5));
+  const bool vnni = c & (1u << 11);
+  f.avx512bf16 = f.avx512 && vnni && __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a & (1u << 5));
   return f;
 }
 

@@ -3,7 +3,7 @@
 
 namespace rankone {
 
-// In rising order. Avx512Bf16 runs the kernels of Avx512 and has the bf16 dot product besides.
+// In rising order. Avx512Bf16 runs the kernels of Avx512 and has the dot products of bf16 and int8 (VNNI) besides.
 enum class Isa { Baseline, Avx2, Avx512, Avx512Bf16 };
 
 constexpr int kIsaCount = 4;
@@ -15,7 +15,8 @@ bool isaAvailable(Isa isa);    // compiled in and supported by processor and ope
 // An unknown or unavailable name in RANKONE_ISA throws Error.
 Isa activeIsa();
 
-// Whether `compute: 'bf16'` has its dot product.
+// Whether `compute: 'bf16'` has its dot product, and `compute: 'int8'` its own.
 inline bool hasBf16Dot() { return activeIsa() == Isa::Avx512Bf16; }
+inline bool hasInt8Dot() { return activeIsa() == Isa::Avx512Bf16; }
 
 }  // namespace rankone

@@ -73,7 +73,7 @@ RANKONE_TARGET_END
 #define RANKONE_ISA_NS avx512bf16
 #define RANKONE_LEVEL 2
 #define RANKONE_BF16_DOT 1
-RANKONE_TARGET("avx512bf16,avx512f,avx512dq,avx512bw,avx512vl,avx2,fma,f16c")
+RANKONE_TARGET("avx512bf16,avx512vnni,avx512f,avx512dq,avx512bw,avx512vl,avx2,fma,f16c")
 #include "core/simd.inl"
 #include RANKONE_KERNEL_BF16
 RANKONE_TARGET_END

@@ -14,7 +14,7 @@ namespace rankone {
 
 void loraForward(const LoraArgs& args, void* y, DType yDType) {
 #if defined(__x86_64__)
-  if (args.bf16 && hasBf16Dot()) return avx512bf16::loraForward(args, y, yDType);
+  if ((args.bf16 && hasBf16Dot()) || (args.int8 && hasInt8Dot())) return avx512bf16::loraForward(args, y, yDType);
 #endif
   RANKONE_PICK(loraForward)(args, y, yDType);
 }

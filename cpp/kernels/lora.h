@@ -55,6 +55,9 @@ struct LoraArgs {
   float* t = nullptr;  // A x' of every row and slot, [rows, perRow, tRanks]: written by the forward where wanted,
   int64_t tRanks = 0;  // read by the backward where given; the largest rank of the adapters at least
   bool bf16 = false;   // products with operands rounded to bf16, but for t; only where hasBf16Dot()
+  // Forward only, of an Int8 base, where hasInt8Dot(): rows of x are rounded to multiples of their largest magnitude /
+  // 127 for the base's product, whose sums are exact then, and to bf16 for A's.
+  bool int8 = false;
   const CancelFlag* cancel = nullptr;
 };
 

@@ -8,6 +8,9 @@
 //
 // One rank costs in + out multiply-adds a row beside the base's in * out; moved are in + out words of the adapter.
 #include "kernels/lora_block.inl"
+#if defined(RANKONE_BF16_DOT)
+#include "kernels/lora_int8.inl"
+#endif
 
 namespace rankone {
 namespace RANKONE_ISA_NS {
@@ -69,6 +72,9 @@ void loraForward(const LoraArgs& args, void* y, DType yDType) {
       args, y, yDType, bias, plan, roundUp(std::max<int64_t>(rank, 1), kPanel), std::max<int64_t>(ranks, 1)};
   withDType(args.dtype, [&](auto d) {
     using D = decltype(d);
+#if defined(RANKONE_BF16_DOT)
+    if (args.int8) return int8Product<D>(job);
+#endif
     if (args.rows <= kStreamRows) return fewProduct<D>(job);
     blockProduct<D>(job);
   });

@@ -1,6 +1,7 @@
 #include <algorithm>
 
 #include "kernels/lora_groups.h"
+#include "kernels/lora_plan.h"
 #include "kernels/matmul.h"
 #include "kernels/row_sum.h"
 #include "kernels/split.h"

@@ -66,7 +66,7 @@ void clearGradients(const LoraArgs& p, const LoraGradients& g) {
 
 // Where the parts of every group begin; how many floats there are of each.
 struct LoraFloats {
-  int64_t t = 0, w = 0, tiles = 0, packedT = 0, packedW = 0;
+  int64_t t = 0, w = 0, packedT = 0, packedW = 0;
 };
 
 LoraFloats placeGroups(const LoraArgs& p, LoraGroups& groups) {
@@ -78,12 +78,10 @@ LoraFloats placeGroups(const LoraArgs& p, LoraGroups& groups) {
     g.ldW = alignRanks(a.midRank);
     g.t = n.t;
     g.w = n.w;
-    g.tiles = n.tiles;
     g.packedT = n.packedT;
     g.packedW = n.packedW;
     n.t += g.count * g.ldT;
     n.w += g.count * g.ldW;
-    n.tiles += panels(g.count) * a.rank * kTileRows;
     n.packedT += panels(a.rank) * panelStride<kTileRows>(g.count);
     n.packedW += panels(a.midRank) * panelStride<kTileRows>(g.count);
   }
@@ -170,8 +168,8 @@ void backwardBlock(const LoraArgs& p, const LoraGradients& g, const LoraShape& s
   const int64_t keep = (keepStride * rows + 3) / 4;
   const int64_t sums = g.adapters ? 1 : 0;
   Scratch scratch(tiles * stride + alignFloats(partial) + 2 * alignFloats(n.t) + 2 * alignFloats(n.w) +
-                  alignFloats(n.tiles) + sums * (alignFloats(n.packedT) + 2 * alignFloats(n.packedW)) +
-                  alignFloats(items) + alignFloats(keep));
+                  sums * (alignFloats(n.packedT) + 2 * alignFloats(n.packedW)) + alignFloats(items) +
+                  alignFloats(keep));
   LoraBlock b{p, g, groups, row0, rows};
   b.packed = scratch.take(tiles * stride);
   b.stride = stride;
@@ -181,7 +179,6 @@ void backwardBlock(const LoraArgs& p, const LoraGradients& g, const LoraShape& s
   b.h = scratch.take(n.t);
   b.u = scratch.take(n.w);
   b.du = scratch.take(n.w);
-  b.tiles = scratch.take(n.tiles);
   b.packedT = scratch.take(sums * n.packedT);
   b.packedW = scratch.take(sums * n.packedW);
   b.packedMid = scratch.take(sums * n.packedW);

@@ -17,12 +17,11 @@ struct LoraBlock {
   // in blocks of `depth`.
   float* packed = nullptr;
   int64_t stride = 0, depth = 0, chunk = 0, steps = 0;
-  float* partial =
-      nullptr;  // the base's part of dx over earlier chunks, [rows, whole panels of in]; null where there is one chunk
+  // The base's part of dx over earlier chunks, [rows, whole panels of in]; null where there is one chunk.
+  float* partial = nullptr;
 
   float *t = nullptr, *u = nullptr;   // of items, by groups: A x', then its gradient; B^T dY, then w
   float *h = nullptr, *du = nullptr;  // M's input and the gradient at its output, where M's gradient is wanted
-  float* tiles = nullptr;             // the gradient at t, tiles of items, [rank, kTileRows] each
   float* packedT = nullptr;           // with items as the steps of K: the gradient at t,
   float* packedW = nullptr;           // and w,
   float* packedMid = nullptr;         // and du, as w lies
@@ -42,7 +41,7 @@ struct LoraBlock {
   }
 };
 
-// Bits of kLanes elements from a column on.
+// Bits of kLanes elements from a column on, a multiple of as many.
 RANKONE_INLINE uint32_t keepBits(const uint8_t* keep, int64_t column) {
   if constexpr (kLanes == 16) {
     uint16_t bits;

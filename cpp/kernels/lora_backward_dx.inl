@@ -7,22 +7,22 @@ namespace {
 
 constexpr int64_t kTaskStrips = 4;
 
-// sums of `MR` rows, which lie anywhere: rows[i] += sum over r of w[r * kTileRows + i] a[r], where the bits allow.
+// rows[i] += sum over r of t[i][r] a[r], where the bits that are kept allow it.
 template <int MR>
-__attribute__((noinline)) void addTurned(int64_t ranks, const float* w, const float* a, float* const* rows,
+__attribute__((noinline)) void addTurned(int64_t ranks, const float* const* t, const float* a, float* const* rows,
                                          const uint8_t* const* keep, int64_t column) {
   Vec acc[MR][kTileVecs];
 #pragma GCC unroll 16
   for (int i = 0; i < MR; ++i)
 #pragma GCC unroll 2
     for (int v = 0; v < kTileVecs; ++v) acc[i][v] = zero();
-  for (int64_t r = 0; r < ranks; ++r, w += kTileRows, a += kPanel) {
+  for (int64_t r = 0; r < ranks; ++r, a += kPanel) {
     Vec columns[kTileVecs];
 #pragma GCC unroll 2
     for (int v = 0; v < kTileVecs; ++v) columns[v] = load(a + v * kLanes);
 #pragma GCC unroll 16
     for (int i = 0; i < MR; ++i) {
-      const Vec one = broadcast(w + i);
+      const Vec one = broadcast(t[i] + r);
 #pragma GCC unroll 2
       for (int v = 0; v < kTileVecs; ++v) acc[i][v] = fma(one, columns[v], acc[i][v]);
     }
@@ -37,7 +37,7 @@ __attribute__((noinline)) void addTurned(int64_t ranks, const float* w, const fl
     }
 }
 
-using AddTurned = void (*)(int64_t, const float*, const float*, float* const*, const uint8_t* const*, int64_t);
+using AddTurned = void (*)(int64_t, const float* const*, const float*, float* const*, const uint8_t* const*, int64_t);
 template <int MR>
 AddTurned pickAddTurned(int rows) {
   if constexpr (MR > 1)
@@ -50,31 +50,30 @@ void addGroup(const LoraBlock& b, const LoraGroup& g, int64_t first, int64_t end
               float* sums) {
   const LoraAdapter& adapter = b.adapter(g);
   const int32_t* rows = b.groups.rows.data() + g.first;
-  const float* tiles = b.tiles + g.tiles;
-  const int64_t tileFloats = adapter.rank * kTileRows;
+  const float* t = b.t + g.t;
   if (adapter.aIndex) {
     for (int64_t r = 0; r < adapter.rank; ++r) {
       const int64_t column = adapter.aIndex[r] - n0;
       if (column < 0 || column >= kPanel) continue;
       for (int64_t i = first; i < end; ++i) {
-        if (b.keep && !(keepBits(b.keep + rows[i] * b.keepStride, n0 + column) & 1)) continue;
-        sums[(rows[i] - begin) * kPanel + column] += tiles[i / kTileRows * tileFloats + r * kTileRows + i % kTileRows];
+        if (b.keep && !(b.keep[rows[i] * b.keepStride + (n0 + column) / 8] >> ((n0 + column) % 8) & 1)) continue;
+        sums[(rows[i] - begin) * kPanel + column] += t[i * g.ldT + r];
       }
     }
     return;
   }
   turnPanels<1>(adapter.a, 0, adapter.rank, n0, kTileVecs, a);
-  for (int64_t i = first; i < end;) {
-    const int count = static_cast<int>(std::min(end - i, kTileRows - i % kTileRows));
+  for (int64_t i = first; i < end; i += kTileRows) {
+    const int count = static_cast<int>(std::min<int64_t>(end - i, kTileRows));
+    const float* from[kTileRows];
     float* to[kTileRows];
     const uint8_t* keep[kTileRows];
     for (int k = 0; k < count; ++k) {
+      from[k] = t + (i + k) * g.ldT;
       to[k] = sums + (rows[i + k] - begin) * kPanel;
       keep[k] = b.keep ? b.keep + rows[i + k] * b.keepStride : nullptr;
     }
-    pickAddTurned<kTileRows>(count)(adapter.rank, tiles + i / kTileRows * tileFloats + i % kTileRows, a, to,
-                                    b.keep ? keep : nullptr, n0);
-    i += count;
+    pickAddTurned<kTileRows>(count)(adapter.rank, from, a, to, b.keep ? keep : nullptr, n0);
   }
 }
 

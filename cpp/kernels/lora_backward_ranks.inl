@@ -106,7 +106,11 @@ void shrinkItems(const LoraBlock& b, const LoraGroup& g, int64_t first, int rows
     for (int i = 0; i < rows; ++i) dropOut(p, b.row(g, first + i), 1, packed + i, keep);
   }
   float* t = b.t + g.t + first * g.ldT;
-  shrink(a, rows, packed, t, g.ldT, expanded);
+  RankGroup all{};
+  all.count = rows;
+  for (int i = 0; i < rows; ++i) all.row[i] = static_cast<uint8_t>(i);
+  if (a.aIndex) gatherRanks(a, all, packed, t, g.ldT);
+  for (int64_t k = 0; !a.aIndex && k < a.a.count(); ++k) shrinkPanel(a.a, k, all, packed, t, g.ldT, expanded);
   if (p.dropout > 0)
     for (int i = 0; i < rows; ++i)
       for (int64_t r = 0; r < a.rank; ++r) t[i * g.ldT + r] *= b.kept;
@@ -201,8 +205,7 @@ void turnItem(const LoraBlock& b, const LoraGroup& g, int64_t i, float* scratch)
     std::memcpy(b.h + g.t + i * g.ldT, h, static_cast<size_t>(a.rank) * sizeof(float));
   }
   for (int64_t r = 0; r < a.midRank; ++r) u[r] = factor * w[r];
-  float* tile = b.tiles + g.tiles + i / kTileRows * a.rank * kTileRows + i % kTileRows;
-  for (int64_t r = 0; r < a.rank; ++r) tile[r * kTileRows] = t[r] = dp[r] * b.kept;
+  for (int64_t r = 0; r < a.rank; ++r) t[r] = dp[r] * b.kept;
 }
 
 // All of it for a piece, once u is complete.

@@ -19,12 +19,14 @@ struct LoraSlab {
   int64_t xStride, wStride;  // from one tile to the next
 };
 
-// The slices of B that a tile will add. Those of adapters with more rows are at hand from the tile before.
+// The slices of B that a tile will add. Those of adapters with more rows are at hand from the tile before. One word is
+// read for good: a prefetch is dropped where the page's translation is not at hand, as with many adapters it is not.
 void prefetchRanks(const LoraJob& job, int64_t tile, int64_t p) {
   forGroups(job, tile, [&](const RankGroup& g, const LoraAdapter& a) {
     if (a.bIndex || g.count == kTileRows) return;
     const uint32_t* words = a.b.panel(p);
-    for (int64_t k = 0; k < a.b.units() * kPanel; k += 16) __builtin_prefetch(words + k, 0, 2);
+    (void)*static_cast<const volatile uint32_t*>(words);
+    for (int64_t k = 0; k < a.b.units() * kPanel; k += 16) __builtin_prefetch(words + k, 0, 3);
   });
 }
 
@@ -76,11 +78,13 @@ void productTask(const LoraJob& job, const LoraSlab& s, int64_t first, int64_t l
   }
 }
 
-template <class D>
-void blockProduct(const LoraJob& job) {
+// Slabs of rows: prepare(tile, its x, its w) for all tiles, then task(job, slab, panels, tiles) for all of y. A tile's
+// x has `xStride` floats.
+template <class Prepare, class Task>
+void inSlabs(const LoraJob& job, int64_t xStride, Prepare&& prepare, Task&& task) {
   const LoraArgs& args = job.p;
-  const int64_t xStride = panelStride<kTileRows>(args.in), wStride = job.wStride();
-  int64_t most = std::max(kTaskRows, kSlabFloats / unitsOf(std::max<int64_t>(1, args.in)));
+  const int64_t wStride = job.wStride();
+  int64_t most = std::max(kTaskRows, kSlabFloats / xStride * kTileRows);
   if (wStride) most = std::max<int64_t>(kTileRows, std::min(most, kSlabRanks / wStride * kTileRows));
   const int64_t slabTiles = evenPieces(args.rows, most, kTileRows) / kTileRows;
   Scratch scratch(alignFloats(slabTiles * xStride) + slabTiles * wStride);
@@ -88,20 +92,26 @@ void blockProduct(const LoraJob& job) {
   const int64_t panels = (args.out + kPanel - 1) / kPanel, tiles = (args.rows + kTileRows - 1) / kTileRows;
   for (int64_t first = 0; first < tiles; first += slabTiles) {
     const LoraSlab s{first, std::min(slabTiles, tiles - first), x, w, xStride, wStride};
-    const Split prepare = splitWork(s.tiles, 2 * kTileRows * args.in * (4 + job.ranks));
-    parallelFor(prepare.tasks, args.cancel, [&](int64_t task) {
-      for (int64_t t = prepare.begin(task); t < prepare.end(task); ++t)
-        prepareTile<D>(job, first + t, x + t * xStride, w + t * wStride);
+    const Split split = splitWork(s.tiles, 2 * kTileRows * args.in * (4 + job.ranks));
+    parallelFor(split.tasks, args.cancel, [&](int64_t i) {
+      for (int64_t t = split.begin(i); t < split.end(i); ++t) prepare(first + t, x + t * xStride, w + t * wStride);
     });
     const int64_t columnTasks = (panels + kTaskPanels - 1) / kTaskPanels;
     const int64_t wanted = numThreads() > 1 ? 4 * numThreads() : 1, pieces = std::max<int64_t>(1, wanted / columnTasks);
     const int64_t taskTiles = std::max(std::min(s.tiles, kTaskRows / kTileRows), (s.tiles + pieces - 1) / pieces);
     const int64_t rowTasks = (s.tiles + taskTiles - 1) / taskTiles;
-    parallelFor(columnTasks * rowTasks, args.cancel, [&](int64_t task) {
-      const int64_t panel = task / rowTasks * kTaskPanels, begin = task % rowTasks * taskTiles;
-      productTask<D>(job, s, panel, std::min(panels, panel + kTaskPanels), begin, std::min(s.tiles, begin + taskTiles));
+    parallelFor(columnTasks * rowTasks, args.cancel, [&](int64_t i) {
+      const int64_t panel = i / rowTasks * kTaskPanels, begin = i % rowTasks * taskTiles;
+      task(job, s, panel, std::min(panels, panel + kTaskPanels), begin, std::min(s.tiles, begin + taskTiles));
     });
   }
+}
+
+template <class D>
+void blockProduct(const LoraJob& job) {
+  inSlabs(
+      job, panelStride<kTileRows>(job.p.in), [&](int64_t tile, float* x, float* w) { prepareTile<D>(job, tile, x, w); },
+      productTask<D>);
 }
 
 }  // namespace

@@ -11,8 +11,8 @@ struct LoraGroup {
   int32_t adapter, slot;
   int64_t first, count;  // items
   int64_t ldT, ldW;      // floats of an item's ranks and middle ranks
-  // Where its parts begin: items' ranks, middle ranks, tiles of ranks, and of both with rows as the steps.
-  int64_t t, w, tiles, packedT, packedW;
+  // Where its parts begin: items' ranks and middle ranks, and both with items as steps.
+  int64_t t, w, packedT, packedW;
 };
 
 // A share of a group.

@@ -74,8 +74,8 @@ inline void mixRanks(const LoraAdapter& a, const float* p, float* z) {
 
 // w = factor M phi(t + a): what B is multiplied by. One copy of the code, so that every row gets the same bits.
 // scratch: the adapter's rank and midRank, twice.
-__attribute__((noinline)) void finishRanks(const LoraAdapter& a, const float* t, float factor, float* w,
-                                           float* scratch) {
+[[maybe_unused]] __attribute__((noinline)) void finishRanks(const LoraAdapter& a, const float* t, float factor,
+                                                            float* w, float* scratch) {
   const int64_t most = std::max(a.rank, a.midRank);
   float *p = scratch, *z = scratch + most;
   const float* last = t;

@@ -62,6 +62,12 @@ RANKONE_INLINE Vec broadcast(const float* p) {
 #endif
 }
 
+// What a tile does with a unit of each operand; an Out of other sums than floats has its own.
+template <class Out>
+struct TileArithmetic {
+  static RANKONE_INLINE Vec multiplyAdd(Vec a, Vec b, Vec c) { return RANKONE_ISA_NS::multiplyAdd(a, b, c); }
+};
+
 // a: unit k of row i at a[k * kTileRows + i]; b: vectors of columns at b[k * ldb].
 template <int MR, int NV, class Out>
 __attribute__((noinline)) void tile(int64_t units, const float* a, const float* b, int64_t ldb, const Out& out,
@@ -84,7 +90,7 @@ __attribute__((noinline)) void tile(int64_t units, const float* a, const float* 
       for (int i = 0; i < MR; ++i) {
         const Vec row = broadcast(a + i);
 #pragma GCC unroll 4
-        for (int j = 0; j < NV; ++j) acc[i][j] = multiplyAdd(row, column[j], acc[i][j]);
+        for (int j = 0; j < NV; ++j) acc[i][j] = TileArithmetic<Out>::multiplyAdd(row, column[j], acc[i][j]);
       }
       a += kTileRows;
       b += ldb;

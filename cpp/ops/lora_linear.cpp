@@ -29,7 +29,7 @@ void run(const Call& call) {
 }
 
 constexpr InputSpec kInputs[] = {RANKONE_LORA_INPUTS};
-constexpr OptionSpec kOptions[] = {RANKONE_LORA_OPTIONS, {"saveRank", OptionKind::Flag}};
+constexpr OptionSpec kOptions[] = {RANKONE_LORA_OPTIONS("f32|bf16|int8"), {"saveRank", OptionKind::Flag}};
 constexpr OutputSpec kOutputs[] = {{"y"}, {"t"}};
 
 }  // namespace

@@ -147,7 +147,7 @@ void run(const Call& call) {
 }
 
 constexpr InputSpec kInputs[] = {RANKONE_LORA_INPUTS, {"dY", true, kFloats}, {"t", false, kF32}};
-constexpr OptionSpec kOptions[] = {RANKONE_LORA_OPTIONS,
+constexpr OptionSpec kOptions[] = {RANKONE_LORA_OPTIONS("f32|bf16"),
                                    {"gradDtype", OptionKind::Choice, "f32|input"},
                                    {"dx", OptionKind::Flag, nullptr, "need"},
                                    {"adapters", OptionKind::Flag, nullptr, "need"},

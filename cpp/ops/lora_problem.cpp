@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <unordered_map>
 
+#include "core/cpu.h"
 #include "core/philox.h"
 #include "core/widen.h"
 #include "ops/shapes.h"
@@ -10,6 +11,7 @@
 namespace rankone::lora {
 namespace {
 
+enum Compute { kF32Compute, kBf16, kInt8 };
 enum Kind { kOne, kSegments, kTokens, kTopK };
 
 // Sizes of the product: the rules that tie x, base and bank together.
@@ -32,6 +34,15 @@ void bindSizes(const Call& call, Problem& p) {
   if (call.identity && p.out != in)
     fail(ErrorKind::Range, "base: expected a packed weight or null where in = %lld and out = %lld, got 'identity'",
          static_cast<long long>(in), static_cast<long long>(p.out));
+}
+
+// Codes times codes need a base of codes.
+void expectInt8(const Call& call) {
+  if (call.integer(kCompute, 0) != kInt8) return;
+  if (!call.base || call.base->panels().format != PanelFormat::Int8)
+    fail(ErrorKind::Range, "compute: expected 'f32' or 'bf16' unless base has format 'int8', got 'int8'");
+  if (!hasInt8Dot())
+    fail(ErrorKind::Range, "compute: expected 'f32' on this instruction set (%s), got 'int8'", isaName(activeIsa()));
 }
 
 void expectSeeded(const Call& call, int p, int seed) {
@@ -193,6 +204,7 @@ void order(const Call& call, Problem& p) {
 const Problem& plan(Call& call) {
   expectInputs(call);
   expectCompute(call, kCompute);
+  expectInt8(call);
   expectSeeded(call, kDropoutP, kDropoutSeed);
   expectSeeded(call, kSkipP, kSkipSeed);
   auto p = std::make_shared<Problem>();
@@ -240,7 +252,8 @@ LoraArgs arguments(const Call& call, std::vector<float>& gates) {
   }
   args.dropout = call.number(kDropoutP, 0);
   args.seed = static_cast<uint64_t>(call.number(kDropoutSeed, 0));
-  args.bf16 = call.integer(kCompute, 0) == 1;
+  args.bf16 = call.integer(kCompute, 0) == kBf16;
+  args.int8 = call.integer(kCompute, 0) == kInt8;
   args.cancel = call.cancel;
   return args;
 }

@@ -28,10 +28,10 @@ enum Option {
       {"indptr", false, kIndices, Access::Read, "routing"}, {                                    \
     "gates", false, kFloats, Access::Read, "routing"                                             \
   }
-#define RANKONE_LORA_OPTIONS                                                                           \
+#define RANKONE_LORA_OPTIONS(computes)                                                                 \
   {"kind", OptionKind::Choice, "one|segments|tokens|topK", "routing"},                                 \
       {"id", OptionKind::Integer, nullptr, "routing"}, {"k", OptionKind::Integer, nullptr, "routing"}, \
-      {"compute", OptionKind::Choice, "f32|bf16"}, {"p", OptionKind::Number, nullptr, "dropout"},      \
+      {"compute", OptionKind::Choice, computes}, {"p", OptionKind::Number, nullptr, "dropout"},        \
       {"seed", OptionKind::Number, nullptr, "dropout"}, {"p", OptionKind::Number, nullptr, "skip"}, {  \
     "seed", OptionKind::Number, nullptr, "skip"                                                        \
   }

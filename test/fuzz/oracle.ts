@@ -1,9 +1,11 @@
 /** What a call should have returned, in float64, or undefined where no reference knows its arguments. */
 import type { EntryDescription } from '../../ts/binding';
+import { normals } from '../../ts/linalg/philox';
+import * as companions from '../reference/companions';
 import * as layers from '../reference/layers';
 import * as presets from '../reference/presets';
 import * as recurrence from '../reference/recurrence';
-import type { TensorLike } from '../support/tensor';
+import { sizeOf, type TensorLike } from '../support/tensor';
 import { forwardName } from './problems';
 
 type Tensors = Record<string, TensorLike | undefined>;
@@ -45,6 +47,14 @@ const KNOWN = new Set([
   'beta2',
   'weightDecay',
   'step',
+  'outFeatures',
+  'headAxis',
+  'rows',
+  'columns',
+  'seed',
+  'stream',
+  'deviation',
+  'size',
 ]);
 
 export function expected(
@@ -89,6 +99,20 @@ export function expected(
     }
     case 'adamW':
       return { ...layers.adamW(i, options) };
+    case 'doraNorms':
+    case 'scatterAdd':
+    case 'sddmm':
+    case 'basisCombination':
+    case 'spmm':
+    case 'kroneckerLinear':
+    case 'randLora':
+      return { ...companionOf(entry.name)(withBases(family, i, options), options) };
+    case 'rowSketch':
+      return { ...companions.rowSketch(i.x, sketchMatrix(i.x, options.size, options)) };
+    case 'rowSketchGradient': {
+      const s = sketchMatrix(i.dY, i.sketch.shape[0], options);
+      return { ...companions.rowSketchGradient(i.dY, i.sketch, s) };
+    }
     case 'mamba2':
       if (!backward) return { ...presets.mamba2(i, options) };
       return { ...presets.mamba2Backward(i, options) };
@@ -100,6 +124,26 @@ export function expected(
       return { ...(backward ? preset.backward : preset.forward)(i, options) };
     }
   }
+}
+
+function companionOf(name: string): (inputs: any, options: any) => object {
+  return (companions as unknown as Record<string, any>)[name];
+}
+
+function withBases(family: string, i: any, options: any): any {
+  if (family !== 'basisCombination' || i.bases) return i;
+  const { rows, columns, seed = 0, stream = 0, deviation = 1 } = options;
+  const count = i.coefficients.shape[i.coefficients.shape.length - 1];
+  const data = Array.from({ length: count }, (_, at) => [
+    ...normals(rows * columns, { seed, stream: stream + at, deviation }),
+  ]).flat();
+  return { ...i, bases: { data, shape: [count, rows, columns] } };
+}
+
+function sketchMatrix({ shape }: TensorLike, size: number, { seed = 0, stream = 0 }: any) {
+  const rows = sizeOf(shape.slice(0, -1));
+  const data = normals(rows * size, { seed, stream, deviation: 1 / Math.sqrt(size) });
+  return { data, shape: [rows, size] };
 }
 
 function largest({ data }: TensorLike): number {

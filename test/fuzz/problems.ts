@@ -22,7 +22,16 @@ export interface BaseCall {
   state?: { shape: [number, number, number, number]; keyHeads: number };
 }
 
-type Fill = 'normal' | 'small' | 'key' | 'gate' | 'unit' | 'positive' | 'negative' | 'index';
+type Fill =
+  | 'normal'
+  | 'small'
+  | 'key'
+  | 'gate'
+  | 'unit'
+  | 'positive'
+  | 'negative'
+  | 'index'
+  | 'starts';
 
 interface Dims {
   B: number;
@@ -141,6 +150,48 @@ export function baseCall(entry: EntryDescription, seed: number): BaseCall {
       if (maybe()) options.dtLimit = [0, 1];
       shapes = mamba2Shapes(dims);
       break;
+    case 'doraNorms':
+      if (maybe()) options.scale = 0.5;
+      shapes = doraShapes(dims);
+      break;
+    case 'scatterAdd':
+    case 'spmm':
+    case 'sddmm':
+      if (maybe()) options.scale = 0.5;
+      if (takes(entry, 'outFeatures')) options.outFeatures = dims.rows;
+      shapes = sparseShapes(dims);
+      skip = [maybe() ? 'rows' : 'indptr'];
+      break;
+    case 'kroneckerLinear':
+      if (maybe()) options.scale = 0.5;
+      shapes = kroneckerShapes(dims, maybe());
+      break;
+    case 'basisCombination':
+      if (maybe()) options.headAxis = maybe() ? 'rows' : 'columns';
+      if (maybe()) {
+        Object.assign(options, { rows: dims.rows, columns: dims.D, seed: random.integer(99) });
+        skip = ['bases'];
+      }
+      shapes = {
+        coefficients: [[dims.W], 'normal'],
+        bases: [[dims.W, dims.rows, dims.D], 'normal'],
+        dSum: [[dims.rows, dims.D], 'normal'],
+      };
+      break;
+    case 'randLora':
+      if (maybe()) options.scale = 0.5;
+      shapes = randLoraShapes(dims, maybe());
+      break;
+    case 'rowSketch':
+    case 'rowSketchGradient':
+      if (takes(entry, 'size')) options.size = dims.W;
+      if (maybe()) options.seed = random.integer(99);
+      shapes = {
+        x: [[...dims.batch, dims.D], 'normal'],
+        dY: [[...dims.batch, dims.K], 'normal'],
+        sketch: [[dims.W, dims.D], 'normal'],
+      };
+      break;
     default:
       [shapes, skip] = gridShapes(entry, dims, options, random);
   }
@@ -168,9 +219,13 @@ export function baseCall(entry: EntryDescription, seed: number): BaseCall {
     if (group === undefined) inputs[name] = value(name, dtypes);
     else if (group === 'gate') gate[name] = value(name, dtypes);
   }
-  // A coin does not say whether there is a beta, a g or what a fused gate needs.
+  // A coin does not say whether there is a beta, a g, what a fused gate needs, or what stands for one another.
   for (const { name, dtypes } of entry.inputs)
-    if (['beta', 'g'].includes(name) && shapes[name] && !skip.includes(name))
+    if (
+      ['beta', 'g', 'rows', 'indptr', 'bases'].includes(name) &&
+      shapes[name] &&
+      !skip.includes(name)
+    )
       inputs[name] ??= value(name, dtypes);
   if (shapes.aLog && !skip.includes('aLog')) {
     gate.aLog ??= value('aLog', ['f32']);
@@ -286,6 +341,49 @@ function convolutionShapes({ B, T, D, W }: Dims): Shapes {
   };
 }
 
+function doraShapes({ rows, D, W }: Dims): Shapes {
+  return {
+    weight: [[rows, D], 'normal'],
+    a: [[W, D], 'normal'],
+    b: [[rows, W], 'normal'],
+    mid: [[W], 'normal'],
+  };
+}
+
+/** S is square: its indices have one bound. */
+function sparseShapes({ batch, rows, K }: Dims): Shapes {
+  const lines: Shapes[string] = [[...batch, rows], 'normal'];
+  return {
+    w: [[rows, rows], 'normal'],
+    values: [[K], 'normal'],
+    rows: [[K], 'index'],
+    indptr: [[rows + 1], 'starts'],
+    columns: [[K], 'index'],
+    ...{ x: lines, a: lines, b: lines, addend: lines, dY: lines },
+  };
+}
+
+function kroneckerShapes({ batch, rows, D, W, H, B }: Dims, several: boolean): Shapes {
+  const terms = several ? [B] : [];
+  return {
+    x: [[...batch, W * H], 'normal'],
+    a: [[...terms, rows, W], 'normal'],
+    b: [[...terms, D, H], 'normal'],
+    addend: [[...batch, rows * D], 'normal'],
+    dY: [[...batch, rows * D], 'normal'],
+  };
+}
+
+function randLoraShapes({ rows, D, W, H }: Dims, shared: boolean): Shapes {
+  return {
+    a: [shared ? [W, D] : [H, W, D], 'normal'],
+    b: [[H, rows, W], 'normal'],
+    lambda: [[H, W], 'normal'],
+    gamma: [[H, D], 'normal'],
+    dDelta: [[rows, D], 'normal'],
+  };
+}
+
 function rowShapes(shape: number[]): Shapes {
   const rows: Shapes = { weight: [shape.slice(-1), 'normal'] };
   for (const name of ['x', 'gate', 'up', 'dY']) rows[name] = [shape, 'normal'];
@@ -296,7 +394,11 @@ function draw(random: Random, shape: number[], fill: Fill, rows: number, K: numb
   const length = sizeOf(shape);
   if (fill === 'index')
     return { data: Int32Array.from({ length }, () => random.integer(rows)), shape: [...shape] };
-  const next: Record<Exclude<Fill, 'index'>, () => number> = {
+  if (fill === 'starts') {
+    const inner = Array.from({ length: length - 2 }, () => random.integer(K + 1));
+    return { data: Int32Array.from([0, ...inner.sort((a, b) => a - b), K]), shape: [...shape] };
+  }
+  const next: Record<Exclude<Fill, 'index' | 'starts'>, () => number> = {
     normal: () => random.normal(),
     small: () => random.normal() / 8,
     key: () => random.normal() / Math.sqrt(K), // about unit length: the delta rule contracts

@@ -148,7 +148,7 @@ test('nf4: double quantisation', () => {
       const expected = dequantise('nf4', codes, resolved, shape).data;
       const got = packed.toTensor().data;
       for (let i = 0; i < got.length; i++)
-        assert.ok(Math.abs(got[i] - expected[i]) <= 4e-7 * Math.abs(resolved[i >> 6]), `${i}`);
+        assert.ok(Math.abs(got[i] - expected[i]) <= 1e-6, `${i}`);
       packed.dispose();
     };
     const size = blockSize === 256 ? {} : { blockSize };

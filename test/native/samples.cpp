@@ -39,7 +39,8 @@ Invocation presetSample(const Preset* preset, const std::string& function, const
   return call;
 }
 
-// Every argument that any of the layer parts and of the recurrences with names of their own takes.
+// Every argument that any of the layer parts, of the adapters' ops and of the recurrences with names of their own
+// takes.
 Arguments argumentsOf(const std::string& function) {
   Random r(42);
   const auto starts = [&](const char* name) { return function.starts_with(name); };
@@ -85,6 +86,31 @@ Arguments argumentsOf(const std::string& function) {
             {"grad", r.normals({5, 19})},
             {"m", r.normals({5, 19})},
             {"v", r.fill({5, 19}, [&] { return r.uniform(); })}};
+  if (starts("doraNorms"))
+    return {{"weight", r.normals({9, 19})},
+            {"a", r.normals({2, 19})},
+            {"b", r.normals({9, 4})},
+            {"mid", r.normals({4, 2})}};
+  if (starts("scatterAdd") || starts("spmm") || starts("sddmm"))
+    return {{"w", r.normals({9, 19})},        {"x", r.normals({2, 5, 19})}, {"b", r.normals({2, 5, 19})},
+            {"values", r.normals({38})},      {"rows", r.indices({38}, 9)}, {"columns", r.indices({38}, 19)},
+            {"addend", r.normals({2, 5, 9})}, {"a", r.normals({2, 5, 9})},  {"dY", r.normals({2, 5, 9})}};
+  if (starts("kroneckerLinear"))
+    return {{"x", r.normals({2, 5, 38})},
+            {"a", r.normals({4, 9, 2})},
+            {"b", r.normals({4, 5, 19})},
+            {"addend", r.normals({2, 5, 45})},
+            {"dY", r.normals({2, 5, 45})}};
+  if (starts("basisCombination"))
+    return {{"coefficients", r.normals({2, 5})}, {"bases", r.normals({5, 4, 19})}, {"dSum", r.normals({4, 19})}};
+  if (starts("randLora"))
+    return {{"a", r.normals({2, 19})},
+            {"b", r.normals({5, 9, 2})},
+            {"lambda", r.normals({5, 2})},
+            {"gamma", r.normals({5, 19})},
+            {"dDelta", r.normals({9, 19})}};
+  if (starts("rowSketch"))
+    return {{"x", r.normals({2, 5, 19})}, {"dY", r.normals({2, 5, 9})}, {"sketch", r.normals({4, 19})}};
   throw std::logic_error("test/native/samples.cpp has no arguments for " + function);
 }
 
@@ -185,6 +211,10 @@ Invocation plainSample(const std::string& function, const SampleForm& form) {
   if (function == "embeddingBackward") call.set("numEmbeddings", 9);
   if (function == "matmulBackward") call.set("withBias", 1);
   if (function == "adamW") call.set("lr", 1e-3).set("step", 2);
+  if (function == "spmm") call.set("outFeatures", 9);
+  if (function == "rowSketch") call.set("size", 4);
+  if (function.starts_with("basisCombination") && form.fused)  // of a seed in place of those given
+    call.in("bases", Array()).set("rows", 4).set("columns", 19).set("seed", 5);
   return ofDType(call, form.dtype);
 }
 

@@ -1,4 +1,4 @@
-// The program of docs/adapters.md type-checks, runs, and prints what it says.
+// The programs of docs/adapters.md type-check, run, and print what they say.
 import { spawnSync } from 'node:child_process';
 import fs from 'node:fs';
 import path from 'node:path';
@@ -6,28 +6,45 @@ import { test } from 'uvu';
 import * as assert from 'uvu/assert';
 
 const root = path.join(__dirname, '../..');
+const text = fs.readFileSync(path.join(root, 'docs/adapters.md'), 'utf8');
+const programs = [...text.matchAll(/^```js\n(.*?)^```$/gms)].map(([, code], i) => ({
+  name: `program-${i + 1}.mjs`,
+  code,
+}));
 // Inside of the package, which may name itself.
 const home = fs.mkdtempSync(path.join(root, 'build/adapters-'));
 
+test.before(() => {
+  for (const { name, code } of programs) fs.writeFileSync(path.join(home, name), code);
+});
+
 test.after(() => fs.rmSync(home, { recursive: true, force: true }));
 
-test('docs/adapters.md', () => {
-  const text = fs.readFileSync(path.join(root, 'docs/adapters.md'), 'utf8');
-  const [[, code], ...more] = text.matchAll(/^```js\n(.*?)^```$/gms);
-  assert.is(more.length, 0);
-  const program = path.join(home, 'program.mjs');
-  fs.writeFileSync(program, code);
-  const run = (args: string[]): string => {
-    const { status, stdout, stderr } = spawnSync(process.execPath, args, {
-      cwd: home,
-      encoding: 'utf8',
-    });
-    assert.is(status, 0, `${stdout}${stderr}`);
-    return stdout;
-  };
-  const announced = [...code.matchAll(/console\.log\(.*\); \/\/ (.+)$/gm)].map(([, said]) => said);
-  assert.is(announced.length, 2);
-  assert.equal(run([program]).trim().split('\n'), announced);
+function run(args: string[]): string {
+  const { status, stdout, stderr } = spawnSync(process.execPath, args, {
+    cwd: home,
+    encoding: 'utf8',
+  });
+  assert.is(status, 0, `${stdout}${stderr}`);
+  return stdout;
+}
+
+test('docs/adapters.md has its programs', () => assert.is(programs.length, 5));
+
+for (const { name, code } of programs)
+  test(name, () => {
+    const announced = [...code.matchAll(/console\.log\(.*\); \/\/ (.+)$/gm)].map(([, x]) => x);
+    assert.ok(announced.length > 0);
+    assert.is(announced.length, code.match(/console\.log/g)!.length);
+    assert.equal(
+      run([path.join(home, name)])
+        .trim()
+        .split('\n'),
+      announced,
+    );
+  });
+
+test('they type-check', () => {
   const tsc = path.join(path.dirname(require.resolve('typescript/package.json')), 'bin/tsc');
   const compilerOptions = {
     allowJs: true,
@@ -36,10 +53,10 @@ test('docs/adapters.md', () => {
     noEmit: true,
     target: 'es2022',
     module: 'nodenext',
-    lib: ['es2022'],
+    lib: ['es2022', 'esnext.disposable'],
     types: ['node'],
   };
-  const config = { compilerOptions, files: ['program.mjs'] };
+  const config = { compilerOptions, files: programs.map(({ name }) => name) };
   fs.writeFileSync(path.join(home, 'tsconfig.json'), JSON.stringify(config));
   run([tsc, '-p', home]);
 });

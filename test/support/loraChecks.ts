@@ -43,7 +43,7 @@ export function expectTensor(
   expectWithin(label, data, expected.data, shape, { limit, layout: { kept: [], token: 0 } });
 }
 
-/** Of an output: wide rows are within the limit each by itself. */
+/** Of an output: wide rows are within the limit each by itself, or within twice the limit of products in bf16. */
 export function expectOutput(
   label: string,
   actual: AnyTensor,
@@ -54,7 +54,8 @@ export function expectOutput(
   const width = expected.shape[expected.shape.length - 1];
   if (width < 32 || expected.data.length === 0) return;
   const shape = [expected.data.length / width, width];
-  expectWithin(label, decode(actual).data, expected.data, shape, { limit, layout: { kept: [0] } });
+  const row = { limit: limit > 5e-3 ? 2 * limit : limit, layout: { kept: [0] } };
+  expectWithin(label, decode(actual).data, expected.data, shape, row);
 }
 
 export interface CaseOptions extends LoraLinearOptions {

@@ -77,7 +77,14 @@ export interface LoraSharedOptions {
 }
 
 /** Options of {@link loraLinear}. */
-export interface LoraLinearOptions extends LoraSharedOptions, CallOptions<'y'> {
+export interface LoraLinearOptions extends Omit<LoraSharedOptions, 'compute'>, CallOptions<'y'> {
+  /**
+   * Precision of the products; default `'f32'`. `'bf16'` rounds operands to bfloat16 first (but not the rank vectors) and
+   * adds in float32, on processors with AVX512-BF16; RangeError elsewhere. `'int8'`, there too and of a base in format
+   * `'int8'`, rounds each row of x to 127 steps up to its largest magnitude, multiplies the codes and adds them exactly; A
+   * multiplies x in bfloat16.
+   */
+  compute?: 'f32' | 'bf16' | 'int8';
   /** Return t too, for the backward; default false. */
   saveRank?: boolean;
 }

@@ -71,7 +71,7 @@ export const rowSketchSync: SyncOperation<RowSketchInputs, RowSketchOptions, Row
 
 /**
  * An unbiased estimate of the gradient of W in `y = x W^T` from a sketch of x: `dWeight = (S^T dY)^T sketch`, whose mean over
- * seeds is `dY^T x`. Its squared error is at most `(|dY|^2 |x|^2 + |dY^T x|^2) / size`, in Frobenius norms.
+ * seeds is `dY^T x`. The mean of its squared error is `(|dY|^2 |x|^2 + |dY^T x|^2) / size`, in Frobenius norms.
  * @throws (rejects) as {@link rowSketch}
  */
 export const rowSketchGradient: AsyncOperation<

@@ -3,7 +3,6 @@ import type {
   AsyncOperation,
   CallOptions,
   FloatTensor,
-  IndexTensor,
   ResultTensor,
   SyncOperation,
   Tensor,
@@ -17,11 +16,11 @@ type Dtypes = { lead: 'x'; same: 'y' | 'dY' | 'dx'; either: 'values' | 'addend' 
 /** a and b have one dtype; values are float32. */
 type SddmmDtypes = { lead: 'a'; same: 'b'; either: never };
 
-/** Indices of 64 bits. */
-export interface LongIndexTensor {
-  readonly data: BigInt64Array;
+/** Indices of 32 or 64 bits. */
+export interface AnyIndexTensor {
+  readonly data: Int32Array | BigInt64Array;
   readonly shape: readonly number[];
-  readonly dtype?: 'i64';
+  readonly dtype?: 'i32' | 'i64';
 }
 
 /**
@@ -30,11 +29,11 @@ export interface LongIndexTensor {
  */
 export interface SparsePositions {
   /** `[count]`: row of each value, 0 to out - 1; or */
-  rows?: IndexTensor | LongIndexTensor;
+  rows?: AnyIndexTensor;
   /** `[out + 1]`: values `indptr[i]` to `indptr[i + 1] - 1` are row i's */
-  indptr?: IndexTensor | LongIndexTensor;
+  indptr?: AnyIndexTensor;
   /** `[count]`: column of each value, 0 to in - 1 */
-  columns: IndexTensor | LongIndexTensor;
+  columns: AnyIndexTensor;
 }
 
 /** Inputs of {@link scatterAdd}. */

@@ -1,10 +1,17 @@
 import { nearest } from '../../errors';
 import { UsageError } from '../errors';
 import type { Operation } from '../operation';
+import { companions } from './companions';
 import { layers } from './layers';
 import { cells, presets, variants } from './recurrence';
 
-export const operations: readonly Operation[] = [...cells, ...variants, ...presets, ...layers];
+export const operations: readonly Operation[] = [
+  ...cells,
+  ...variants,
+  ...presets,
+  ...layers,
+  ...companions,
+];
 
 /** Operations of the given names, in their order, from `among`; `all` names them all. */
 export function findOperations(

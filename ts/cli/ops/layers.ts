@@ -6,7 +6,8 @@ import type { Tensor32 } from '#oracle/support/tensor';
 import { sizeOf } from '#oracle/support/tensor';
 import type { Indices, Operation, Pass, References, Shape, Tensors } from '../operation';
 
-interface Definition {
+/** A row of `verify` and `bench` that is no recurrence. */
+export interface Definition {
   name: string;
   shapes: readonly Shape[];
   options?: object;
@@ -16,10 +17,12 @@ interface Definition {
   float32?: readonly string[];
   updated?: readonly string[];
   halves?: boolean;
+  /** Results of the inputs' type; default y. */
+  rounded?: readonly string[];
   /** Relative error over a whole result, in float32. */
   limits: { other: number; [result: string]: number };
-  /** `dY` is the gradient of `y`. */
-  draw: (shape: Shape, make: Maker) => Tensors & { dY?: Tensor32 };
+  /** `dY`, or one of `dSum` and `dDelta`, is the gradient of the result. */
+  draw: (shape: Shape, make: Maker) => Tensors;
   forward: (inputs: any) => References;
   backward?: (inputs: any) => object;
   flops: (pass: Pass, shape: Shape) => number;
@@ -32,7 +35,7 @@ interface Definition {
  * Operations per element, forward and backward. Every addition, multiplication, comparison, division, root and
  * exponential counts as one; a backward computes again what the forward knew.
  */
-function perElement(forward: number, backward: number, elements: (shape: Shape) => number) {
+export function perElement(forward: number, backward: number, elements: (shape: Shape) => number) {
   return (pass: Pass, shape: Shape): number =>
     (pass === 'backward' ? backward : forward) * elements(shape);
 }
@@ -40,13 +43,15 @@ function perElement(forward: number, backward: number, elements: (shape: Shape) 
 const ofRows = ({ rows, D }: Shape): number => rows * D;
 
 /** Seeded tensors by shape. */
-interface Maker {
+export interface Maker {
   normals: (...shape: number[]) => Tensor32;
   indices: (bound: number, ...shape: number[]) => Indices;
 }
 
-function operation(definition: Definition): Operation {
-  const { name, limits, draw, backward, ...rest } = definition;
+const GRADIENTS = ['dY', 'dSum', 'dDelta'];
+
+export function operation(definition: Definition): Operation {
+  const { name, limits, draw, backward, rounded: narrow = ['y'], ...rest } = definition;
   return {
     call: name,
     name,
@@ -58,14 +63,19 @@ function operation(definition: Definition): Operation {
     halves: true,
     ...rest,
     draw: (shape, random) => {
-      const { dY, ...inputs } = draw(shape, makerOf(random));
-      return { inputs: inputs as Tensors, gradients: (dY ? { dY } : {}) as Tensors };
+      const all = Object.entries(draw(shape, makerOf(random)));
+      const [inputs, gradients] = [false, true].map((wanted) =>
+        Object.fromEntries(
+          all.filter(([given]) => (!!backward && GRADIENTS.includes(given)) === wanted),
+        ),
+      );
+      return { inputs, gradients };
     },
     ...(backward && { backward: (inputs: Tensors) => ({ ...backward(inputs) }) }),
     row: (result, _shape, dtype) => {
       const own = limits[result] ?? limits.other;
-      // Only y has the inputs' type; what is exact in float32 is a copy, and exact in any.
-      const rounded = dtype !== 'f32' && result === 'y' && own > 0;
+      // What is exact in float32 is a copy, and exact in any type.
+      const rounded = dtype !== 'f32' && narrow.includes(result) && own > 0;
       const limit = rounded ? contract[dtype].o[0][1] : own;
       return { limit, layout: { kept: [] } };
     },
