@@ -81,12 +81,12 @@ function write(adapted: AdaptedModel, rows: readonly Row[], seed: number): numbe
 
 /** Saves adapters, empties the banks, and loads the files. */
 function throughFiles(adapted: AdaptedModel, trained: readonly Trained[], out: string): number {
-  const empty = adapted.memory.adapters - trained.length * adapted.layers.length;
   for (const { adapter } of trained) {
     saveAdapter(path.join(out, adapter.name), adapter);
     adapted.evict(adapter.name);
   }
-  expect('the banks are empty again', empty === 0 && adapted.memory.adapters === 0);
+  const { adapters, usedBytes } = adapted.memory;
+  expect('evicted, the adapters leave nothing in the banks', adapters === 0 && usedBytes === 0);
   for (const { adapter } of trained)
     adapted.load(adapter.name, loadAdapter(path.join(out, adapter.name), adapted.layers));
   return trained.reduce((sum, { adapter }) => sum + sizeOf(path.join(out, adapter.name)), 0);
