@@ -6,6 +6,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import fc from 'fast-check';
 import { recipe, runCall, tally } from './calls';
 import { functionRecipe, runFunction } from './functions';
+import { loraRecipe, runLora } from './lora';
 import { plainEntries } from './problems';
 import { runSteps, steps } from './states';
 
@@ -22,10 +23,10 @@ interface Part {
 }
 
 const parts: Record<string, Part> = {
-  call: { runs: 9000, share: 0.6, input: recipe, run: runCall },
+  call: { runs: 9000, share: 0.5, input: recipe, run: runCall },
   overlap: {
     runs: 1000,
-    share: 0.2,
+    share: 0.1,
     input: fc.array(recipe, { minLength: 2, maxLength: 8 }),
     async run(recipes) {
       const all = recipes.map((r: any) => runCall({ ...r, asynchronous: true }));
@@ -33,6 +34,7 @@ const parts: Record<string, Part> = {
     },
   },
   functions: { runs: 3000, share: 0.1, input: functionRecipe, run: runFunction },
+  lora: { runs: 4000, share: 0.2, input: loraRecipe, run: runLora },
   states: {
     runs: 1500,
     share: 0.1,

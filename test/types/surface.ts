@@ -261,6 +261,45 @@ function layers(): void {
   rankone.embeddingSync({ ids: t, weight: t });
 }
 
+function companions(): void {
+  const wide = { data: new BigInt64Array(3), shape: [3] };
+  const { adapter, norms } = rankone.doraAdapterSync({ weight: b, a: h, b: t, magnitude: t });
+  same<HalfTensor<'f16'>>(adapter.a);
+  same<ResultTensor>(norms);
+  same<ResultTensor>(rankone.doraNormsSync({ weight: either, a: b, b: h }, { scale: 2 }).norms);
+  rankone.scatterAddSync({ w: b, values: t, rows: ids, columns: wide }, { scale: -1 });
+  same<'bf16'>(rankone.spmmSync({ x: b, values: t, indptr: ids, columns: wide }).y.dtype);
+  const sparse = { x: h, values: h, rows: ids, columns: ids };
+  same<HalfTensor<'f16'>>(
+    rankone.spmmBackwardSync({ ...sparse, dY: h }, { gradDtype: 'input' }).dx,
+  );
+  same<ResultTensor>(rankone.spmmBackwardSync({ ...sparse, dY: h }).dValues);
+  same<ResultTensor>(rankone.sddmmSync({ a: b, b, indptr: wide, columns: wide }).values);
+  same<'f16'>(rankone.kroneckerLinearSync({ x: h, a: t, b: h, addend: t }).y.dtype);
+  same<ResultTensor>(rankone.kroneckerLinearBackwardSync({ x: b, a: b, b, dY: b }).da);
+  const drawn = { rows: 2, columns: 3, seed: 1 };
+  same<ResultTensor>(rankone.basisCombinationSync({ coefficients: t }, drawn).sum);
+  same<'bf16'>(rankone.basisCombinationSync({ coefficients: t, bases: b }).sum.dtype);
+  same<ResultTensor>(rankone.randLoraSync({ a: b, b: h, lambda: t, gamma: t }).delta);
+  const { sketch } = rankone.rowSketchSync({ x: b }, { size: 4, seed: 2 });
+  same<ResultTensor>(rankone.rowSketchGradientSync({ dY: h, sketch }, { seed: 2 }).dWeight);
+
+  // @ts-expect-error the magnitude is float32
+  rankone.doraAdapterSync({ weight: b, a: h, b: t, magnitude: b });
+  // @ts-expect-error columns are needed
+  rankone.scatterAddSync({ w: t, values: t, rows: ids });
+  // @ts-expect-error indices are integers
+  rankone.spmmSync({ x: t, values: t, indptr: t, columns: ids });
+  // @ts-expect-error dY has the dtype of x
+  rankone.kroneckerLinearBackwardSync({ x: b, a: b, b, dY: t });
+  // @ts-expect-error not an axis
+  rankone.basisCombinationSync({ coefficients: t, bases: t }, { headAxis: 'both' });
+  // @ts-expect-error the diagonals are float32
+  rankone.randLoraSync({ a: b, b, lambda: b, gamma: t });
+  // @ts-expect-error size is required
+  rankone.rowSketchSync({ x: t });
+}
+
 function states(): void {
   const made = rankone.createState({ batch: 1, valueHeads: 2, keyDim: 3, valueDim: 4 });
   made.copyFrom(made.toTensor());
@@ -289,4 +328,14 @@ function states(): void {
   rankone.tensor(new Uint16Array(2), [2]);
 }
 
-void [forward, backward, dtypes, gradientDtypes, fusedAndPacked, layers, layerDtypes, states];
+void [
+  forward,
+  backward,
+  dtypes,
+  gradientDtypes,
+  fusedAndPacked,
+  layers,
+  layerDtypes,
+  companions,
+  states,
+];
