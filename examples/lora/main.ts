@@ -95,7 +95,10 @@ function throughFiles(adapted: AdaptedModel, trained: readonly Trained[], out: s
 function sample(adapted: AdaptedModel, novel: Corpus, tasks: readonly Task[], seed: number): void {
   const texts: [string | null, Corpus][] = [[null, novel]];
   for (const { name, corpus } of tasks) texts.push([name, corpus]);
-  const rows = texts.map(([name, { heldOut }]) => ({ name, prompt: heldOut.subarray(0, PROMPT) }));
+  const rows = texts.map(([name, { heldOut }]) => {
+    const line = heldOut.indexOf(10) + 1;
+    return { name, prompt: heldOut.subarray(line, line + PROMPT) };
+  });
   const start = performance.now();
   const written = write(adapted, rows, seed);
   const seconds = (performance.now() - start) / 1000;

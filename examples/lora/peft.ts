@@ -27,7 +27,8 @@ export function loadAdapter(folder: string, layers: readonly LoraLinear[]): Map<
   const factors = new Map<string, Factors>();
   for (const [path, adapter] of readPeftSync(folder, Object.fromEntries(sizes))) {
     if (adapter.kind !== 'linear') throw new Error(`${folder}: ${path} is not of a linear layer`);
-    factors.set(path, adapter as LinearAdapter & Factors);
+    const { a, b, scale } = adapter;
+    factors.set(path, { a, b, scale });
   }
   return factors;
 }

@@ -2,6 +2,7 @@ import {
   type AdapterBank,
   type AdapterRouting,
   createAdapterBank,
+  type FloatTensor,
   loraLinearBackwardSync,
   loraLinearSync,
   type PackedWeight,
@@ -23,9 +24,9 @@ export interface AdapterChoice {
 /** The low-rank factors of one layer: the layer adds `scale B A x`. */
 export interface Factors {
   /** `[r,in]` */
-  a: Tensor;
+  a: FloatTensor;
   /** `[out,r]` */
-  b: Tensor;
+  b: FloatTensor;
   scale: number;
 }
 
