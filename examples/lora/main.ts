@@ -17,8 +17,9 @@ import { type Trained, trainAdapter, trainBase } from './training.ts';
 const PROMPT = 32;
 const SAMPLE = 240;
 const TEMPERATURE = 0.6;
-/** What `--quick` measures of each text. */
-const GLIMPSE = 8 * LENGTH;
+/** Bits per byte are measured on so much of each text. */
+const MEASURED = 256 * LENGTH;
+const QUICK = 8 * LENGTH;
 
 const count = (n: number) => n.toLocaleString('en-US', { maximumFractionDigits: 0 });
 
@@ -28,6 +29,16 @@ const faults: string[] = [];
 function expect(what: string, holds: boolean): void {
   console.log(`${what}: ${holds ? 'yes' : 'NO'}`);
   if (!holds) faults.push(what);
+}
+
+/** The largest difference over the largest value. */
+function difference(actual: Float32Array, expected: Float32Array): number {
+  let [difference, largest] = [0, 0];
+  for (let i = 0; i < expected.length; i++) {
+    difference = Math.max(difference, Math.abs(actual[i] - expected[i]));
+    largest = Math.max(largest, Math.abs(expected[i]));
+  }
+  return difference / largest;
 }
 
 const same = (a: Float32Array, b: Float32Array) => Buffer.compare(bytesOf(a), bytesOf(b)) === 0;
@@ -123,6 +134,10 @@ function main(options: Options): void {
   const adapted = new AdaptedModel(base, options.format);
   const probe = novel.heldOut.subarray(0, LENGTH);
   const alone = logits(adapted.model, probe);
+  const error = difference(alone, logits(base, probe));
+  console.log(
+    `weights frozen and packed as ${options.format}: logits off by ${error.toExponential(1)}`,
+  );
 
   const trained = tasks.map(({ name, corpus }, i) =>
     trainAdapter(adapted, name, corpus, settingsOf(i, options), options.adapterSteps),
@@ -145,7 +160,8 @@ function main(options: Options): void {
   expect('without an adapter the base, bit for bit', same(logits(adapted.model, probe), alone));
 
   const all = [novel, ...tasks.map((task) => task.corpus)];
-  const texts = all.map(({ heldOut }) => (quick ? heldOut.subarray(0, GLIMPSE + 1) : heldOut));
+  const measured = (quick ? QUICK : MEASURED) + 1;
+  const texts = all.map(({ heldOut }) => heldOut.subarray(0, measured));
   const bits = measure(adapted, [null, ...names], texts);
   console.log(`\nheld-out bits per byte (${options.format} weights)`);
   printTable(
