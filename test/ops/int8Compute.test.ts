@@ -9,7 +9,7 @@ import {
   packWeightSync,
   setNumThreads,
 } from '../../ts/index';
-import { throwsWith } from '../ops/helpers.ts';
+import { throwsWith } from './helpers.ts';
 import { Random } from '../support/random.ts';
 
 const test = suite("loraLinear: compute 'int8'");
