@@ -117,13 +117,13 @@ void sumMatrix(const LoraBlock& b, const LoraSumJob& job, const LoraUse& use) {
                     });
                   });
     } else if (job.kind == LoraSum::Mid) {
-      sumGroup<F32>({b.h + g.t, g.ldT, nullptr, nullptr, 0}, job, g.count, a.rank, strips,
-                    [&](const float* strip, int64_t n, int64_t columns) {
-                      sumStrip(b.packedMid + g.packedW, a.midRank, g.count, strip, columns, [&](int64_t q) {
-                        return TileOut{to.mid + q * to.midRanks + n, to.midRanks, nullptr, static_cast<int>(columns),
-                                       true};
-                      });
-                    });
+      sumGroup<F32>(
+          {b.h + g.t, g.ldT, nullptr, nullptr, 0}, job, g.count, a.rank, strips,
+          [&](const float* strip, int64_t n, int64_t columns) {
+            sumStrip(b.packedMid + g.packedW, a.midRank, g.count, strip, columns, [&](int64_t q) {
+              return TileOut{to.mid + q * to.midRanks + n, to.midRanks, nullptr, static_cast<int>(columns), true};
+            });
+          });
     } else {
       sumGroup<D>({dY, b.p.out, rows, nullptr, 0}, job, g.count, b.p.out, strips,
                   [&](const float* strip, int64_t n, int64_t columns) {
