@@ -64,8 +64,8 @@ struct LoraArgs {
 // A row's bits depend on its own x, adapters and gates alone: neither on other rows nor on how many there are.
 void loraForward(const LoraArgs& args, void* y, DType yDType);
 
-// What is null is not computed. Sums over rows are added to what stands there, in ascending order, in blocks of a number
-// of rows that the shapes decide.
+// What is null is not computed. Sums over rows are added to what stands there, in ascending order, in blocks of a
+// number of rows that the shapes decide.
 struct LoraAdapterGradient {
   float* a = nullptr;    // [rank, in]
   float* b = nullptr;    // [out, bRanks]

@@ -77,14 +77,18 @@ void addGroup(const LoraBlock& b, const LoraGroup& g, int64_t first, int64_t end
   }
 }
 
-// What the next group will turn round, a few lines that lie anywhere.
+// What the next group will turn round, a few lines that lie anywhere. One word is read for good: a prefetch is dropped
+// where the page's translation is not at hand.
 void prefetchGroup(const LoraBlock& b, const LoraGroup& g, int64_t n0) {
   const LoraAdapter& adapter = b.adapter(g);
   if (adapter.aIndex) return;
   const Panels& a = adapter.a;
   const int64_t step = panelSteps(a.format), words = std::min<int64_t>(kPanel, a.depth - n0) / step * a.width;
-  for (int64_t p = 0; p < a.count(); ++p)
-    for (int64_t k = 0; k < words; k += 16) __builtin_prefetch(a.panel(p) + n0 / step * a.width + k);
+  for (int64_t p = 0; p < a.count(); ++p) {
+    const uint32_t* from = a.panel(p) + n0 / step * a.width;
+    (void)*static_cast<const volatile uint32_t*>(from);
+    for (int64_t k = 0; k < words; k += 16) __builtin_prefetch(from + k);
+  }
 }
 
 // The words that the next block of outputs of a strip is made of, fetched into L2 over `groups` groups of units.
