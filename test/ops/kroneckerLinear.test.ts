@@ -107,7 +107,7 @@ test('more rows than a slab has', async () => {
 });
 
 test('the bits of a row do not depend on the rows beside it', async () => {
-  for (const [a, b] of [
+  const sizes: [[number, number], [number, number]][] = [
     [
       [4, 4],
       [12, 20],
@@ -132,8 +132,9 @@ test('the bits of a row do not depend on the rows beside it', async () => {
       [3, 2],
       [9, 4],
     ],
-  ] as [[number, number], [number, number]][]) {
-    const { x, dY, a: left, b: right } = problem({ lead: [41], terms: 2, a, b });
+  ];
+  for (const [a, b, terms] of sizes.flatMap(([a, b]) => [[a, b, 1] as const, [a, b, 2] as const])) {
+    const { x, dY, a: left, b: right } = problem({ lead: [41], terms, a, b });
     const run = async (cut: (rows: typeof x) => typeof x) => {
       const factors = { a: left, b: right };
       const { y } = await call('kroneckerLinear', { x: cut(x), ...factors });
