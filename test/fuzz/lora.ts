@@ -311,7 +311,9 @@ function runLegal(random: Random): Outcome {
   const spec = drawCase(random);
   const chance = () => ({ p: random.integer(4) / 4, seed: random.integer(100) });
   try {
-    checkCase(spec, random.integer(2) ? { dropout: chance(), skip: chance() } : {});
+    checkCase(spec, random.integer(2) ? { dropout: chance(), skip: chance() } : {}, {
+      cancels: true,
+    });
   } catch (error) {
     return `${JSON.stringify(spec)}: ${error}`;
   }

@@ -112,7 +112,9 @@ export function loraLinearBackward(
   const dx = zeros(x.shape);
   const result: LoraLinearGradients = { dx, adapters: new Map() };
   const given = inputs.adapters ?? new Map<number, LoraAdapter>();
-  for (const { id } of p.slots) if (id >= 0) result.adapters.set(id, zeroGradients(given.get(id)!));
+  // Of segments without rows too.
+  const named = routing?.kind === 'one' ? [routing.id] : Array.from(routing?.ids ?? []);
+  for (const id of named) if (id >= 0) result.adapters.set(id, zeroGradients(given.get(id)!));
   if (routing?.kind === 'topK') result.dGates = zeros([p.rows, p.k]);
   if (bias) result.dBias = zeros([p.out]);
   for (let row = 0; row < p.rows; row++) {
