@@ -1,4 +1,4 @@
-/** The snippets of docs/initialisers.md run and print what the comments behind their console.log say. */
+/** The snippets of the pages on adapters run and print what the comments behind their console.log say. */
 import { spawnSync } from 'node:child_process';
 import fs from 'node:fs';
 import path from 'node:path';
@@ -6,12 +6,16 @@ import { test } from 'uvu';
 import * as assert from 'uvu/assert';
 
 const root = path.join(__dirname, '../..');
-const text = fs.readFileSync(path.join(root, 'docs/initialisers.md'), 'utf8');
-const snippets = [...text.matchAll(/^```js\n(.*?)^```$/gms)].map(([, code]) => code);
-assert.is(snippets.length, 4);
 
-for (const [number, code] of snippets.entries())
-  test(`snippet ${number + 1}`, () => {
+function snippetsOf(page: string, count: number): [string, string][] {
+  const text = fs.readFileSync(path.join(root, 'docs', page), 'utf8');
+  const snippets = [...text.matchAll(/^```js\n(.*?)^```$/gms)].map(([, code]) => code);
+  assert.is(snippets.length, count, page);
+  return snippets.map((code, i) => [`${page}, snippet ${i + 1}`, code]);
+}
+
+for (const [name, code] of [...snippetsOf('initialisers.md', 4), ...snippetsOf('companions.md', 5)])
+  test(name, () => {
     // Inside of the package, which may name itself, and nowhere that is packed.
     const home = fs.mkdtempSync(path.join(root, 'build/initialisers-'));
     try {
@@ -28,8 +32,17 @@ for (const [number, code] of snippets.entries())
 
 test('every function is named', () => {
   const index = Object.keys(require('../../ts/index'));
+  const text = fs.readFileSync(path.join(root, 'docs/initialisers.md'), 'utf8');
   for (const name of index.filter((x) => /^(init|eva|updateEva|nf4|quantise|lora|allora)/.test(x)))
     assert.ok(text.includes(`\`${name}\``), name);
+});
+test('every companion is named', () => {
+  const index = Object.keys(require('../../ts/index'));
+  const text = fs.readFileSync(path.join(root, 'docs/companions.md'), 'utf8');
+  const names = /^(dora|scatter|spmm|sddmm|kronecker|basis|randLora|rowSketch)/;
+  const companions = index.filter((x) => names.test(x) && !x.endsWith('Sync'));
+  assert.is(companions.length, 15);
+  for (const name of companions) assert.ok(text.includes(`\`${name}\``), name);
 });
 
 test.run();

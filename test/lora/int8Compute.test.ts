@@ -79,7 +79,7 @@ test("a row's bits depend neither on others, which may be NaN, nor on threads", 
   if (!hasDot) return;
   const sizes = { rows: 50, inFeatures: 257, outFeatures: 100 };
   const { x, base, random } = make(sizes, 1);
-  const bank = createAdapterBank(sizes);
+  const bank = createAdapterBank({ inFeatures: sizes.inFeatures, outFeatures: sizes.outFeatures });
   const id = bank.load({
     a: { data: random.normals(5 * 257), shape: [5, 257] },
     b: { data: random.normals(100 * 5), shape: [100, 5] },
@@ -116,7 +116,7 @@ test('adapters are as exact as with bf16, and rows of zeros are zeros', () => {
   if (!hasDot) return;
   const sizes = { rows: 20, inFeatures: 128, outFeatures: 64 };
   const { x, base, random } = make(sizes, 2);
-  const bank = createAdapterBank(sizes);
+  const bank = createAdapterBank({ inFeatures: sizes.inFeatures, outFeatures: sizes.outFeatures });
   const id = bank.load({
     a: { data: random.normals(16 * 128), shape: [16, 128] },
     b: { data: random.normals(64 * 16), shape: [64, 16] },

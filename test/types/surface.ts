@@ -261,6 +261,118 @@ function layers(): void {
   rankone.embeddingSync({ ids: t, weight: t });
 }
 
+async function adapters(): Promise<void> {
+  const packed = rankone.packWeightSync(b, { format: 'nf4' });
+  same<rankone.PackedWeight>(await rankone.packWeight(t, { format: 'q8', signal: aborter.signal }));
+  same<ResultTensor>(packed.toTensor());
+  const nf4 = rankone.quantiseNf4(t);
+  same<rankone.PackedWeight>(rankone.packQuantisedSync({ format: 'nf4', ...nf4 }));
+  const absmax = { codes: new Uint8Array(1), absmax: new Float32Array(1), offset: 0 };
+  rankone.packQuantisedSync({ ...nf4, format: 'nf4', absmax });
+  rankone.packQuantisedSync({
+    format: 'int8',
+    codes: new Int8Array(1),
+    scales: new Float32Array(1),
+    shape: [1, 1],
+  });
+  const bank = rankone.createAdapterBank({ inFeatures: 1, outFeatures: 1 });
+  same<number>(bank.load({ a: t, b: h, scale: 2, mid: t, act: 'gelu', rankBias: b, rank: 1 }));
+  bank.replace(0, { a: offsets, b: offsets, act: { topK: 1 }, baseScale: t, outBias: either });
+  same<number>(bank.memory().usedBytes);
+  const routing = { kind: 'one', id: 0 } as const;
+  const { y, t: ranks } = rankone.loraLinearSync(
+    { x: b, base: packed, bank, routing, bias: t },
+    { saveRank: true, dropout: { p: 0.1, seed: 1 }, skip: { p: 0.5, seed: 2 }, out: { y: b } },
+  );
+  same<'bf16'>(y.dtype);
+  same<ResultTensor | undefined>(ranks);
+  await rankone.loraLinear({ x: t, base: 'identity' }, { signal: aborter.signal });
+  rankone.loraLinearSync({
+    x: t,
+    base: null,
+    bank,
+    routing: { kind: 'segments', indptr: new BigInt64Array(2), ids: offsets },
+  });
+  rankone.loraLinearSync({ x: t, bank, routing: { kind: 'topK', k: 1, ids: offsets, gates: h } });
+  const inputs = { x: h, dY: h, base: packed, bank, routing };
+  const all = rankone.loraLinearBackwardSync(inputs);
+  same<ResultTensor>(all.dx);
+  same<ResultTensor | undefined>(all.adapters.get(0)?.dA);
+  same<ResultTensor | undefined>(all.dGates);
+  const halves = await rankone.loraLinearBackward(inputs, { gradDtype: 'input' });
+  same<'f16'>(halves.dx.dtype);
+  const some = rankone.loraLinearBackwardSync(inputs, { need: { dx: false } });
+  same<number | undefined>(some.adapters.get(0)?.dScale);
+  same<rankone.PackedWeight>(rankone.mergeAdapterSync(packed, bank, 0, { format: 'f32' }));
+  same<rankone.PackedWeight>(await rankone.unmergeAdapter(packed, bank, 0));
+
+  // @ts-expect-error a format is required
+  rankone.packWeightSync(t);
+  // @ts-expect-error not a format
+  rankone.packWeightSync(t, { format: 'int4' });
+  // @ts-expect-error codes of q4 have no sign
+  rankone.packQuantisedSync({ ...absmax, format: 'q4', codes: new Int8Array(1), shape: [1, 1] });
+  // @ts-expect-error dY has the dtype of x
+  rankone.loraLinearBackwardSync({ ...inputs, dY: t });
+  // @ts-expect-error what is not needed does not come
+  some.dx;
+  // @ts-expect-error only dx may be the caller's
+  rankone.loraLinearBackwardSync(inputs, { out: { dA: t } });
+  // @ts-expect-error an id for each row
+  rankone.loraLinearSync({ x: t, bank, routing: { kind: 'tokens', id: 0 } });
+  // @ts-expect-error gates
+  rankone.loraLinearSync({ x: t, bank, routing: { kind: 'topK', k: 1, ids: offsets } });
+  // @ts-expect-error a weight has to be packed
+  rankone.loraLinearSync({ x: t, base: t });
+  // @ts-expect-error not an activation
+  bank.load({ a: t, b: t, act: 'tanh' });
+  // @ts-expect-error a seed is required
+  rankone.loraLinearSync({ x: t, base: packed }, { dropout: { p: 0.1 } });
+  // @ts-expect-error a weight comes from packWeight
+  new rankone.PackedWeight();
+  // @ts-expect-error and a bank from createAdapterBank
+  new rankone.AdapterBank();
+}
+
+function companions(): void {
+  const wide = { data: new BigInt64Array(3), shape: [3] };
+  const { adapter, norms } = rankone.doraAdapterSync({ weight: b, a: h, b: t, magnitude: t });
+  same<HalfTensor<'f16'>>(adapter.a);
+  same<ResultTensor>(norms);
+  same<ResultTensor>(rankone.doraNormsSync({ weight: either, a: b, b: h }, { scale: 2 }).norms);
+  rankone.scatterAddSync({ w: b, values: t, rows: ids, columns: wide }, { scale: -1 });
+  same<'bf16'>(rankone.spmmSync({ x: b, values: t, indptr: ids, columns: wide }).y.dtype);
+  const sparse = { x: h, values: h, rows: ids, columns: ids };
+  same<HalfTensor<'f16'>>(
+    rankone.spmmBackwardSync({ ...sparse, dY: h }, { gradDtype: 'input' }).dx,
+  );
+  same<ResultTensor>(rankone.spmmBackwardSync({ ...sparse, dY: h }).dValues);
+  same<ResultTensor>(rankone.sddmmSync({ a: b, b, indptr: wide, columns: wide }).values);
+  same<'f16'>(rankone.kroneckerLinearSync({ x: h, a: t, b: h, addend: t }).y.dtype);
+  same<ResultTensor>(rankone.kroneckerLinearBackwardSync({ x: b, a: b, b, dY: b }).da);
+  const drawn = { rows: 2, columns: 3, seed: 1 };
+  same<ResultTensor>(rankone.basisCombinationSync({ coefficients: t }, drawn).sum);
+  same<'bf16'>(rankone.basisCombinationSync({ coefficients: t, bases: b }).sum.dtype);
+  same<ResultTensor>(rankone.randLoraSync({ a: b, b: h, lambda: t, gamma: t }).delta);
+  const { sketch } = rankone.rowSketchSync({ x: b }, { size: 4, seed: 2 });
+  same<ResultTensor>(rankone.rowSketchGradientSync({ dY: h, sketch }, { seed: 2 }).dWeight);
+
+  // @ts-expect-error the magnitude is float32
+  rankone.doraAdapterSync({ weight: b, a: h, b: t, magnitude: b });
+  // @ts-expect-error columns are needed
+  rankone.scatterAddSync({ w: t, values: t, rows: ids });
+  // @ts-expect-error indices are integers
+  rankone.spmmSync({ x: t, values: t, indptr: t, columns: ids });
+  // @ts-expect-error dY has the dtype of x
+  rankone.kroneckerLinearBackwardSync({ x: b, a: b, b, dY: t });
+  // @ts-expect-error not an axis
+  rankone.basisCombinationSync({ coefficients: t, bases: t }, { headAxis: 'both' });
+  // @ts-expect-error the diagonals are float32
+  rankone.randLoraSync({ a: b, b, lambda: b, gamma: t });
+  // @ts-expect-error size is required
+  rankone.rowSketchSync({ x: t });
+}
+
 function states(): void {
   const made = rankone.createState({ batch: 1, valueHeads: 2, keyDim: 3, valueDim: 4 });
   made.copyFrom(made.toTensor());
@@ -289,4 +401,15 @@ function states(): void {
   rankone.tensor(new Uint16Array(2), [2]);
 }
 
-void [forward, backward, dtypes, gradientDtypes, fusedAndPacked, layers, layerDtypes, states];
+void [
+  adapters,
+  forward,
+  backward,
+  dtypes,
+  gradientDtypes,
+  fusedAndPacked,
+  layers,
+  layerDtypes,
+  companions,
+  states,
+];

@@ -87,7 +87,7 @@ export class AdapterBank implements Disposable {
 
   /** How many adapters are loaded. */
   get size(): number {
-    return this.memory().adapters;
+    return binding.bankMemory(this.#handle)[0];
   }
 
   /**

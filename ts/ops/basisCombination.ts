@@ -1,13 +1,14 @@
 import { asynchronous, synchronous } from '../marshal';
-import type {
-  AsyncOperation,
-  CallOptions,
-  FloatTensor,
-  HalfResultTensor,
-  ResultTensor,
-  SyncOperation,
-} from '../types';
-import type { GradDType } from './grid';
+import type { CallOptions, ResultTensor, Tensor } from '../types';
+import type { GradientOption } from './grid';
+import type { AsyncLayer, AsyncLayerBackward, SyncLayer, SyncLayerBackward } from './layer';
+
+/** bases, sum and dSum have one dtype, float32 where bases are drawn; coefficients have it too or are float32. */
+type Dtypes = {
+  lead: 'bases';
+  same: 'sum' | 'dSum' | 'dBases';
+  either: 'coefficients' | 'dCoefficients';
+};
 
 /** Which bases there are where none are given, and what the heads share. */
 export interface BasisOptions {
@@ -28,9 +29,9 @@ export interface BasisOptions {
 /** Inputs of {@link basisCombination}. */
 export interface BasisCombinationInputs {
   /** `[count]`, or `[heads,count]`; of the bases' dtype or float32 */
-  coefficients: FloatTensor;
+  coefficients: Tensor;
   /** `[count,rows,columns]`; left out, they are drawn from a seed */
-  bases?: FloatTensor;
+  bases?: Tensor;
 }
 
 /** Options of {@link basisCombination}. */
@@ -39,29 +40,27 @@ export interface BasisCombinationOptions extends BasisOptions, CallOptions<'sum'
 /** What {@link basisCombination} returns. */
 export interface BasisCombinationResult {
   /** `[rows,columns]`, of the bases' dtype; float32 where they are drawn */
-  sum: ResultTensor | HalfResultTensor;
+  sum: ResultTensor;
 }
 
 /** Inputs of {@link basisCombinationBackward}. */
 export interface BasisCombinationBackwardInputs extends BasisCombinationInputs {
   /** Gradient of sum, `[rows,columns]`. */
-  dSum: FloatTensor;
+  dSum: Tensor;
 }
 
 /** Options of {@link basisCombinationBackward}. */
 export interface BasisCombinationBackwardOptions
-  extends BasisOptions,
-    CallOptions<'dCoefficients' | 'dBases'> {
-  /** Type of the gradients: `'f32'` (default), or `'input'` for that of the argument each belongs to. */
-  gradDtype?: GradDType;
-}
+  extends GradientOption,
+    BasisOptions,
+    CallOptions<'dCoefficients' | 'dBases'> {}
 
 /** What {@link basisCombinationBackward} returns. */
 export interface BasisCombinationBackwardResult {
   /** Shape of coefficients. */
-  dCoefficients: ResultTensor | HalfResultTensor;
+  dCoefficients: ResultTensor;
   /** Shape of bases, where they are given. */
-  dBases?: ResultTensor | HalfResultTensor;
+  dBases?: ResultTensor;
 }
 
 /**
@@ -77,7 +76,8 @@ export interface BasisCombinationBackwardResult {
  * @see Koohpayegani et al., NOLA: Compressing LoRA using Linear Combination of Random Basis, 2023 (arXiv:2310.02556)
  * @see Caccia et al., Multi-Head Adapter Routing for Cross-Task Generalization, 2022 (arXiv:2211.03831)
  */
-export const basisCombination: AsyncOperation<
+export const basisCombination: AsyncLayer<
+  Dtypes,
   BasisCombinationInputs,
   BasisCombinationOptions,
   BasisCombinationResult
@@ -87,7 +87,8 @@ export const basisCombination: AsyncOperation<
  * {@link basisCombination} on the caller's thread and memory, with the pool's help.
  * @throws the same errors, synchronously
  */
-export const basisCombinationSync: SyncOperation<
+export const basisCombinationSync: SyncLayer<
+  Dtypes,
   BasisCombinationInputs,
   BasisCombinationOptions,
   BasisCombinationResult
@@ -98,7 +99,8 @@ export const basisCombinationSync: SyncOperation<
  * has, `dBases_i = c_i dSum`.
  * @throws (rejects) as {@link basisCombination}
  */
-export const basisCombinationBackward: AsyncOperation<
+export const basisCombinationBackward: AsyncLayerBackward<
+  Dtypes,
   BasisCombinationBackwardInputs,
   BasisCombinationBackwardOptions,
   BasisCombinationBackwardResult
@@ -108,7 +110,8 @@ export const basisCombinationBackward: AsyncOperation<
  * {@link basisCombinationBackward} on the caller's thread and memory, with the pool's help.
  * @throws the same errors, synchronously
  */
-export const basisCombinationBackwardSync: SyncOperation<
+export const basisCombinationBackwardSync: SyncLayerBackward<
+  Dtypes,
   BasisCombinationBackwardInputs,
   BasisCombinationBackwardOptions,
   BasisCombinationBackwardResult

@@ -62,7 +62,7 @@ const scatterAdd = operation({
   name: 'scatterAdd',
   shapes: [{ N: 33, K: 70, count: 200 }],
   updated: ['w'],
-  rounded: ['w'],
+  halves: false,
   limits: { other: 1e-6 },
   draw: (shape, make) => ({ w: make.normals(shape.N, shape.K), ...sparse(shape, make) }),
   forward: (inputs) => ({ ...reference.scatterAdd(inputs) }),
