@@ -1,12 +1,13 @@
 /**
  * npm run bench -- [FILTER] [options of `rankone bench` for running and reporting]
  *
- * The fixed set of cases of bench/ops, those whose name contains FILTER, on one thread unless told. For a case of one's own
- * there is `rankone bench`, which measures the same way.
+ * The fixed set of cases of bench/ops, those whose name contains FILTER, on one thread unless told; or, with lora-linear for
+ * FILTER, those of the fused LoRA product. For a case of one's own there is `rankone bench`, which measures the same way.
  */
 import { parseArgs } from 'node:util';
 import { benchCases } from '../ts/cli/bench';
 import { nameOf } from '../ts/cli/benchCase';
+import { loraLinearCases } from './ops/lora-linear.ts';
 import { matmulCases } from './ops/matmul.ts';
 import { recurrenceCases } from './ops/recurrence.ts';
 
@@ -24,7 +25,10 @@ const { values, positionals } = parseArgs({
 });
 
 const filter = positionals[0] ?? '';
-const cases = [...recurrenceCases(), ...matmulCases()].filter((c) => nameOf(c).includes(filter));
+const cases =
+  filter === 'lora-linear'
+    ? loraLinearCases()
+    : [...recurrenceCases(), ...matmulCases()].filter((c) => nameOf(c).includes(filter));
 if (cases.length === 0) throw new Error(`no case has '${filter}' in its name`);
 benchCases(cases, {
   ...values,

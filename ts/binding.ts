@@ -77,7 +77,7 @@ export interface Binding {
   getNumThreads(): number;
   setNumThreads(n: number): void;
   /** Multiply-add rate of the processor in GF/s, measured for about that long; blocks. 'bf16' on avx512bf16 only. */
-  measurePeak(kind: 'f32' | 'bf16', seconds: number): number;
+  measurePeak(kind: 'f32' | 'bf16' | 'int8', seconds: number): number;
   /** GB/s over a working set of so many bytes per thread; 'update' counts what it reads and what it writes. Blocks. */
   measureBandwidth(traffic: 'read' | 'update', bytes: number, seconds: number): number;
   createState(

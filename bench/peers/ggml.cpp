@@ -20,13 +20,23 @@ class Operator : public peer::Run {
       pool_ = g.newThreadPool(&parameters);
       g.setThreadPool(backend_, pool_);
     }
-    context_ = g.init({TENSORS * g.tensorOverhead() + g.graphOverhead(), nullptr, true});
+    const int copies = problem.copies();
+    context_ = g.init({copies * (TENSORS * g.tensorOverhead() + g.graphOverhead()), nullptr, true});
     weights_ = typeOf(problem.setting("dtype"));
-    graph_ = g.newGraph(context_);
-    build(problem);
+    for (int i = 0; i < copies; i++) {
+      graphs_.push_back(g.newGraph(context_));
+      build(problem);
+    }
     buffer_ = g.allocate(context_, backend_);
     if (!buffer_) throw std::runtime_error("ggml has no memory for the tensors");
-    for (const auto& [name, tensor] : inputs_) fill(tensor, problem.tensor(name));
+    std::map<std::string, ggml::Tensor*> filled;
+    for (const Input& input : inputs_) {
+      ggml::Tensor*& first = filled[input.name];
+      if (first)
+        memcpy(g.getData(input.tensor), g.getData(first), g.bytes(first));
+      else
+        fill(first = input.tensor, input.type, problem.tensor(input.name));
+    }
     if (sequences_) {
       auto* ids = static_cast<int32_t*>(g.getData(sequences_));
       for (int64_t i = 0; i < g.elements(sequences_); i++) ids[i] = static_cast<int32_t>(i);
@@ -41,7 +51,7 @@ class Operator : public peer::Run {
   }
 
   void run() override {
-    if (const int status = g_.compute(backend_, graph_))
+    if (const int status = g_.compute(backend_, graphs_[turn_++ % graphs_.size()]))
       throw std::runtime_error("ggml_backend_graph_compute: status " + std::to_string(status));
   }
 
@@ -50,7 +60,10 @@ class Operator : public peer::Run {
     if (pool_) g_.pauseThreadPool(pool_);
   }
 
+  // Those of the first copy.
   std::map<std::string, peer::Tensor> results() override {
+    turn_ = 0;
+    run();
     std::map<std::string, peer::Tensor> results;
     for (const auto& [name, tensor] : outputs_) {
       peer::Tensor& result = results[name];
@@ -69,6 +82,7 @@ class Operator : public peer::Run {
     if (dtype == "f16") return ggml::F16;
     if (dtype == "bf16") return ggml::BF16;
     if (dtype == "q8_0") return ggml::Q8_0;
+    if (dtype == "q4_0") return ggml::Q4_0;
     throw std::runtime_error("dtype " + dtype);
   }
 
@@ -78,14 +92,13 @@ class Operator : public peer::Run {
     const auto& shape = problem.tensor(name).shape;
     std::reverse_copy(shape.begin(), shape.end(), extents);
     ggml::Tensor* tensor = g_.newTensor4d(context_, type, extents[0], extents[1], extents[2], extents[3]);
-    inputs_[name] = tensor;
-    if (type != ggml::F32) typed_ = tensor;
+    inputs_.push_back({name, tensor, type});
     return tensor;
   }
 
   void output(const std::string& name, ggml::Tensor* tensor) {
-    g_.expand(graph_, tensor);
-    outputs_[name] = tensor;
+    g_.expand(graphs_.back(), tensor);
+    outputs_.emplace(name, tensor);
   }
 
   void build(const peer::Problem& problem) {
@@ -104,6 +117,14 @@ class Operator : public peer::Run {
       ggml::Tensor *b = input(problem, "b", weights_), *a = in("a");
       ggml::Tensor* y = g_.mulMat(context_, b, a);
       output("y", problem.has("bias") ? g_.add(context_, y, in("bias")) : y);
+    } else if (op == "lora") {
+      // As llama.cpp builds it.
+      const ggml::Type adapters = typeOf(problem.setting("adapters"));
+      ggml::Tensor *w = input(problem, "weight", weights_), *x = in("x");
+      ggml::Tensor* y = g_.mulMat(context_, w, x);
+      ggml::Tensor* t = g_.mulMat(context_, input(problem, "a", adapters), x);
+      ggml::Tensor* added = g_.mulMat(context_, input(problem, "b", adapters), t);
+      output("y", g_.add(context_, y, g_.scale(context_, added, std::stof(problem.setting("scale")))));
     } else {
       throw std::runtime_error("op " + op);
     }
@@ -124,31 +145,39 @@ class Operator : public peer::Run {
     output("y", g_.add(context_, y, g_.mul(context_, x, in("D"))));
   }
 
-  void fill(ggml::Tensor* tensor, const peer::Tensor& from) {
+  void fill(ggml::Tensor* tensor, ggml::Type type, const peer::Tensor& from) {
     void* data = g_.getData(tensor);
     const float* values = from.data.data();
     const int64_t size = from.size(), width = from.shape.back();
-    if (tensor != typed_)
+    if (type == ggml::F32)
       memcpy(data, values, size * sizeof(float));
-    else if (weights_ == ggml::F16)
+    else if (type == ggml::F16)
       g_.toFloat16(values, static_cast<uint16_t*>(data), size);
-    else if (weights_ == ggml::BF16)
+    else if (type == ggml::BF16)
       g_.toBfloat16(values, static_cast<uint16_t*>(data), size);
     else
-      g_.quantize(weights_, values, data, 0, size / width, width, nullptr);
+      g_.quantize(type, values, data, 0, size / width, width, nullptr);
   }
+
+  struct Input {
+    std::string name;
+    ggml::Tensor* tensor;
+    ggml::Type type;
+  };
 
   const ggml::Library& g_;
   ggml::Backend* backend_;
   ggml::ThreadPool* pool_ = nullptr;
   ggml::Context* context_;
-  ggml::Graph* graph_;
+  // One for each copy of the inputs; the next run's.
+  std::vector<ggml::Graph*> graphs_;
+  size_t turn_ = 0;
   ggml::Buffer* buffer_;
   ggml::Type weights_;
-  // The one tensor that is not float32, and the list of sequences of a scan.
-  ggml::Tensor* typed_ = nullptr;
+  // The list of sequences of a scan.
   ggml::Tensor* sequences_ = nullptr;
-  std::map<std::string, ggml::Tensor*> inputs_, outputs_;
+  std::vector<Input> inputs_;
+  std::map<std::string, ggml::Tensor*> outputs_;  // of the first copy
 };
 
 }  // namespace

@@ -21,7 +21,7 @@ struct Buffer;
 struct ThreadPool;
 
 // ggml_type
-enum Type : int { F32 = 0, F16 = 1, Q8_0 = 8, I32 = 26, BF16 = 30 };
+enum Type : int { F32 = 0, F16 = 1, Q4_0 = 2, Q8_0 = 8, I32 = 26, BF16 = 30 };
 
 struct InitParameters {
   size_t size;
@@ -72,6 +72,7 @@ class Library {
   void (*expand)(Graph*, Tensor*);
   Tensor* (*add)(Context*, Tensor*, Tensor*);
   Tensor* (*mul)(Context*, Tensor*, Tensor*);
+  Tensor* (*scale)(Context*, Tensor*, float);
   Tensor* (*mulMat)(Context*, Tensor*, Tensor*);
   Tensor* (*gatedLinearAttention)(Context*, Tensor*, Tensor*, Tensor*, Tensor*, Tensor*, float);
   // The last argument of the next two, copies of the state to keep, is one that older versions do not read.
@@ -123,6 +124,7 @@ class Library {
     find(expand, "ggml_build_forward_expand");
     find(add, "ggml_add");
     find(mul, "ggml_mul");
+    find(scale, "ggml_scale");
     find(mulMat, "ggml_mul_mat");
     find(gatedLinearAttention, "ggml_gated_linear_attn");
     find(gatedDeltaNet, "ggml_gated_delta_net");

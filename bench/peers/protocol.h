@@ -52,6 +52,8 @@ struct Problem {
   }
   bool has(const std::string& name) const { return tensors.count(name) != 0; }
   int threads() const { return std::stoi(setting("threads")); }
+  // How often the weights lie in memory: runs go through the copies in turn, so that none is in a cache.
+  int copies() const { return settings.count("copies") ? std::stoi(setting("copies")) : 1; }
 };
 
 // A problem that is set up.

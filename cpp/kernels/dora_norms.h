@@ -4,14 +4,16 @@
 
 #include "core/parallel.h"
 #include "core/tensor.h"
+#include "kernels/panels.h"
 
 namespace rankone {
 
 struct DoraNormsArgs {
-  FloatView weight;  // W [out, in]
-  FloatView a;       // A [rank, in]
-  FloatView b;       // B [out, midRank]
-  FloatView mid;     // M [midRank, rank], a diagonal [rank], or none; float32
+  FloatView weight;  // W [out, in], or
+  const Panels* packed = nullptr;
+  FloatView a;    // A [rank, in]
+  FloatView b;    // B [out, midRank]
+  FloatView mid;  // M [midRank, rank], a diagonal [rank], or none; float32
   bool diagonal = false;
   double scale = 1;
   float* norms = nullptr;  // [out]

@@ -13,6 +13,7 @@ namespace {
 constexpr int64_t kDoraRows = 4;         // of a tile
 constexpr int64_t kDoraBlock = 32;       // rows of a task
 constexpr int64_t kDoraStripe = kLanes;  // columns of a tile: two vectors
+constexpr int64_t kDoraAhead = 64;       // columns of W that are fetched ahead, for rows are read a stripe at a time
 
 // Rows of scale B M, transposed: factor[k * kDoraBlock + i], zeros from `rows` on.
 void foldRows(const DoraNormsArgs& p, int64_t first, int64_t rows, double* factor) {
@@ -34,14 +35,18 @@ void foldRows(const DoraNormsArgs& p, int64_t first, int64_t rows, double* facto
     for (int64_t i = rows; i < kDoraBlock; ++i) factor[k * kDoraBlock + i] = 0;
 }
 
-// Squares of four rows' elements in one stripe, added to `squares`.
+// Squares of four rows' elements in one stripe, added to `squares`; weight: the rows' elements in the stripe, p.in
+// apart.
 template <class D>
-void addSquares(const DoraNormsArgs& p, const double* factor, const double* stripe, int64_t row, int64_t rows,
-                int64_t column, int width, DVec* squares) {
+void addSquares(const DoraNormsArgs& p, const double* factor, const double* stripe, const typename D::Element* weight,
+                int64_t rows, int width, DVec* squares) {
   DVec sum[kDoraRows][2];
   for (int64_t i = 0; i < kDoraRows; ++i) {
     float w[kDoraStripe] = {};
-    if (i < rows) widenElements<D>(elements<D>(p.weight.data, (row + i) * p.in + column), width, w);
+    if (i < rows) {
+      __builtin_prefetch(weight + i * p.in + kDoraAhead);
+      widenElements<D>(weight + i * p.in, width, w);
+    }
     sum[i][0] = widenFloats(w);
     sum[i][1] = widenFloats(w + kDoubles);
   }
@@ -60,16 +65,16 @@ void addSquares(const DoraNormsArgs& p, const double* factor, const double* stri
   }
 }
 
+// weight: rows first, first + 1, ...
 template <class D>
-void blockNorms(const DoraNormsArgs& p, const double* panels, int64_t first, int64_t rows, double* factor) {
+void blockNorms(const DoraNormsArgs& p, const double* panels, const typename D::Element* weight, int64_t first,
+                int64_t rows, double* factor) {
   foldRows(p, first, rows, factor);
   DVec squares[kDoraBlock] = {};
-  for (int64_t column = 0; column < p.in; column += kDoraStripe) {
-    const int width = lanesLeft(column, p.in);
-    const double* stripe = panels + column * p.rank;
+  for (int64_t column = 0; column < p.in; column += kDoraStripe)
     for (int64_t i = 0; i < rows; i += kDoraRows)
-      addSquares<D>(p, factor + i, stripe, first + i, std::min(kDoraRows, rows - i), column, width, squares + i);
-  }
+      addSquares<D>(p, factor + i, panels + column * p.rank, weight + i * p.in + column, std::min(kDoraRows, rows - i),
+                    lanesLeft(column, p.in), squares + i);
   for (int64_t i = 0; i < rows; ++i) p.norms[first + i] = static_cast<float>(__builtin_sqrt(sumDoubles(squares[i])));
 }
 
@@ -92,13 +97,19 @@ void doraNorms(const DoraNormsArgs& p) {
       }
   });
   const int64_t blocks = (p.out + kDoraBlock - 1) / kDoraBlock;
-  withDType(p.weight.dtype, [&](auto d) {
-    using D = decltype(d);
-    parallelFor(blocks, p.cancel, [&](int64_t block) {
-      Scratch own(asFloats(kDoraBlock * p.rank));
-      auto* factor = reinterpret_cast<double*>(own.take(asFloats(kDoraBlock * p.rank)));
-      const int64_t first = block * kDoraBlock;
-      blockNorms<D>(p, panels, first, std::min(kDoraBlock, p.out - first), factor);
+  parallelFor(blocks, p.cancel, [&](int64_t block) {
+    const int64_t first = block * kDoraBlock, rows = std::min(kDoraBlock, p.out - first);
+    const size_t unpacked = p.packed ? alignFloats(static_cast<size_t>(rows * p.in)) : 0;
+    Scratch own(asFloats(kDoraBlock * p.rank) + unpacked);
+    auto* factor = reinterpret_cast<double*>(own.take(asFloats(kDoraBlock * p.rank)));
+    if (p.packed) {
+      float* weight = own.take(unpacked);
+      for (int64_t i = 0; i < rows; ++i) unpackRow(*p.packed, first + i, weight + i * p.in);
+      return blockNorms<F32>(p, panels, weight, first, rows, factor);
+    }
+    withDType(p.weight.dtype, [&](auto d) {
+      using D = decltype(d);
+      blockNorms<D>(p, panels, elements<D>(p.weight.data, first * p.in), first, rows, factor);
     });
   });
 }

@@ -17,9 +17,10 @@ using Chains = double (*)(int64_t);
 Chains chainsOf(FmaKind kind) {
   if (kind == FmaKind::F32) return RANKONE_PICK(fmaChains);
 #if defined(__x86_64__)
-  if (hasBf16Dot()) return avx512bf16::bf16Chains;
+  if (hasBf16Dot()) return kind == FmaKind::Bf16 ? avx512bf16::bf16Chains : avx512bf16::int8Chains;
 #endif
-  fail(ErrorKind::Range, "kind: expected 'f32' on this instruction set (%s), got 'bf16'", isaName(activeIsa()));
+  fail(ErrorKind::Range, "kind: expected 'f32' on this instruction set (%s), got '%s'", isaName(activeIsa()),
+       kind == FmaKind::Bf16 ? "bf16" : "int8");
 }
 
 }  // namespace

@@ -7,6 +7,7 @@ namespace rankone {
 enum class FmaKind {
   F32,
   Bf16,  // dot products of bf16 pairs with float32 sums; Error(Range) where hasBf16Dot() is false
+  Int8,  // dot products of four bytes with 32-bit sums; there too
 };
 
 // GF/s, measured for about `seconds`. Blocks the caller, who takes part.

@@ -167,7 +167,7 @@ void backwardBlock(const LoraArgs& p, const LoraGradients& g, const LoraShape& s
   const int64_t keepStride = p.dropout > 0 && items ? roundUp(p.in, 4 * kLanes) / 8 : 0;
   const int64_t keep = (keepStride * rows + 3) / 4;
   const int64_t sums = g.adapters ? 1 : 0;
-  Scratch scratch(tiles * stride + alignFloats(partial) + 2 * alignFloats(n.t) + 2 * alignFloats(n.w) +
+  Scratch scratch(tiles * stride + alignFloats(partial) + 3 * alignFloats(n.t) + 2 * alignFloats(n.w) +
                   sums * (alignFloats(n.packedT) + 2 * alignFloats(n.packedW)) + alignFloats(items) +
                   alignFloats(keep));
   LoraBlock b{p, g, groups, row0, rows};
@@ -179,6 +179,7 @@ void backwardBlock(const LoraArgs& p, const LoraGradients& g, const LoraShape& s
   b.h = scratch.take(n.t);
   b.u = scratch.take(n.w);
   b.du = scratch.take(n.w);
+  b.units = kUnitSteps == 1 ? b.t : scratch.take(n.t / kUnitSteps);
   b.packedT = scratch.take(sums * n.packedT);
   b.packedW = scratch.take(sums * n.packedW);
   b.packedMid = scratch.take(sums * n.packedW);

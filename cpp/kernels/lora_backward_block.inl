@@ -22,6 +22,7 @@ struct LoraBlock {
 
   float *t = nullptr, *u = nullptr;   // of items, by groups: A x', then its gradient; B^T dY, then w
   float *h = nullptr, *du = nullptr;  // M's input and the gradient at its output, where M's gradient is wanted
+  float* units = nullptr;             // the gradient at t, ldT / kUnitSteps units of an item
   float* packedT = nullptr;           // with items as the steps of K: the gradient at t,
   float* packedW = nullptr;           // and w,
   float* packedMid = nullptr;         // and du, as w lies

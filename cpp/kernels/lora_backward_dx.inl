@@ -7,16 +7,16 @@ namespace {
 
 constexpr int64_t kTaskStrips = 4;
 
-// rows[i] += sum over r of t[i][r] a[r], where the bits that are kept allow it.
+// rows[i] += sum over units r of t[i][r] a[r], where the bits that are kept allow it.
 template <int MR>
-__attribute__((noinline)) void addTurned(int64_t ranks, const float* const* t, const float* a, float* const* rows,
+__attribute__((noinline)) void addTurned(int64_t units, const float* const* t, const float* a, float* const* rows,
                                          const uint8_t* const* keep, int64_t column) {
   Vec acc[MR][kTileVecs];
 #pragma GCC unroll 16
   for (int i = 0; i < MR; ++i)
 #pragma GCC unroll 2
     for (int v = 0; v < kTileVecs; ++v) acc[i][v] = zero();
-  for (int64_t r = 0; r < ranks; ++r, a += kPanel) {
+  for (int64_t r = 0; r < units; ++r, a += kPanel) {
     Vec columns[kTileVecs];
 #pragma GCC unroll 2
     for (int v = 0; v < kTileVecs; ++v) columns[v] = load(a + v * kLanes);
@@ -24,7 +24,7 @@ __attribute__((noinline)) void addTurned(int64_t ranks, const float* const* t, c
     for (int i = 0; i < MR; ++i) {
       const Vec one = broadcast(t[i] + r);
 #pragma GCC unroll 2
-      for (int v = 0; v < kTileVecs; ++v) acc[i][v] = fma(one, columns[v], acc[i][v]);
+      for (int v = 0; v < kTileVecs; ++v) acc[i][v] = multiplyAdd(one, columns[v], acc[i][v]);
     }
   }
 #pragma GCC unroll 16
@@ -62,18 +62,18 @@ void addGroup(const LoraBlock& b, const LoraGroup& g, int64_t first, int64_t end
     }
     return;
   }
-  turnPanels<1>(adapter.a, 0, adapter.rank, n0, kTileVecs, a);
+  turnPanels<kUnitSteps>(adapter.a, 0, adapter.rank, n0, kTileVecs, a);
   for (int64_t i = first; i < end; i += kTileRows) {
     const int count = static_cast<int>(std::min<int64_t>(end - i, kTileRows));
     const float* from[kTileRows];
     float* to[kTileRows];
     const uint8_t* keep[kTileRows];
     for (int k = 0; k < count; ++k) {
-      from[k] = t + (i + k) * g.ldT;
+      from[k] = b.units + g.t / kUnitSteps + (i + k) * (g.ldT / kUnitSteps);
       to[k] = sums + (rows[i + k] - begin) * kPanel;
       keep[k] = b.keep ? b.keep + rows[i + k] * b.keepStride : nullptr;
     }
-    pickAddTurned<kTileRows>(count)(adapter.rank, from, a, to, b.keep ? keep : nullptr, n0);
+    pickAddTurned<kTileRows>(count)(unitsOf(adapter.rank), from, a, to, b.keep ? keep : nullptr, n0);
   }
 }
 
@@ -86,6 +86,14 @@ Prefetch prefetchStrip(const Panels& m, int64_t o, int64_t steps, int64_t n0, in
   f.skip = m.stride() * 4 - f.run * Prefetch::kLine;
   f.rate = f.run * ((steps + m.width - 1) / m.width) * Prefetch::kOne / std::max<int64_t>(1, groups);
   return f;
+}
+
+// Rows of dx that a strip will be written to.
+void prefetchRows(const LoraBlock& b, int64_t row, int rows, int64_t n0) {
+  const int64_t size = static_cast<int64_t>(dtypeSize(b.g.dxDType)), ld = b.p.in * size;
+  const char* to = static_cast<const char*>(b.g.dx) + (b.row0 + row) * ld + n0 * size;
+  for (int i = 0; i < rows; ++i, to += ld)
+    for (int64_t k = 0; k < kPanel * size; k += 64) __builtin_prefetch(to + k, 1, 2);
 }
 
 // What stands in place of a base's product.
@@ -117,7 +125,7 @@ void dxTask(const LoraBlock& b, int64_t first, int64_t last, int64_t ranks, int6
   const LoraArgs& p = b.p;
   const int64_t tiles = end - begin, row = begin * kTileRows, endRow = std::min(b.rows, end * kTileRows);
   const int64_t stripFloats = p.base ? turnedFloats(std::min(b.depth, b.steps), kUnitSteps) : 0;
-  const int64_t sumFloats = tiles * kTileRows * kPanel, aFloats = turnedFloats(ranks, 1);
+  const int64_t sumFloats = tiles * kTileRows * kPanel, aFloats = turnedFloats(ranks, kUnitSteps);
   Scratch scratch(alignFloats(stripFloats) + alignFloats(sumFloats) + alignFloats(aFloats));
   float *strip = scratch.take(stripFloats), *sums = scratch.take(sumFloats), *a = scratch.take(aFloats);
   const int64_t ldPartial = roundUp(p.in, kPanel);
@@ -133,10 +141,12 @@ void dxTask(const LoraBlock& b, int64_t first, int64_t last, int64_t ranks, int6
         Prefetch prefetch;
         if (o + steps < b.steps)
           prefetch = prefetchStrip(*p.base, b.chunk + o + steps, std::min(b.depth, b.steps - o - steps), n0, groups);
-        else if (n + 1 < last)
+        else if (n0 + kPanel < p.in)  // the next strip, be it another task's
           prefetch = prefetchStrip(*p.base, b.chunk, std::min(b.depth, b.steps), n0 + kPanel, groups);
+        const bool isLast = b.lastChunk() && o + steps >= b.steps;
         for (int64_t t = begin; t < end; ++t) {
           const int height = static_cast<int>(std::min<int64_t>(kTileRows, b.rows - t * kTileRows));
+          if (isLast) prefetchRows(b, t * kTileRows, height, n0);
           float* to = sums + (t - begin) * kTileRows * kPanel;
           const SumsOut out{to, kPanel, b.chunk + o > 0 ? to : nullptr};
           pickTile<kTileRows, SumsOut>(height, kTileVecs)(

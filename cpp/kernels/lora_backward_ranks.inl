@@ -206,6 +206,11 @@ void turnItem(const LoraBlock& b, const LoraGroup& g, int64_t i, float* scratch)
   }
   for (int64_t r = 0; r < a.midRank; ++r) u[r] = factor * w[r];
   for (int64_t r = 0; r < a.rank; ++r) t[r] = dp[r] * b.kept;
+  if constexpr (kUnitSteps == 2) {
+    std::memset(t + a.rank, 0, static_cast<size_t>(g.ldT - a.rank) * sizeof(float));
+    float* units = b.units + g.t / kUnitSteps + i * (g.ldT / kUnitSteps);
+    for (int64_t r = 0; r < g.ldT; r += 2 * kLanes) store(units + r / 2, unitsAlong<F32>(t + r));
+  }
 }
 
 // All of it for a piece, once u is complete.

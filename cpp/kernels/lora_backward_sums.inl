@@ -17,38 +17,52 @@ struct StripSource {
   int64_t row(int64_t i) const { return rows ? rows[i] : i; }
 };
 
+constexpr int64_t kStripFloats = int64_t{1} << 16;  // of strips that are packed together: memory likes long runs
+constexpr int64_t kRowsAhead = 16;
+
+// Units of one row, or two, of up to kPanel columns.
 template <class D>
-__attribute__((noinline)) void packStrip(const StripSource<D>& x, int64_t count, int64_t column, int64_t columns,
-                                         float* to) {
+RANKONE_INLINE void packRows(const StripSource<D>& x, int64_t row, int64_t next, bool last, int64_t column,
+                             int64_t columns, float* to) {
+  const auto* in = x.data + row * x.ld + column;
+  Vec units[2];
+  if (columns == kPanel) {
+    pairAcross<D>(in, next * x.ld, last, units);
+  } else {
+    for (int v = 0; v < 2; ++v) {
+      const int lanes = static_cast<int>(std::min<int64_t>(kLanes, columns - v * kLanes));
+      units[v] = lanes > 0 ? unitsAcross<D>(in + v * kLanes, next * x.ld, last, lanes) : zero();
+    }
+  }
+  if (x.keep) {
+    const uint8_t* keep = x.keep + row * x.keepStride;
+    for (int v = 0; v < 2; ++v) {
+      UVec mask = keepLanes(keepBits(keep, column + v * kLanes));
+      if constexpr (kUnitSteps == 2) {
+        const UVec other = keepLanes(keepBits(keep + next * x.keepStride, column + v * kLanes));
+        mask = (mask & 0xffffu) | (other & 0xffff0000u);
+      }
+      units[v] = (Vec)((UVec)units[v] & mask);
+    }
+  }
+  store(to, units[0]);
+  store(to + kLanes, units[1]);
+}
+
+// Columns [column, column + columns) of `count` rows as strips, `stride` floats each.
+template <class D>
+__attribute__((noinline)) void packStrips(const StripSource<D>& x, int64_t count, int64_t column, int64_t columns,
+                                          int64_t stride, float* to) {
+  constexpr int64_t kLine = 64 / sizeof(typename D::Element);
   for (int64_t k = 0; k < count; k += kUnitSteps, to += kPanel) {
     const int64_t row = x.row(k);
     const bool last = k + 1 == count;
     const int64_t next = kUnitSteps == 1 || last ? 0 : x.row(k + 1) - row;
-    const auto* in = x.data + row * x.ld + column;
-    Vec units[2];
-    if (columns == kPanel) {
-      __builtin_prefetch(in + kPanel);
-      if constexpr (kUnitSteps == 2) __builtin_prefetch(in + next * x.ld + kPanel);
-      pairAcross<D>(in, next * x.ld, last, units);
-    } else {
-      for (int v = 0; v < 2; ++v) {
-        const int lanes = static_cast<int>(std::min<int64_t>(kLanes, columns - v * kLanes));
-        units[v] = lanes > 0 ? unitsAcross<D>(in + v * kLanes, next * x.ld, last, lanes) : zero();
-      }
-    }
-    if (x.keep) {
-      const uint8_t* keep = x.keep + row * x.keepStride;
-      for (int v = 0; v < 2; ++v) {
-        UVec mask = keepLanes(keepBits(keep, column + v * kLanes));
-        if constexpr (kUnitSteps == 2) {
-          const UVec other = keepLanes(keepBits(keep + next * x.keepStride, column + v * kLanes));
-          mask = (mask & 0xffffu) | (other & 0xffff0000u);
-        }
-        units[v] = (Vec)((UVec)units[v] & mask);
-      }
-    }
-    store(to, units[0]);
-    store(to + kLanes, units[1]);
+    for (int64_t a = k + kRowsAhead; a < std::min(count, k + kRowsAhead + kUnitSteps); ++a)
+      for (int64_t c = 0; c < columns; c += kLine) __builtin_prefetch(x.data + x.row(a) * x.ld + column + c);
+    float* out = to;
+    for (int64_t c = 0; c < columns; c += kPanel, out += stride)
+      packRows(x, row, next, last, column + c, std::min<int64_t>(kPanel, columns - c), out);
   }
 }
 
@@ -65,45 +79,63 @@ RANKONE_INLINE void sumStrip(const float* packed, int64_t side, int64_t count, c
   }
 }
 
+// dB is laid out across the sums.
+void addAcross(const float* sums, int64_t lines, int64_t columns, float* to, int64_t ld) {
+  for (int64_t n = 0; n < columns; ++n)
+    for (int64_t r = 0; r < lines; ++r) to[n * ld + r] += sums[r * kPanel + n];
+}
+
+// Strips of the columns that are summed with `side` lines, which lie packed: add(line, strip, column, columns).
+template <class D, class Add>
+void sumGroup(const StripSource<D>& x, const LoraSumJob& job, int64_t count, int64_t size, float* strips, Add&& add) {
+  const int64_t stride = unitsOf(count) * kPanel, fit = std::max<int64_t>(1, kStripFloats / stride);
+  for (int64_t s = job.first; s < job.last; s += fit) {
+    const int64_t n0 = s * kPanel, n1 = std::min(size, std::min(job.last, s + fit) * kPanel);
+    packStrips(x, count, n0, n1 - n0, stride, strips);
+    for (int64_t n = n0; n < n1; n += kPanel)
+      add(strips + (n - n0) / kPanel * stride, n, std::min<int64_t>(kPanel, n1 - n));
+  }
+}
+
 template <class D>
 void sumMatrix(const LoraBlock& b, const LoraSumJob& job, const LoraUse& use) {
   const LoraAdapter& a = *b.p.adapters[use.adapter];
   const LoraAdapterGradient& to = b.g.adapters[use.adapter];
   const auto* x = static_cast<const typename D::Element*>(b.p.x) + b.row0 * b.p.in;
   const auto* dY = static_cast<const typename D::Element*>(b.g.dY) + b.row0 * b.p.out;
-  const int64_t stripFloats = unitsOf(b.rows) * kPanel;
+  const int64_t stripFloats = std::max(kStripFloats, unitsOf(b.rows) * kPanel);
   Scratch scratch(alignFloats(stripFloats) + kTileRows * kPanel);
-  float *strip = scratch.take(stripFloats), *local = scratch.take(kTileRows * kPanel);
-  for (int64_t s = job.first; s < job.last; ++s) {
-    const int64_t n0 = s * kPanel;
-    for (int64_t k = 0; k < use.count; ++k) {
-      const LoraGroup& g = b.groups.groups[b.groups.byAdapter[use.first + k]];
-      const int32_t* rows = b.groups.rows.data() + g.first;
-      if (job.kind == LoraSum::A) {
-        const int64_t columns = std::min<int64_t>(kPanel, b.p.in - n0);
-        packStrip<D>({x, b.p.in, rows, b.keep, b.keepStride}, g.count, n0, columns, strip);
-        sumStrip(b.packedT + g.packedT, a.rank, g.count, strip, columns, [&](int64_t q) {
-          return TileOut{to.a + q * b.p.in + n0, b.p.in, nullptr, static_cast<int>(columns), true};
-        });
-      } else if (job.kind == LoraSum::Mid) {
-        const int64_t columns = std::min<int64_t>(kPanel, a.rank - n0);
-        packStrip<F32>({b.h + g.t, g.ldT, nullptr, nullptr, 0}, g.count, n0, columns, strip);
-        sumStrip(b.packedMid + g.packedW, a.midRank, g.count, strip, columns, [&](int64_t q) {
-          return TileOut{to.mid + q * to.midRanks + n0, to.midRanks, nullptr, static_cast<int>(columns), true};
-        });
-      } else {
-        const int64_t columns = std::min<int64_t>(kPanel, b.p.out - n0);
-        packStrip<D>({dY, b.p.out, rows, nullptr, 0}, g.count, n0, columns, strip);
-        for (int64_t q = 0; q < a.midRank; q += kTileRows) {
-          const int64_t lines = std::min<int64_t>(kTileRows, a.midRank - q);
-          const float* packed = b.packedW + g.packedW + q / kTileRows * panelStride<kTileRows>(g.count);
-          sumStrip(packed, lines, g.count, strip, columns, [&](int64_t) {
-            return TileOut{local, kPanel, nullptr, kPanel, false};
+  float *strips = scratch.take(stripFloats), *local = scratch.take(kTileRows * kPanel);
+  for (int64_t k = 0; k < use.count; ++k) {
+    const LoraGroup& g = b.groups.groups[b.groups.byAdapter[use.first + k]];
+    const int32_t* rows = b.groups.rows.data() + g.first;
+    if (job.kind == LoraSum::A) {
+      sumGroup<D>({x, b.p.in, rows, b.keep, b.keepStride}, job, g.count, b.p.in, strips,
+                  [&](const float* strip, int64_t n, int64_t columns) {
+                    sumStrip(b.packedT + g.packedT, a.rank, g.count, strip, columns, [&](int64_t q) {
+                      return TileOut{to.a + q * b.p.in + n, b.p.in, nullptr, static_cast<int>(columns), true};
+                    });
+                  });
+    } else if (job.kind == LoraSum::Mid) {
+      sumGroup<F32>(
+          {b.h + g.t, g.ldT, nullptr, nullptr, 0}, job, g.count, a.rank, strips,
+          [&](const float* strip, int64_t n, int64_t columns) {
+            sumStrip(b.packedMid + g.packedW, a.midRank, g.count, strip, columns, [&](int64_t q) {
+              return TileOut{to.mid + q * to.midRanks + n, to.midRanks, nullptr, static_cast<int>(columns), true};
+            });
           });
-          for (int64_t n = 0; n < columns; ++n)
-            for (int64_t r = 0; r < lines; ++r) to.b[(n0 + n) * to.bRanks + q + r] += local[r * kPanel + n];
-        }
-      }
+    } else {
+      sumGroup<D>({dY, b.p.out, rows, nullptr, 0}, job, g.count, b.p.out, strips,
+                  [&](const float* strip, int64_t n, int64_t columns) {
+                    const float* packed = b.packedW + g.packedW;
+                    for (int64_t q = 0; q < a.midRank; q += kTileRows, packed += panelStride<kTileRows>(g.count)) {
+                      const int64_t lines = std::min<int64_t>(kTileRows, a.midRank - q);
+                      sumStrip(packed, lines, g.count, strip, columns, [&](int64_t) {
+                        return TileOut{local, kPanel, nullptr, kPanel, false};
+                      });
+                      addAcross(local, lines, columns, to.b + n * to.bRanks + q, to.bRanks);
+                    }
+                  });
     }
   }
 }

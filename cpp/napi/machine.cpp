@@ -27,10 +27,17 @@ bool isSecond(const Napi::Value& value, const char* argument, const char* first,
   return name == second;
 }
 
+FmaKind kindOf(const Napi::Value& value) {
+  const std::string name = value.IsString() ? value.As<Napi::String>().Utf8Value() : "";
+  if (name == "f32") return FmaKind::F32;
+  if (name == "bf16") return FmaKind::Bf16;
+  if (name == "int8") return FmaKind::Int8;
+  fail(ErrorKind::Range, "kind: expected 'f32', 'bf16' or 'int8'");
+}
+
 Napi::Value measurePeak(const Napi::CallbackInfo& info) {
   return guarded(info.Env(), "measurePeak", [&] {
-    const FmaKind kind = isSecond(info[0], "kind", "f32", "bf16") ? FmaKind::Bf16 : FmaKind::F32;
-    return Napi::Value(Napi::Number::New(info.Env(), fmaPeak(kind, secondsOf(info[1]))));
+    return Napi::Value(Napi::Number::New(info.Env(), fmaPeak(kindOf(info[0]), secondsOf(info[1]))));
   });
 }
 

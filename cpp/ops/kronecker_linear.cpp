@@ -21,8 +21,9 @@ enum Input { kX, kA, kB, kAddend, kDY = kAddend };
 enum Option { kScale, kGradDtype };
 enum Gradient { kDX, kDA, kDB };
 
-// Below so many columns a product's order of addition would depend on how many rows there are.
-constexpr int64_t kFewColumns = 8;
+// As matmul's orders of addition have them: up to so many rows against lines along K are dot products, and up to so
+// many columns may change places with the rows.
+constexpr int64_t kDotRows = 4, kFewColumns = 8;
 constexpr int64_t kSlabFloats = int64_t{1} << 22;  // of T or U at a time
 
 struct Problem {
@@ -108,33 +109,28 @@ MatmulArgs product(const float* a, const float* b, float* y, int64_t M, int64_t 
   return m;
 }
 
-// [terms, inB, outB] of B [terms, outB, inB].
-AlignedBuffer transposed(const Problem& p, const float* b, const CancelFlag* cancel) {
-  constexpr int64_t kSide = 32;
-  AlignedBuffer to = floatBuffer(p.terms * p.inB * p.outB);
-  const int64_t cuts = (p.outB + kSide - 1) / kSide;
-  parallelFor(p.terms * cuts, cancel, [&](int64_t task) {
-    const int64_t first = task % cuts * kSide, end = std::min(p.outB, first + kSide);
-    const float* from = b + task / cuts * p.outB * p.inB;
-    float* into = to.f32() + task / cuts * p.outB * p.inB;
-    for (int64_t c0 = 0; c0 < p.inB; c0 += kSide)
-      for (int64_t r = first; r < end; ++r)
-        for (int64_t c = c0; c < std::min(p.inB, c0 + kSide); ++c) into[c * p.outB + r] = from[r * p.inB + c];
-  });
-  return to;
-}
-
-// T [terms, rows, inA, outB].
-void multiplyB(const Problem& p, const float* x, const float* bTransposed, int64_t rows, float* t, const Call& call) {
+// T [terms, rows, inA, outB] = X B^T. Whatever the number of rows, a row's sums go the same way: few rows are filled up
+// with zeros to more than those that matmul multiplies as dot products.
+void multiplyB(const Problem& p, const float* x, const float* b, int64_t rows, float* t, const Call& call) {
+  const int64_t lines = rows * p.inA, filled = std::max(lines, kDotRows + 1);
+  const bool fill = lines < filled && p.outB > kFewColumns;
+  const AlignedBuffer few = floatBuffer(fill ? filled * p.inB : 0), own = floatBuffer(fill ? filled * p.outB : 0);
+  if (fill) {
+    std::copy_n(x, lines * p.inB, few.f32());
+    std::fill_n(few.f32() + lines * p.inB, (filled - lines) * p.inB, 0.0f);
+  }
   for (int64_t i = 0; i < p.terms; ++i) {
-    MatmulArgs m =
-        product(x, bTransposed + i * p.inB * p.outB, t + i * rows * p.inA * p.outB, rows * p.inA, p.outB, p.inB, call);
+    float* to = t + i * lines * p.outB;
+    MatmulArgs m = product(fill ? few.f32() : x, b + i * p.outB * p.inB, fill ? own.f32() : to, fill ? filled : lines,
+                           p.outB, p.inB, call);
+    m.transposeB = true;
     if (p.outB <= kFewColumns) {
       m.batch = rows;
       m.M = p.inA;
       m.aStep = p.in();
     }
     matmul(m);
+    if (fill) std::copy_n(own.f32(), lines * p.outB, to);
   }
 }
 
@@ -145,13 +141,12 @@ void run(const Call& call) {
   const int64_t slab = p.slab(), sizeOfT = slab * p.inA * p.outB;
   const Floats a(call.input(kA), 0, call.input(kA).size(), call.cancel);
   const Floats b(call.input(kB), 0, call.input(kB).size(), call.cancel);
-  const AlignedBuffer bTransposed = transposed(p, b.data(), call.cancel);
   const bool direct = y.dtype == DType::F32;
   const AlignedBuffer t = floatBuffer(p.terms * sizeOfT), own = floatBuffer(direct ? 0 : slab * p.out());
   for (int64_t first = 0; first < p.M; first += slab) {
     const int64_t rows = std::min(slab, p.M - first), at = first * p.out();
     const Floats part(x, first * p.in(), rows * p.in(), call.cancel);
-    multiplyB(p, part.data(), bTransposed.f32(), rows, t.f32(), call);
+    multiplyB(p, part.data(), b.data(), rows, t.f32(), call);
     float* sums = direct ? y.f32() + at : own.f32();
     MatmulArgs m = product(a.data(), t.f32(), sums, p.outA, p.outB, p.inA, call);
     m.batch = rows;
@@ -191,7 +186,6 @@ void runBackward(const Call& call) {
   GradientBuffers gradients(call);
   float *dX = gradients.f32(kDX), *dA = gradients.f32(kDA), *dB = gradients.f32(kDB);
   const Floats a(call.input(kA), 0, sizeOfA, call.cancel), b(call.input(kB), 0, sizeOfB, call.cancel);
-  const AlignedBuffer bTransposed = transposed(p, b.data(), call.cancel);
   const AlignedBuffer t = floatBuffer(p.terms * sizeOfT), u = floatBuffer(p.terms * sizeOfT);
   // gradients of every slab, added up at the end
   const AlignedBuffer partA = floatBuffer(slabs * sizeOfA), partB = floatBuffer(slabs * sizeOfB);
@@ -199,7 +193,7 @@ void runBackward(const Call& call) {
     const int64_t first = s * slab, rows = std::min(slab, p.M - first), stepT = p.inA * p.outB;
     const Floats x(call.input(kX), first * p.in(), rows * p.in(), call.cancel);
     const Floats dY(call.input(kDY), first * p.out(), rows * p.out(), call.cancel);
-    multiplyB(p, x.data(), bTransposed.f32(), rows, t.f32(), call);
+    multiplyB(p, x.data(), b.data(), rows, t.f32(), call);
     for (int64_t i = 0; i < p.terms; ++i) {
       float *tOf = t.f32() + i * rows * stepT, *uOf = u.f32() + i * rows * stepT;
       const int64_t ofA = i * p.outA * p.inA, ofB = i * p.outB * p.inB;

@@ -3,11 +3,10 @@ import type { Carry } from './carry.ts';
 import { Chain, Residual } from './layers/chain.ts';
 import { Embedding } from './layers/embedding.ts';
 import type { Layer } from './layers/layer.ts';
-import { Linear } from './layers/linear.ts';
 import { SwigluMlp } from './layers/mlp.ts';
 import { RmsNorm } from './layers/rmsNorm.ts';
 import { type MixerName, mixers } from './mixers/index.ts';
-import { Parameters } from './parameters.ts';
+import { type MakeLinear, Parameters } from './parameters.ts';
 import { Random } from './random.ts';
 import { Buffers, rows } from './tensor.ts';
 
@@ -37,10 +36,11 @@ export class SequenceModel {
   private readonly body: Layer;
   private readonly buffers = new Buffers();
 
-  constructor(config: ModelConfig, seed: number) {
+  /** @param makeLinear of the model's linear layers, where they are to be others than {@link Linear} */
+  constructor(config: ModelConfig, seed: number, makeLinear?: MakeLinear) {
     const { vocabulary, width, layers, headDim, hidden } = config;
     this.config = config;
-    this.parameters = new Parameters(new Random(seed));
+    this.parameters = new Parameters(new Random(seed), makeLinear);
     this.embedding = new Embedding(this.parameters.scope('embedding'), vocabulary, width, 0.5);
     // Each block adds to the residual stream twice; smaller first steps keep its size independent of the depth.
     const outputGain = 1 / Math.sqrt(2 * layers);
@@ -53,7 +53,7 @@ export class SequenceModel {
       chain.push(new Residual(new Chain(new RmsNorm(p.scope('mlpNorm'), width), mlp)));
     }
     chain.push(new RmsNorm(this.parameters.scope('norm'), width));
-    chain.push(new Linear(this.parameters.scope('head'), width, vocabulary, { gain: 0.2 }));
+    chain.push(this.parameters.linear('head', width, vocabulary, { gain: 0.2 }));
     this.body = new Chain(...chain);
   }
 

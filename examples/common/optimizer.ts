@@ -21,9 +21,12 @@ export class AdamW {
 
   step(lr: number): void {
     this.steps += 1;
-    for (const { value: param, grad, m, v, decays } of this.parameters) {
+    for (const { value: param, grad, m, v, decays, rate } of this.parameters) {
       const weightDecay = decays ? this.settings.weightDecay : 0;
-      adamWSync({ param, grad, m, v }, { ...this.settings, weightDecay, lr, step: this.steps });
+      adamWSync(
+        { param, grad, m, v },
+        { ...this.settings, weightDecay, lr: rate * lr, step: this.steps },
+      );
     }
   }
 }

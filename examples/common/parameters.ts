@@ -1,4 +1,6 @@
 import type { Tensor } from 'rankone';
+import type { Layer } from './layers/layer.ts';
+import { Linear, type LinearOptions } from './layers/linear.ts';
 import type { Random } from './random.ts';
 import { zeros } from './tensor.ts';
 
@@ -11,6 +13,10 @@ export class Parameter {
   readonly v: Tensor;
   /** Whether weight decay pulls on it: on matrices, not on gains, biases and decay rates. */
   readonly decays: boolean;
+  /** Factor on the schedule's learning rate. */
+  rate = 1;
+  /** Gradients are not kept. */
+  frozen = false;
   private empty = true;
 
   constructor(name: string, shape: readonly number[], decays: boolean) {
@@ -30,6 +36,7 @@ export class Parameter {
 
   /** Adds to the gradient. */
   accumulate(part: Tensor): void {
+    if (this.frozen) return;
     const grad = this.grad.data;
     if (this.empty) grad.set(part.data);
     else for (let i = 0; i < grad.length; i++) grad[i] += part.data[i];
@@ -37,21 +44,46 @@ export class Parameter {
   }
 }
 
+/** Makes a linear layer whose parameters stand in a scope of its own. */
+export type MakeLinear = (
+  parameters: Parameters,
+  inputs: number,
+  outputs: number,
+  options?: LinearOptions,
+) => Layer;
+
 /** The parameters of a model in the order of their making, which is the order of the random draws too. */
 export class Parameters {
   readonly random: Random;
   readonly list: Parameter[];
+  private readonly makeLinear: MakeLinear;
   private readonly prefix: string;
 
-  constructor(random: Random, list: Parameter[] = [], prefix = '') {
+  constructor(
+    random: Random,
+    makeLinear: MakeLinear = (...args) => new Linear(...args),
+    list: Parameter[] = [],
+    prefix = '',
+  ) {
     this.random = random;
+    this.makeLinear = makeLinear;
     this.list = list;
     this.prefix = prefix;
   }
 
+  /** What all names begin with, without the dot at the end. */
+  get path(): string {
+    return this.prefix.slice(0, -1);
+  }
+
   /** The same list under a longer name: `blocks.0.` */
   scope(name: string): Parameters {
-    return new Parameters(this.random, this.list, `${this.prefix}${name}.`);
+    return new Parameters(this.random, this.makeLinear, this.list, `${this.prefix}${name}.`);
+  }
+
+  /** The linear layer of that name, of the kind that this model has. */
+  linear(name: string, inputs: number, outputs: number, options?: LinearOptions): Layer {
+    return this.makeLinear(this.scope(name), inputs, outputs, options);
   }
 
   /** A matrix with normal entries; weight decay applies. */
@@ -59,7 +91,7 @@ export class Parameters {
     return this.add(name, shape, true, () => deviation * this.random.normal());
   }
 
-  /** A vector (gain, bias, rate) with entries from `draw`; no weight decay. */
+  /** Entries from `draw`, without weight decay: gains, biases, rates, low-rank factors. */
   vector(name: string, shape: readonly number[], draw: () => number): Parameter {
     return this.add(name, shape, false, draw);
   }

@@ -1,5 +1,4 @@
 import { Carry } from './carry.ts';
-import { tokensOf } from './evaluate.ts';
 import type { SequenceModel } from './model.ts';
 import type { Random } from './random.ts';
 
@@ -29,16 +28,34 @@ export function* generate(
   temperature: number,
   random: Random,
 ): Generator<number> {
-  const carry = new Carry(1);
+  for (const [token] of generateRows(model, [prompt], count, temperature, [random])) yield token;
+}
+
+/** {@link generate} for the rows of a batch, whose prompts are of one length: yields a token of each row at a time. */
+export function* generateRows(
+  model: SequenceModel,
+  prompts: readonly Uint8Array[],
+  count: number,
+  temperature: number,
+  randoms: readonly Random[],
+): Generator<number[]> {
+  const batch = prompts.length;
+  const carry = new Carry(batch);
   try {
     const { vocabulary } = model.config;
-    const ids = { data: new Int32Array(1), shape: [1, 1] };
-    let logits = model.forward(tokensOf(prompt), carry).data.subarray(-vocabulary);
+    const tokens = prompts[0].length;
+    const start = { data: Int32Array.from(Buffer.concat(prompts)), shape: [batch, tokens] };
+    const ids = { data: new Int32Array(batch), shape: [batch, 1] };
+    let logits = model.forward(start, carry);
     for (let i = 0; i < count; i++) {
-      const token = draw(logits, temperature, random);
-      yield token;
-      ids.data[0] = token;
-      logits = model.forward(ids, carry).data;
+      const width = logits.data.length / batch;
+      const next = randoms.map((random, row) => {
+        const end = (row + 1) * width;
+        return draw(logits.data.subarray(end - vocabulary, end), temperature, random);
+      });
+      yield next;
+      ids.data.set(next);
+      logits = model.forward(ids, carry);
     }
   } finally {
     carry.dispose();

@@ -3,27 +3,18 @@ import path from 'node:path';
 import { getNumThreads, info } from 'rankone';
 import { randomBatch } from '../common/batches.ts';
 import { saveChart, smooth } from '../common/chart.ts';
-import { type Checkpoint, readCheckpoint, restore, saveCheckpoint } from '../common/checkpoint.ts';
+import { saveCheckpoint } from '../common/checkpoint.ts';
 import { bitsPerByte, decodeError } from '../common/evaluate.ts';
-import { type ModelConfig, SequenceModel } from '../common/model.ts';
+import { SequenceModel } from '../common/model.ts';
 import { Progress } from '../common/progress.ts';
 import { Random } from '../common/random.ts';
 import { generate } from '../common/sample.ts';
 import { isEmpty, train } from '../common/train.ts';
+import { BATCH, LENGTH, loadModel, MODEL, SCHEDULE } from './model.ts';
 import { NgramModel } from './ngram.ts';
 import { HELP, type Options, parseOptions } from './options.ts';
 import { type Corpus, loadCorpus } from './text.ts';
 
-const MODEL: Omit<ModelConfig, 'mixer'> = {
-  vocabulary: 256,
-  width: 128,
-  layers: 2,
-  headDim: 64,
-  hidden: 352,
-};
-const BATCH = 4;
-const LENGTH = 256;
-const SCHEDULE = { peak: 6e-3, warmup: 0.05, floor: 0.02 };
 /** The curve's held-out points are measured on this many bytes, the final figure on all. */
 const GLIMPSE = 16 * LENGTH;
 const GLIMPSES = 12;
@@ -41,14 +32,14 @@ interface History {
 const count = (n: number) => n.toLocaleString('en-US', { maximumFractionDigits: 0 });
 
 function makeModel({ mixer, seed, load }: Options): SequenceModel {
-  const checkpoint: Checkpoint | undefined = load === undefined ? undefined : readCheckpoint(load);
-  if (!checkpoint) return new SequenceModel({ ...MODEL, mixer: mixer ?? 'gatedDeltaNet' }, seed);
-  const config: ModelConfig = JSON.parse(checkpoint.metadata.config ?? '{}');
+  if (load === undefined) {
+    return new SequenceModel({ ...MODEL, mixer: mixer ?? 'gatedDeltaNet' }, seed);
+  }
+  const model = loadModel(load, seed);
+  const { config } = model;
   if (mixer && mixer !== config.mixer) {
     throw new Error(`--mixer: ${load} holds a ${config.mixer} model, not ${mixer}`);
   }
-  const model = new SequenceModel(config, seed);
-  restore(model.parameters, checkpoint);
   return model;
 }
 

@@ -14,12 +14,12 @@ export const HELD_OUT = 0.08;
 export function loadCorpus(file?: string): Corpus {
   const bytes = file ? readFileSync(file) : novel();
   if (bytes.length < 1000) throw new Error(`${file} is too short: ${bytes.length} bytes`);
+  return splitCorpus(file ?? 'Moby Dick', bytes);
+}
+
+export function splitCorpus(name: string, bytes: Uint8Array): Corpus {
   const cut = Math.floor(bytes.length * (1 - HELD_OUT));
-  return {
-    name: file ?? 'Moby Dick',
-    train: bytes.subarray(0, cut),
-    heldOut: bytes.subarray(cut),
-  };
+  return { name, train: bytes.subarray(0, cut), heldOut: bytes.subarray(cut) };
 }
 
 function novel(): Buffer {

@@ -61,7 +61,7 @@ const GATE_RANK: Record<string, number> = {
 
 /** All but those that work on weights and adapters of the engine's: test/lora/ has those. */
 export const plainEntries = description.entries.filter(
-  ({ takesBase, takesBank, wrapped }) => !takesBase && !takesBank && !wrapped,
+  ({ takesBank, wrapped }) => !takesBank && !wrapped,
 );
 
 export function forwardName(entry: EntryDescription): string {
@@ -219,10 +219,11 @@ export function baseCall(entry: EntryDescription, seed: number): BaseCall {
     if (group === undefined) inputs[name] = value(name, dtypes);
     else if (group === 'gate') gate[name] = value(name, dtypes);
   }
+  const either = family === 'doraNorms' ? ['weight'] : [];
   // A coin does not say whether there is a beta, a g, what a fused gate needs, or what stands for one another.
   for (const { name, dtypes } of entry.inputs)
     if (
-      ['beta', 'g', 'rows', 'indptr', 'bases'].includes(name) &&
+      [...either, 'beta', 'g', 'rows', 'indptr', 'bases'].includes(name) &&
       shapes[name] &&
       !skip.includes(name)
     )

@@ -93,7 +93,7 @@ cli('every pass of some operations', () => {
       assert.is(one.mode, undefined);
       continue;
     }
-    const at = passes.indexOf(one.pass);
+    const at = (passes as readonly string[]).indexOf(one.pass);
     const heads = 8 * (one.pass === 'decode' ? 1 : 512);
     assert.is(one.flops, perTokenHead[one.op as 'gla'][at] * 64 * 64 * heads);
     assert.ok(near(one.nsPerTokenHead, one.medianNs / heads));
@@ -204,7 +204,7 @@ cli('the fixed set of npm run bench', () => {
 
 cli('measurements of the machine refuse what they cannot do', () => {
   const wrong: [() => number, RegExp][] = [
-    [() => binding.measurePeak('f64' as 'f32', 0.01), /kind: expected 'f32' or 'bf16'/],
+    [() => binding.measurePeak('f64' as 'f32', 0.01), /kind: expected 'f32', 'bf16' or 'int8'/],
     [() => binding.measurePeak('f32', 0), /seconds: expected a number above 0/],
     [
       () => binding.measureBandwidth('write' as 'read', 1e4, 0.01),
@@ -220,7 +220,9 @@ cli('measurements of the machine refuse what they cannot do', () => {
   for (const [call, pattern] of wrong) assert.throws(call, pattern);
   const { peaks, bandwidths } = measureCeilings();
   assert.is(info().isa === 'avx512bf16', peaks.bf16 !== undefined);
-  if (!peaks.bf16) assert.throws(() => binding.measurePeak('bf16', 0.01), /got 'bf16'/);
+  for (const kind of ['bf16', 'int8'] as const)
+    if (!peaks[kind])
+      assert.throws(() => binding.measurePeak(kind, 0.01), new RegExp(`got '${kind}'`));
   // A level that is nearer to the processor is not slower than memory, whatever else runs here.
   assert.ok(bandwidths[0].read > bandwidths.at(-1)!.read / 2);
   assert.ok(binding.measureBandwidth('read', 1, 0.001) > 0.01, 'a set smaller than a block');

@@ -92,14 +92,22 @@ for (const [module, moduleResolution, files] of [
   test(`types resolve: ${moduleResolution}`, () => {
     const text = `
       import * as tf from '@tensorflow/tfjs-core';
-      import { gatedDeltaNet, registerMatMul, type DifferentiableOperation } from 'rankone/tfjs';
+      import {
+        gatedDeltaNet,
+        loraLinear,
+        registerMatMul,
+        type DifferentiableOperation,
+        type LoraAdapterTensors,
+      } from 'rankone/tfjs';
       const t = tf.ones([1, 1, 1, 2]);
       const o: tf.Tensor = gatedDeltaNet({ q: t, k: t, v: t, g: t, beta: t }, { scale: 1 }).o;
       const restore: () => void = registerMatMul();
       const op: DifferentiableOperation<{ a: number }, { b: number }, { c: number }> = () => ({ c: 1 });
+      const adapter: LoraAdapterTensors = { a: t, b: t };
+      const y: tf.Tensor = loraLinear({ x: t, base: t, adapters: [adapter] }).y;
       // @ts-expect-error no beta
       gatedDeltaNet({ q: t, k: t, v: t, g: t });
-      export { o, op, restore };`;
+      export { o, op, restore, y };`;
     write('esm.mts', text);
     write('cjs.cts', text);
     const compilerOptions = {
@@ -118,23 +126,28 @@ for (const [module, moduleResolution, files] of [
   });
 }
 
-test('the example of docs/tfjs.md learns', () => {
-  const document = fs.readFileSync(path.join(root, 'docs/tfjs.md'), 'utf8');
-  const [, code] = /```js\n([\s\S]+?)```/.exec(document)!;
-  const union = "import * as tf from '@tensorflow/tfjs';";
-  assert.ok(code.startsWith(union));
-  // What the union package consists of.
-  const parts = ['tfjs-core', 'tfjs-backend-cpu', 'tfjs-core/dist/register_all_gradients.js'];
-  const [core, ...others] = parts.map((name) => `'@tensorflow/${name}';`);
-  const imports = [`import * as tf from ${core}`, ...others.map((name) => `import ${name}`)];
-  // The gradients are ES modules that do not say so: as CommonJS the loader takes them.
-  write('example.ts', code.replace(union, imports.join('\n')));
-  const loader = pathToFileURL(require.resolve('tsx')).href;
-  const losses = [...output('--import', loader, 'example.ts').matchAll(/^step \d+: ([\d.]+)$/gm)];
-  assert.is(losses.length, 2);
-  const [first, last] = losses.map((match) => Number(match[1]));
-  assert.ok(last < 0.5 * first, `${first} to ${last}`);
-});
+const document = fs.readFileSync(path.join(root, 'docs/tfjs.md'), 'utf8');
+const examples = [...document.matchAll(/```js\n([\s\S]+?)```/g)].map(([, code]) => code);
+
+test('docs/tfjs.md has its examples', () => assert.is(examples.length, 2));
+
+for (const [i, code] of examples.entries()) {
+  test(`example ${i + 1} of docs/tfjs.md learns`, () => {
+    const union = "import * as tf from '@tensorflow/tfjs';";
+    assert.ok(code.startsWith(union));
+    // What the union package consists of.
+    const parts = ['tfjs-core', 'tfjs-backend-cpu', 'tfjs-core/dist/register_all_gradients.js'];
+    const [core, ...others] = parts.map((name) => `'@tensorflow/${name}';`);
+    const imports = [`import * as tf from ${core}`, ...others.map((name) => `import ${name}`)];
+    // The gradients are ES modules that do not say so: as CommonJS the loader takes them.
+    write('example.ts', code.replace(union, imports.join('\n')));
+    const loader = pathToFileURL(require.resolve('tsx')).href;
+    const losses = [...output('--import', loader, 'example.ts').matchAll(/^step \d+: ([\d.]+)$/gm)];
+    assert.is(losses.length, 2);
+    const [first, last] = losses.map((match) => Number(match[1]));
+    assert.ok(last < 0.5 * first, `${first} to ${last}`);
+  });
+}
 
 test('every export has a TSDoc comment', () => {
   const folder = path.join(root, 'ts/integrations/tfjs');

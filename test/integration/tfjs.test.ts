@@ -18,7 +18,8 @@ const oracle = suite('tfjs: against the references');
 oracle('every operation has a case', () => {
   const covered = new Set<string>(CASES.map((c) => c.op));
   const missing = Object.keys(ops).filter((name) => !covered.has(name));
-  assert.equal(missing, ['registerMatMul']);
+  // loraLinear has a suite of its own: its tensors stand in lists of objects.
+  assert.equal(missing, ['loraLinear', 'registerMatMul']);
 });
 
 for (const given of CASES) {

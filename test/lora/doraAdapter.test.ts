@@ -1,7 +1,15 @@
 /** doraAdapter and doraGradients against DoRA's own formula in float64. */
 import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
-import { doraAdapter, doraAdapterSync, doraGradients, type FloatTensor } from '../../ts/index';
+import {
+  createAdapterBank,
+  doraAdapter,
+  doraAdapterSync,
+  doraGradients,
+  type FloatTensor,
+  loraLinearSync,
+  packWeightSync,
+} from '../../ts/index';
 import { rejectsWith, throwsWith } from '../ops/helpers.ts';
 import { adaptedWeight, doraNorms } from '../reference/companions.ts';
 import { dot } from '../support/gradcheck.ts';
@@ -103,6 +111,22 @@ for (const dtype of halfDtypes) {
     assert.is(adapter.b.dtype, 'f32');
   });
 }
+
+test('a packed base', async () => {
+  const { weight, ...p } = problem();
+  const base = packWeightSync(weight, { format: 'nf4' });
+  const seen = { ...p, weight: base.toTensor() };
+  const result = await doraAdapter({ ...p, base }, { scale: SCALE });
+  assert.equal(result, doraAdapterSync(seen, { scale: SCALE }));
+  // Loaded into a bank, it is DoRA.
+  const bank = createAdapterBank({ inFeatures: IN, outFeatures: OUT });
+  const id = bank.load(result.adapter);
+  const x = normals(2)(M, IN);
+  const { y } = loraLinearSync({ x, base, bank, routing: { kind: 'one', id } });
+  expectNear('y', { y }, { y: dora(x, seen) }, 1e-6);
+  bank.dispose();
+  base.dispose();
+});
 
 test('special values of f16', () => {
   const values = [0, -0, 6e-8, -6.1e-5, 65504, Number.POSITIVE_INFINITY, Number.NaN, 1];

@@ -1,12 +1,12 @@
 /** doraNorms against its float64 reference: both forms of mid, every dtype, and adapters that undo the weight. */
 import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
-import { doraNormsSync } from '../../ts/index';
+import { doraNorms, doraNormsSync, packWeightSync } from '../../ts/index';
 import * as reference from '../reference/companions.ts';
 import { hold } from '../support/companions.ts';
 import { halfDtypes } from '../support/half.ts';
 import { call, expectNear, normals } from '../support/layers.ts';
-import { throwsWith } from './helpers.ts';
+import { rejectsWith, throwsWith } from './helpers.ts';
 
 const test = suite('doraNorms');
 
@@ -61,6 +61,20 @@ for (const dtype of halfDtypes) {
   });
 }
 
+for (const format of ['f32', 'bf16', 'f16', 'int8', 'q8', 'nf4', 'q4'] as const) {
+  test(`a base packed as ${format}`, async () => {
+    for (const sizes of [CASES[1], CASES[2], CASES[4], CASES[5]]) {
+      const { weight, ...factors } = problem(sizes);
+      const base = packWeightSync(weight, { format });
+      const seen = { weight: base.toTensor(), ...factors };
+      const norms = await call('doraNorms', { base, ...factors }, { scale: 0.5 });
+      const expected = reference.doraNorms(seen, { scale: 0.5 });
+      expectNear(`${sizes}`, norms, { ...expected }, 1e-7);
+      base.dispose();
+    }
+  });
+}
+
 test('an adapter that takes away all but a thousandth of the weight', async () => {
   const draw = normals(3);
   const [a, b, rest] = [draw(4, 300), draw(20, 4), draw(20, 300)];
@@ -90,7 +104,7 @@ test('large and small rows', async () => {
     assert.ok(Math.abs(norms.data[i] / expected.data[i] - 1) < 1e-7, `row ${i}: ${norms.data[i]}`);
 });
 
-test('bad input', () => {
+test('bad input', async () => {
   const draw = normals(7);
   const [weight, a, b] = [draw(4, 5), draw(2, 5), draw(4, 2)];
   const fails = (inputs: any, options: any, kind: any, pattern: RegExp): void =>
@@ -122,6 +136,22 @@ test('bad input', () => {
   );
   fails({ weight, a, b }, { scale: Number.POSITIVE_INFINITY }, RangeError, /scale: /);
   fails({ weight, a }, {}, TypeError, /b: expected a tensor/);
+  fails({ a, b }, {}, TypeError, /weight: expected a tensor, or base, got neither/);
+  fails(
+    { base: 'identity', a, b },
+    {},
+    TypeError,
+    /base: expected a packed weight, got 'identity'/,
+  );
+  const base = packWeightSync(weight, { format: 'q8' });
+  fails({ weight, base, a, b }, {}, TypeError, /weight: expected none beside base/);
+  fails({ base, a: draw(2, 6), b }, {}, RangeError, /a: expected shape \[rank,in\] = \[2,5\]/);
+  fails({ base, a, b: draw(5, 2) }, {}, RangeError, /b: expected shape \[out,rank\] = \[4,2\]/);
+  const pending = doraNorms({ base, a, b });
+  base.dispose(); // what is under way keeps what it uses
+  await pending;
+  fails({ base, a, b }, {}, Error, /disposed/);
+  await rejectsWith(() => doraNorms({ base, a, b }), Error, /disposed/);
   fails({ weight, a, b }, { scal: 1 }, TypeError, /scal: .*nearest: scale/);
 });
 

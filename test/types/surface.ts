@@ -340,6 +340,8 @@ function companions(): void {
   same<HalfTensor<'f16'>>(adapter.a);
   same<ResultTensor>(norms);
   same<ResultTensor>(rankone.doraNormsSync({ weight: either, a: b, b: h }, { scale: 2 }).norms);
+  const base = rankone.packWeightSync(t, { format: 'nf4' });
+  same<ResultTensor>(rankone.doraAdapterSync({ base, a: t, b: t, magnitude: t }).adapter.b);
   rankone.scatterAddSync({ w: b, values: t, rows: ids, columns: wide }, { scale: -1 });
   same<'bf16'>(rankone.spmmSync({ x: b, values: t, indptr: ids, columns: wide }).y.dtype);
   const sparse = { x: h, values: h, rows: ids, columns: ids };

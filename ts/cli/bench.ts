@@ -1,6 +1,6 @@
 import { writeFileSync } from 'node:fs';
 import type { CaseOptions } from './bench/cases';
-import { casesOf } from './bench/cases';
+import { casesFor } from './bench/cases';
 import type { Plan } from './bench/collect';
 import { collect, keysOf } from './bench/collect';
 import { compare, expectComparable } from './bench/compare';
@@ -27,8 +27,11 @@ export interface RunOptions {
 }
 
 /** `rankone bench`; returns the exit code. */
-export async function runBench(options: CaseOptions & RunOptions): Promise<number> {
-  return benchCases(casesOf(options), options);
+export async function runBench(
+  suite: string | undefined,
+  options: CaseOptions & RunOptions,
+): Promise<number> {
+  return benchCases(casesFor(suite, options), options);
 }
 
 /** Measures cases, prints a table of them and writes the files that are asked for; returns the exit code. */

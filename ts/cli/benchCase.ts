@@ -1,4 +1,5 @@
 // What a benchmark runs.
+import { fusedRun } from './bench/lora/runs';
 import type { Traffic } from './bench/traffic';
 import { trafficOf } from './bench/traffic';
 import type { Form } from './check';
@@ -16,6 +17,8 @@ export interface Case {
   mode: Mode;
   /** The model whose layer it is. */
   model?: string;
+  /** The same text in cases that follow each other: these are timed in the same turns. */
+  turns?: string;
 }
 
 /** `forward gatedDeltaNet B1 T512 ...` */
@@ -29,8 +32,12 @@ const CHECK_BUDGET = 1e8;
 const MOST_TOKENS = 70;
 const FEWEST_TOKENS = 5;
 
-/** The same widths, but few tokens, heads or rows. */
+/** The same widths, but few tokens, heads or rows; of the fused LoRA product, whose own check is another, small widths. */
 export function smallShape({ op, shape }: Pick<Case, 'op' | 'shape'>): Shape {
+  if (op.lora) {
+    const { M, N, K } = shape;
+    return { ...shape, M: Math.min(M, FEWEST_TOKENS), N: Math.min(N, 256), K: Math.min(K, 512) };
+  }
   const { H, HV } = shape;
   const narrow = op.recurrent ? { ...shape, B: 1, H: 1, HV: Math.min(2, HV / H) } : shape;
   const ofToken = Math.max(1, op.flops('forward', { ...narrow, [op.tokens]: 1 }));
@@ -57,7 +64,7 @@ export function checkSmall(one: Case): number {
 /** The check of a backward goes both ways: with what a forward saved, and without. */
 function formOf({ op, pass, mode }: Case): Form {
   if (pass === 'forward') return op.recurrent ? mode : 'forward';
-  return pass === 'backward-recomputing' ? 'backward' : pass;
+  return pass === 'backward-recomputing' || pass === 'forward-backward' ? 'backward' : pass;
 }
 
 export interface Prepared {
@@ -67,6 +74,7 @@ export interface Prepared {
 
 /** One run of a case: no allocation where results can be written into given memory. */
 export function prepare(one: Case): Prepared {
+  if (one.op.lora) return fusedRun(one);
   return one.op.recurrent ? prepareRecurrence(one) : prepareLayer(one);
 }
 

@@ -34,7 +34,7 @@ export interface Finding {
 /** The forms of an operation that `verify` goes through. */
 export function formsOf(op: Operation): Form[] {
   if (op.recurrent) return [...(op.forms ?? recurrentForms)];
-  return [...op.passes] as Form[];
+  return op.passes.filter((pass) => pass !== 'forward-backward') as Form[];
 }
 
 interface Problem {
@@ -157,18 +157,33 @@ function plainForward(problem: Problem): Results {
   for (const name of op.updated ?? []) {
     given[name] = { ...inputs[name], data: inputs[name].data.slice() } as Tensor32;
   }
-  const results = operationNamed(`${op.call}Sync`)(encode(problem, given), op.options);
+  const results = called(problem, 'Sync', given, op.options);
   return op.updated ? given : results;
+}
+
+/** One call of a plain function. */
+function called(problem: Problem, suffix: string, tensors: Tensors, options: object): Results {
+  const { op } = problem;
+  const run = operationNamed(`${op.call}${suffix}`);
+  const given = encode(problem, tensors);
+  if (!op.bind) return run(given, options);
+  const bound = op.bind(given as Tensors);
+  try {
+    return bound.results(run(bound.inputs, options));
+  } finally {
+    bound.dispose();
+  }
 }
 
 /** With what the forward saved, where it saves, and without. */
 function backward(problem: Problem): Results[] {
   const { op, shape, inputs, gradients } = problem;
-  const given = encode(problem, { ...without(inputs, op.forwardOnly ?? []), ...gradients });
+  const tensors = { ...without(inputs, op.forwardOnly ?? []), ...gradients };
   const options = { ...optionsOf(op, inputs), ...op.backwardOptions?.(shape, inputs) };
+  if (!op.recurrent) return [called(problem, 'BackwardSync', tensors, options)];
+  const given = encode(problem, tensors);
   const run = operationNamed(`${op.call}BackwardSync`);
   const results = [run(given, options)];
-  if (!op.recurrent) return results;
   const saving = { ...optionsOf(op, inputs), saveForBackward: true };
   const { saved } = operationNamed(`${op.call}Sync`)(encode(problem, inputs), saving);
   results.push(run({ ...given, saved }, options));

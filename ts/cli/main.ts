@@ -4,7 +4,7 @@ import { Command, CommanderError, InvalidArgumentError, Option } from 'commander
 import { dtypes } from './dtype';
 import { UsageError } from './errors';
 import { benchHelp, verifyHelp } from './help';
-import { modes, passes } from './operation';
+import { allPasses, modes } from './operation';
 
 function list(text: string): string[] {
   const items = text.split(',').map((item) => item.trim());
@@ -39,11 +39,15 @@ function seconds(text: string): number {
   throw new InvalidArgumentError('Expected a number above 0, at most 600.');
 }
 
-type Run = (options: any) => number | Promise<number>;
+type Run = (...given: any[]) => number | Promise<number>;
 
 /** A command's code is loaded when it runs: the addon need not load for `--help`. */
 function build(exit: (code: number) => void): Command {
-  const action = (load: () => Run) => async (options: object) => exit(await load()(options));
+  // Arguments and options; the command itself stands behind them.
+  const action =
+    (load: () => Run) =>
+    async (...given: unknown[]) =>
+      exit(await load()(...given.slice(0, -1)));
   const program = new Command('rankone')
     .description(
       'Linear-recurrent sequence kernels: what this machine runs, whether it is right, and how fast.',
@@ -74,11 +78,12 @@ function build(exit: (code: number) => void): Command {
     .description(
       'time operations: share of the peak and of the bandwidth, ratios to other libraries',
     )
+    .argument('[suite]', 'lora-linear: the fused LoRA product beside its base product')
     .option('--op <names>', 'operations, separated by commas, or all (default: a selection)', list)
     .option('--model <names>', "layers of models' sizes instead, or all", list)
     .option('--shape <sizes>', 'sizes of the operation, as below', sizes)
     .option('--tokens <counts>', 'numbers of tokens (T of a recurrence, rows of the rest)', sizes)
-    .option('--pass <names>', `of ${passes.join(', ')} (default: all)`, listOf(passes))
+    .option('--pass <names>', `of ${allPasses.join(', ')} (default: all)`, listOf(allPasses))
     .option('--dtype <names>', `of ${dtypes.join(', ')} (default: f32)`, listOf(dtypes))
     .addOption(new Option('--mode <name>', 'form of the recurrence').choices(modes).default('auto'))
     .option('--isa <names>', 'instruction sets, or all (default: the widest)', list)

@@ -2,8 +2,11 @@ import type { Row } from '#oracle/support/compare';
 import type { Random } from '#oracle/support/random';
 import type { Tensor32, TensorLike } from '#oracle/support/tensor';
 import type { Dtype } from './dtype';
+import type { LoraKind } from './ops/lora';
 
-/** What a benchmark times. The backward reads what a forward saved; a recomputing one has the inputs only. */
+/**
+ * What a benchmark times of a recurrence. The backward reads what a forward saved; a recomputing one has the inputs only.
+ */
 export const passes = [
   'forward',
   'forward-saving',
@@ -11,7 +14,10 @@ export const passes = [
   'backward-recomputing',
   'decode',
 ] as const;
-export type Pass = (typeof passes)[number];
+
+/** Of all operations: the last one is a forward that saves and the backward after it, as a training step has them. */
+export const allPasses = [...passes, 'forward-backward'] as const;
+export type Pass = (typeof allPasses)[number];
 
 /** How a forward of the recurrence goes. */
 export const modes = ['auto', 'recurrent', 'chunk'] as const;
@@ -34,6 +40,13 @@ export type References = Record<string, TensorLike | undefined>;
 /** Sizes by the letters of `axes`. */
 export type Shape = Record<string, number>;
 
+/** A call's arguments where they are objects of the engine's, and its results as tensors by name. */
+export interface Bound {
+  inputs: object;
+  results(raw: References): References;
+  dispose(): void;
+}
+
 /** What `verify` and `bench` know of an operation: its problems, its answers and the work in it. */
 export interface Operation {
   /** As `--op` takes it. */
@@ -44,6 +57,10 @@ export interface Operation {
   recurrent: boolean;
   axes: readonly string[];
   passes: readonly Pass[];
+  /** Of the fused LoRA product: what a row of it is. */
+  lora?: LoraKind;
+  /** Where a call takes more than tensors: its arguments, made of them. */
+  bind?(given: Tensors): Bound;
   /** Options of both directions. */
   options: object;
   /** Options of the backward beside those, for a forward with such inputs. */
@@ -78,7 +95,7 @@ export interface Operation {
   /** Minimum arithmetic of one run: no redundancy of the kernels counts. 0 for what only moves data. */
   flops(pass: Pass, shape: Shape): number;
   /** What multiplies, where it is not float32. */
-  arithmetic?: 'bf16';
+  arithmetic?: 'bf16' | 'int8';
   /** The axis that counts tokens, or rows that stand for them. */
   tokens: string;
   /** Shape of a benchmark unless told. */

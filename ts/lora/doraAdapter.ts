@@ -42,7 +42,7 @@ export interface DoraAdapterResult<A extends FloatTensor = FloatTensor> {
   norms: ResultTensor;
 }
 
-const NAMES = ['weight', 'a', 'b', 'mid', 'magnitude', 'outBias'];
+const NAMES = ['weight', 'base', 'a', 'b', 'mid', 'magnitude', 'outBias'];
 
 /** Values of a float32 tensor [out]. */
 function readVector(operation: string, name: string, tensor: Tensor, out: number): Float32Array {
@@ -84,7 +84,7 @@ function read<A extends FloatTensor>(
 ): Read<A> {
   checkKeys(operation, 'an input', inputs, NAMES);
   checkKeys(operation, 'an option', options, optionNames);
-  const { weight, a, b, mid, magnitude, outBias } = inputs;
+  const { weight, base, a, b, mid, magnitude, outBias } = inputs;
   const { scale = 1 } = options;
   if (typeof scale !== 'number')
     throw typeError(operation, `scale: expected a number, got ${show(scale)}`);
@@ -98,7 +98,7 @@ function read<A extends FloatTensor>(
   const [out] = b.shape;
   return {
     operation,
-    norms: mid === undefined ? { weight, a, b } : { weight, a, b, mid },
+    norms: { weight, base, a, b, mid },
     a,
     b: floatsOf(operation, 'b', b),
     shape: [...b.shape],
@@ -117,7 +117,7 @@ function finish<A extends FloatTensor>(from: Read<A>, norms: ResultTensor): Dora
     if (norms.data[i] === 0)
       throw rangeError(
         operation,
-        `weight: row ${i} of W + scale b mid a is zero and has no direction`,
+        `${from.norms.base ? 'base' : 'weight'}: row ${i} of W + scale b mid a is zero and has no direction`,
       );
     d[i] = magnitude[i] / norms.data[i];
     for (let k = 0; k < rank; k++) b[i * rank + k] *= d[i];

@@ -1,3 +1,4 @@
+import type { PackedWeight } from '../lora/packedWeight';
 import { asynchronous, synchronous } from '../marshal';
 import type {
   AsyncOperation,
@@ -10,8 +11,10 @@ import type {
 
 /** Inputs of {@link doraNorms}; the float dtypes of weight, a and b are independent. */
 export interface DoraNormsInputs {
-  /** W `[out,in]` */
-  weight: FloatTensor;
+  /** W `[out,in]`; or */
+  weight?: FloatTensor;
+  /** W packed: what it stands for counts */
+  base?: PackedWeight;
   /** `[rank,in]` */
   a: FloatTensor;
   /** `[out,rank]`, or `[out,midRank]` with a matrix between */
@@ -38,7 +41,7 @@ export interface DoraNormsResult {
  *
  * DoRA divides by them; {@link doraAdapter} does so.
  *
- * @throws (rejects) TypeError for a wrong type, dtype, missing argument or unknown key; RangeError for a wrong shape or value
+ * @throws (rejects) TypeError for a wrong type, dtype, missing argument or unknown key, or both `weight` and `base`; RangeError for a wrong shape or value; Error for a base that is disposed
  * @see Liu et al., DoRA: Weight-Decomposed Low-Rank Adaptation, 2024 (arXiv:2402.09353)
  */
 export const doraNorms: AsyncOperation<DoraNormsInputs, DoraNormsOptions, DoraNormsResult> =

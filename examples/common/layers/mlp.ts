@@ -3,21 +3,20 @@ import { add } from '../elementwise.ts';
 import type { Parameters } from '../parameters.ts';
 import { Buffers } from '../tensor.ts';
 import type { Layer } from './layer.ts';
-import { Linear } from './linear.ts';
 
 /** down(silu(gate(x)) * up(x)), Shazeer 2020. */
 export class SwigluMlp implements Layer {
-  private readonly gateProjection: Linear;
-  private readonly upProjection: Linear;
-  private readonly down: Linear;
+  private readonly gateProjection: Layer;
+  private readonly upProjection: Layer;
+  private readonly down: Layer;
   private readonly buffers = new Buffers();
   private gate!: Tensor;
   private up!: Tensor;
 
   constructor(parameters: Parameters, width: number, hidden: number, outputGain: number) {
-    this.gateProjection = new Linear(parameters.scope('gate'), width, hidden);
-    this.upProjection = new Linear(parameters.scope('up'), width, hidden);
-    this.down = new Linear(parameters.scope('down'), hidden, width, { gain: outputGain });
+    this.gateProjection = parameters.linear('gate', width, hidden);
+    this.upProjection = parameters.linear('up', width, hidden);
+    this.down = parameters.linear('down', hidden, width, { gain: outputGain });
   }
 
   forward(x: Tensor): Tensor {

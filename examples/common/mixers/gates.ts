@@ -2,25 +2,20 @@ import type { Tensor } from 'rankone';
 import { logSigmoid, logSigmoidBackward } from '../elementwise.ts';
 import { Chain } from '../layers/chain.ts';
 import type { Layer } from '../layers/layer.ts';
-import { Linear } from '../layers/linear.ts';
 import type { Parameter, Parameters } from '../parameters.ts';
 import { Buffers, reshape, sizeOf } from '../tensor.ts';
 import type { MixerShape } from './mixer.ts';
 
 /** x W, of which the recurrence makes beta by a sigmoid: how much of what a key held is replaced. `[B,T*n,HV]` */
 export class WriteStrength implements Layer {
-  private readonly projection: Linear;
+  private readonly projection: Layer;
   private readonly perToken: number;
   private readonly valueHeads: number;
 
   constructor(parameters: Parameters, shape: MixerShape) {
     this.perToken = shape.keysPerToken;
     this.valueHeads = shape.valueHeads;
-    this.projection = new Linear(
-      parameters.scope('strength'),
-      shape.width,
-      this.perToken * this.valueHeads,
-    );
+    this.projection = parameters.linear('strength', shape.width, this.perToken * this.valueHeads);
   }
 
   forward(x: Tensor): Tensor {
@@ -83,7 +78,7 @@ export class SoftplusDecay implements Decay {
     this.columns = [valueHeads, ...channels];
     this.projection = perChannel
       ? narrow(scope, width, keyDim, valueHeads * keyDim)
-      : new Linear(scope, width, valueHeads);
+      : parameters.linear('decay', width, valueHeads);
     this.rates = decayRates(scope, valueHeads, ...channels);
   }
 
@@ -135,7 +130,7 @@ export class LogSigmoidDecay implements Decay {
 /** A projection through few columns: many gates for few parameters. */
 function narrow(parameters: Parameters, width: number, rank: number, outputs: number): Layer {
   return new Chain(
-    new Linear(parameters.scope('in'), width, rank),
-    new Linear(parameters.scope('out'), rank, outputs, { bias: true }),
+    parameters.linear('in', width, rank),
+    parameters.linear('out', rank, outputs, { bias: true }),
   );
 }

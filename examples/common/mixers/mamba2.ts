@@ -1,6 +1,6 @@
 import { mamba2BackwardSync, mamba2Sync, type SavedForward, type Tensor } from 'rankone';
 import type { Carry } from '../carry.ts';
-import { Linear } from '../layers/linear.ts';
+import type { Layer } from '../layers/layer.ts';
 import type { Parameter, Parameters } from '../parameters.ts';
 import { Buffers } from '../tensor.ts';
 import { decayRates } from './gates.ts';
@@ -19,7 +19,7 @@ interface Kept {
 /** Mamba-2 under its own names: C is the query, B the key, x the value, and dt both decay and strength. */
 export class Mamba2Cell implements Cell {
   private readonly shape: MixerShape;
-  private readonly dt: Linear;
+  private readonly dt: Layer;
   private readonly aLog: Parameter;
   private readonly dtBias: Parameter;
   private readonly skip: Parameter;
@@ -29,7 +29,7 @@ export class Mamba2Cell implements Cell {
 
   constructor(parameters: Parameters, shape: MixerShape) {
     this.shape = shape;
-    this.dt = new Linear(parameters.scope('dt'), shape.width, shape.valueHeads);
+    this.dt = parameters.linear('dt', shape.width, shape.valueHeads);
     const { aLog, dtBias } = decayRates(parameters, shape.valueHeads);
     this.aLog = aLog;
     this.dtBias = dtBias;

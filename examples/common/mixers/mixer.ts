@@ -2,7 +2,6 @@ import type { Tensor } from 'rankone';
 import type { Carry } from '../carry.ts';
 import { add, joinColumns, splitColumns } from '../elementwise.ts';
 import type { Layer } from '../layers/layer.ts';
-import { Linear } from '../layers/linear.ts';
 import { RmsNormGated } from '../layers/rmsNorm.ts';
 import { ShortConv } from '../layers/shortConv.ts';
 import type { Parameters } from '../parameters.ts';
@@ -58,11 +57,11 @@ const TAPS = 4;
 export class Mixer implements Layer {
   private readonly shape: MixerShape;
   private readonly cell: Cell;
-  private readonly qkv: Linear;
+  private readonly qkv: Layer;
   private readonly conv: ShortConv;
-  private readonly gate: Linear;
+  private readonly gate: Layer;
   private readonly norm: RmsNormGated;
-  private readonly out: Linear;
+  private readonly out: Layer;
   private readonly widths: number[];
   private readonly buffers = new Buffers();
 
@@ -74,11 +73,11 @@ export class Mixer implements Layer {
     this.cell = cell;
     this.widths = [keys, keysPerToken * keys, keysPerToken * values];
     const channels = this.widths.reduce((a, b) => a + b);
-    this.qkv = new Linear(parameters.scope('qkv'), width, channels);
+    this.qkv = parameters.linear('qkv', width, channels);
     this.conv = new ShortConv(parameters.scope('conv'), channels, TAPS);
-    this.gate = new Linear(parameters.scope('gate'), width, values);
+    this.gate = parameters.linear('gate', width, values);
     this.norm = new RmsNormGated(parameters.scope('norm'), valueDim);
-    this.out = new Linear(parameters.scope('out'), values, width, { gain: outputGain });
+    this.out = parameters.linear('out', values, width, { gain: outputGain });
   }
 
   forward(x: Tensor, carry?: Carry): Tensor {

@@ -5,8 +5,9 @@ import type { Case } from '../benchCase';
 import type { Dtype } from '../dtype';
 import { UsageError } from '../errors';
 import type { Mode, Operation, Pass, Shape } from '../operation';
-import { passes } from '../operation';
+import { allPasses } from '../operation';
 import { findOperations, operations } from '../ops';
+import { besideBase, loraCases, SUITE } from './lora/suite';
 import type { Model } from './models';
 import { models } from './models';
 
@@ -18,6 +19,16 @@ export interface CaseOptions {
   dtype?: Dtype[];
   mode?: Mode;
   pass?: Pass[];
+}
+
+/** The cases of a suite, or those that the options ask for. @throws UsageError for what does not go together */
+export function casesFor(suite: string | undefined, options: CaseOptions): Case[] {
+  if (suite === undefined) return casesOf(options);
+  if (suite !== SUITE) throw new UsageError(`bench ${suite}: expected ${SUITE}`);
+  const { model, mode } = options;
+  if (model !== undefined || (mode !== undefined && mode !== 'auto'))
+    throw new UsageError(`${SUITE} has no --model and no --mode`);
+  return loraCases(options);
 }
 
 const DEFAULT_OPS = [
@@ -47,7 +58,7 @@ export function casesOf(options: CaseOptions): Case[] {
   const missing = pass?.find((one) => !among.has(one));
   if (missing !== undefined) {
     const names = [...new Set(subjects.map(({ op }) => op.name))];
-    const have = passes.filter((one) => among.has(one)).join(', ');
+    const have = allPasses.filter((one) => among.has(one)).join(', ');
     throw new UsageError(`--pass ${missing}: ${names.join(', ')} has ${have} only`);
   }
   const cases = subjects.flatMap(({ op, shape, model }) => {
@@ -67,7 +78,9 @@ export function casesOf(options: CaseOptions): Case[] {
   });
   // Once each, however often the options name it.
   const once = new Map(cases.map((one) => [JSON.stringify(specOf(one)), one]));
-  if (cases.length > 0) return [...once.values()];
+  const all = [...once.values()];
+  if (all.length > 0)
+    return [...all.filter(({ op }) => !op.lora), ...besideBase(all.filter(({ op }) => op.lora))];
   const names = subjects.map(({ op }) => op.name).join(', ');
   throw new UsageError(`--dtype ${dtype}: ${names} is float32 only`);
 }

@@ -6,7 +6,7 @@ import path from 'node:path';
 import { engine, internals } from '../engine';
 import type { Traffic } from './traffic';
 
-export type PeakKind = 'f32' | 'bf16';
+export type PeakKind = 'f32' | 'bf16' | 'int8';
 
 export interface Level {
   /** `L1`, `L2`, `L3`, `memory` */
@@ -27,8 +27,8 @@ export interface Bandwidth extends Level {
 export interface Ceilings {
   isa: string;
   threads: number;
-  /** GF/s. bf16 where the instruction set has its dot product. */
-  peaks: { f32: number; bf16?: number };
+  /** GF/s. bf16 and int8 where the instruction set has their dot products; those of int8 are integers. */
+  peaks: { f32: number; bf16?: number; int8?: number };
   bandwidths: Bandwidth[];
 }
 
@@ -104,10 +104,12 @@ export function measurePeak(kind: PeakKind): number {
 
 /** The higher of two measurements of one machine: what else runs there can only lower them. */
 export function higher(a: Ceilings, b: Ceilings): Ceilings {
-  const bf16 = Math.max(a.peaks.bf16 ?? 0, b.peaks.bf16 ?? 0);
+  const peaks = { ...a.peaks };
+  for (const [kind, peak] of Object.entries(b.peaks) as [PeakKind, number][])
+    peaks[kind] = Math.max(peaks[kind] ?? 0, peak);
   return {
     ...a,
-    peaks: { f32: Math.max(a.peaks.f32, b.peaks.f32), ...(bf16 > 0 && { bf16 }) },
+    peaks,
     bandwidths: a.bandwidths.map((one, i) => ({
       ...one,
       read: Math.max(one.read, b.bandwidths[i].read),
@@ -121,8 +123,20 @@ export function measureCeilings(): Ceilings {
   const { isa } = engine().info();
   const threads = engine().getNumThreads();
   const peaks: Ceilings['peaks'] = { f32: measurePeak('f32') };
-  if (isa === 'avx512bf16') peaks.bf16 = measurePeak('bf16');
+  if (isa === 'avx512bf16') {
+    peaks.bf16 = measurePeak('bf16');
+    peaks.int8 = measurePeak('int8');
+  }
   return { isa, threads, peaks, bandwidths: measureBandwidths(threads) };
+}
+
+/** Bytes that no cache of this machine holds any substantial part of. */
+export function memorySet(): number {
+  const { length: processors } = os.cpus();
+  const capacities = caches().map((cache) =>
+    capacityOf(cache, engine().getNumThreads(), processors),
+  );
+  return Math.min(LARGEST_MEMORY_SET, Math.max(SMALLEST_MEMORY_SET, 4 * Math.max(...capacities)));
 }
 
 function measureBandwidths(threads: number): Bandwidth[] {
@@ -132,11 +146,9 @@ function measureBandwidths(threads: number): Bandwidth[] {
     const capacity = capacityOf(cache, threads, processors);
     return { level, capacity, workingSet: Math.floor(capacity / 2 / threads) };
   });
-  const largest = Math.max(...known.map(({ capacity }) => capacity));
-  const memory = Math.min(LARGEST_MEMORY_SET, Math.max(SMALLEST_MEMORY_SET, 4 * largest));
   const sets = [
     ...known,
-    { level: 'memory', capacity: null, workingSet: Math.floor(memory / threads) },
+    { level: 'memory', capacity: null, workingSet: Math.floor(memorySet() / threads) },
   ];
   return sets.map((set) => {
     // A set of memory takes longer to lay out than to go through.

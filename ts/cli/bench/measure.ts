@@ -28,7 +28,8 @@ export interface Setting {
   threads: number;
 }
 
-interface Opened {
+/** A peer with a problem set up. */
+export interface Opened {
   peer: Peer;
   /** Relative error of its answer to the small problem. */
   error: number;
@@ -58,14 +59,10 @@ export async function measure(
     const kind = one.op.arithmetic ?? 'f32';
     const rounds = await timeInTurns(contenders, seconds, () => measurePeak(kind));
     const ours = rounds.samples[0];
-    const peerResults = opened.flatMap(({ peer, error }, i): PeerResult[] => {
+    const peerResults = peerResultsOf(opened, ours, (peer, i) => {
       const failure = rounds.failures[i + 1];
-      if (failure !== undefined) {
-        skip(peer, failure);
-        return [];
-      }
-      const theirs = rounds.samples[i + 1];
-      return [{ name: peer.name, error, ...summarize(theirs.flat()), ...ratioOf(ours, theirs) }];
+      if (failure !== undefined) skip(peer, failure);
+      return failure === undefined ? rounds.samples[i + 1] : undefined;
     });
     const summary = summarize(ours.flat());
     const timed: Timed = {
@@ -81,6 +78,19 @@ export async function measure(
   } finally {
     for (const { own } of opened) await own.close();
   }
+}
+
+/** What the peers took; `samplesOf` gives nothing for one that dropped out. */
+export function peerResultsOf(
+  opened: readonly Opened[],
+  ours: number[][],
+  samplesOf: (peer: Peer, i: number) => number[][] | undefined,
+): PeerResult[] {
+  return opened.flatMap(({ peer, error }, i): PeerResult[] => {
+    const theirs = samplesOf(peer, i);
+    if (!theirs) return [];
+    return [{ name: peer.name, error, ...summarize(theirs.flat()), ...ratioOf(ours, theirs) }];
+  });
 }
 
 /** What tells a case from others. */
@@ -106,7 +116,7 @@ function withoutCounterpart({ pass }: Case): string | undefined {
   return ours ? `${pass} has no counterpart` : undefined;
 }
 
-async function openPeers(
+export async function openPeers(
   one: Case,
   peers: readonly Peer[],
   threads: number,
@@ -132,7 +142,7 @@ async function openPeers(
 }
 
 /** Single calls from JavaScript, as tinybench times them. */
-async function engineContender(run: () => unknown): Promise<Contender> {
+export async function engineContender(run: () => unknown): Promise<Contender> {
   // An ES module only; `import()` stays what it is in CommonJS.
   const { Bench } = await import('tinybench');
   const time = async (runs: number): Promise<number[]> => {
@@ -143,7 +153,8 @@ async function engineContender(run: () => unknown): Promise<Contender> {
       retainSamples: true,
       throws: true,
     });
-    bench.add('run', run);
+    // Told, it need not call once more to see whether a promise comes back.
+    bench.add('run', run, { async: false });
     await bench.run();
     const { result } = bench.tasks[0];
     if (!('latency' in result)) throw new Error(`timing ended as ${result.state}`);

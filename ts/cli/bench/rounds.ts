@@ -18,18 +18,19 @@ export interface Rounds {
   peaks: number[];
 }
 
-const ROUNDS = 7;
-const FEWEST_ROUNDS = 3;
+const ROUNDS = { fewest: 3, most: 7 };
 const MOST_RUNS = 20_000;
 
 /**
- * Times the contenders for about `seconds` each. The first one must not fail; another one that does drops out.
+ * Times the contenders for about `seconds` each, at least `limits.fewest` rounds. The first one must not fail; another one
+ * that does drops out.
  * `between` is called before, between and after the rounds.
  */
 export async function timeInTurns(
   contenders: readonly Contender[],
   seconds: number,
   between: () => number,
+  limits = ROUNDS,
 ): Promise<Rounds> {
   const failures: (string | undefined)[] = contenders.map(() => undefined);
   const attempt = async (i: number, runs: number): Promise<number[]> => {
@@ -51,7 +52,8 @@ export async function timeInTurns(
     once.push(Math.max(ns, 1));
   }
   const budget = 1e9 * seconds;
-  const rounds = Math.max(FEWEST_ROUNDS, Math.min(ROUNDS, Math.floor(budget / Math.max(...once))));
+  const affordable = Math.floor(budget / Math.max(...once));
+  const rounds = Math.max(limits.fewest, Math.min(limits.most, affordable));
   const runs = once.map((ns) => Math.min(MOST_RUNS, Math.max(1, Math.ceil(budget / rounds / ns))));
 
   const random = new Random(1);

@@ -42,6 +42,28 @@ export interface CaseKey {
   threads: number;
 }
 
+/**
+ * What a case of the fused LoRA product is compared with. `base`: the product without adapters. `one adapter`: one of the
+ * same rank for all rows. `unfused`: the base product and two more for the adapter.
+ */
+export const relationNames = ['base', 'one adapter', 'unfused'] as const;
+
+/** How long a case takes as a multiple of something else that the engine does, in the same turns. */
+export interface Relation extends Ratio {
+  to: (typeof relationNames)[number];
+  medianNs: number;
+}
+
+/** What a case is meant to reach: at most so many times another time, at least such a share, or so many times as fast. */
+export interface Targets {
+  overBase?: number;
+  overOne?: number;
+  shareOfPeak?: number;
+  shareOfBandwidth?: number;
+  /** By peer. */
+  peers?: Record<string, number>;
+}
+
 export interface CaseResult extends CaseKey, Summary {
   /** The model whose layer it is. */
   model?: string;
@@ -64,6 +86,9 @@ export interface CaseResult extends CaseKey, Summary {
   shareOfBandwidth: number;
   /** Of the check before, as a share of the contract's limit. */
   worstError: number;
+  /** Of the fused LoRA product. */
+  relations?: Relation[];
+  targets?: Targets;
   peers: PeerResult[];
 }
 

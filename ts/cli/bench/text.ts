@@ -4,7 +4,8 @@ import { shapeText } from '../operation';
 import { duration, significant, table } from '../table';
 import type { Ceilings } from './ceilings';
 import type { Change, Comparison } from './compare';
-import type { BenchReport, CaseResult } from './schema';
+import type { BenchReport, CaseResult, PeerResult, Relation } from './schema';
+import { relationNames } from './schema';
 import { skipText } from './skipped';
 
 interface Column {
@@ -33,15 +34,61 @@ const columns: readonly Column[] = [
   { head: 'p25 .. p75', cell: ({ p25Ns, p75Ns }) => `${duration(p25Ns)} .. ${duration(p75Ns)}` },
   { head: 'ns/token/head', cell: ({ nsPerTokenHead }) => text(nsPerTokenHead) },
   { head: 'GF/s', cell: ({ gflops }) => text(gflops) },
-  { head: 'of peak', cell: ({ shareOfPeak }) => percent(shareOfPeak) },
+  {
+    head: 'of peak',
+    cell: ({ shareOfPeak, targets }) =>
+      withAim(percent(shareOfPeak), atLeast(shareOfPeak, targets?.shareOfPeak)),
+  },
   { head: 'GB/s', cell: ({ gbPerSecond }) => text(gbPerSecond) },
   {
     head: 'of its level',
-    cell: ({ shareOfBandwidth, level }) => `${percent(shareOfBandwidth)} ${level}`,
+    cell: ({ shareOfBandwidth, level, targets }) =>
+      withAim(
+        `${percent(shareOfBandwidth)} ${level}`,
+        atLeast(shareOfBandwidth, targets?.shareOfBandwidth),
+      ),
   },
+  ...relationNames.map(
+    (to): Column => ({ head: `over ${to}`, cell: (one) => relationText(one, to), common: true }),
+  ),
 ];
 
+interface Aim {
+  text: string;
+  reached: boolean;
+}
+
+/** A share that is meant to be so large. */
+export function atLeast(share: number | undefined, target: number | undefined): Aim | undefined {
+  if (share === undefined || target === undefined) return undefined;
+  return { text: `>=${Math.round(100 * target)}%`, reached: share >= target };
+}
+
+/** What was measured with what it is meant to be. */
+function withAim(measured: string, aim: Aim | undefined): string {
+  return aim ? `${measured} ${aim.text}${aim.reached ? ' ' : '!'}` : measured;
+}
+
+/** The ratio of a case to something else of the engine's, with its quartiles and its target. */
+export function relationText(one: CaseResult, to: Relation['to']): string {
+  const found = one.relations?.find((relation) => relation.to === to);
+  if (!found) return '';
+  const [ratio, low, high] = [found.ratio, found.ratioP25, found.ratioP75].map((x) => x.toFixed(3));
+  const target =
+    to === 'base' ? one.targets?.overBase : to === 'one adapter' ? one.targets?.overOne : undefined;
+  const aim = target && { text: `<=${target}`, reached: found.ratio <= target };
+  return withAim(`${ratio} (${low} .. ${high})`, aim || undefined);
+}
+
+function peerText(peer: PeerResult, target: number | undefined): string {
+  const [ratio, low, high] = [peer.ratio, peer.ratioP25, peer.ratioP75].map((x) => significant(x));
+  const aim = target && { text: `>=${target}`, reached: peer.ratio >= target };
+  return withAim(`${ratio} (${low} .. ${high})`, aim || undefined);
+}
+
 const PEERS = ' Peers: how many times as long they take, and the quartiles of that.';
+const RELATIONS =
+  ' Over base, one adapter, unfused: the time as a multiple of theirs, in the same turns. Behind a figure its target, with ! where that is missed.';
 
 /** What `rankone bench` prints. */
 export function reportText(report: BenchReport): string {
@@ -49,7 +96,7 @@ export function reportText(report: BenchReport): string {
   return [
     headline({ ...machine, ...commonOf(ceilings) }),
     ...ceilings.map(ceilingsText),
-    `Minimum flops and bytes.${cases.some(({ peers }) => peers.length > 0) ? PEERS : ''}`,
+    `Minimum flops and bytes.${cases.some(({ peers }) => peers.length > 0) ? PEERS : ''}${cases.some(({ relations }) => relations) ? RELATIONS : ''}`,
     '',
     ...(cases.length > 0 ? [casesTable(report)] : []),
     ...failures.map((failure) => `FAIL ${failure}`),
@@ -88,9 +135,7 @@ function casesTable({ cases, peers }: BenchReport): string {
         head: name,
         cell: (one) => {
           const peer = one.peers.find((found) => found.name === name);
-          if (!peer) return '-';
-          const [low, high] = [peer.ratioP25, peer.ratioP75].map((x) => significant(x));
-          return `${significant(peer.ratio)} (${low} .. ${high})`;
+          return peer ? peerText(peer, one.targets?.peers?.[name]) : '-';
         },
       }),
     );

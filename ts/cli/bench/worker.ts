@@ -1,4 +1,5 @@
 // One instruction set of `rankone bench`, in a process of its own: RANKONE_ISA is read once.
+import type { Case } from '../benchCase';
 import { CheckError } from '../benchCase';
 import { engine } from '../engine';
 import { UsageError } from '../errors';
@@ -7,7 +8,8 @@ import type { CaseSpec } from './cases';
 import { caseOf } from './cases';
 import type { Ceilings } from './ceilings';
 import { higher, measureCeilings } from './ceilings';
-import type { Timed } from './measure';
+import { measureTurns } from './lora/measure';
+import type { Measured, Setting, Timed } from './measure';
 import { measure } from './measure';
 import type { Skip } from './schema';
 import type { Traffic } from './traffic';
@@ -53,12 +55,15 @@ async function run({ cases, threads, seconds, peers: wanted }: Task): Promise<vo
     engine().setNumThreads(n);
     const before = measureCeilings();
     const setting = { seconds, peers: found, isa: before.isa, threads: n };
-    for (const [index, spec] of cases.entries()) {
+    for (let index = 0; index < cases.length; ) {
       send({ type: 'start', index, threads: n });
+      const together = inTurns(cases, index);
+      index += together.length;
       try {
-        const { skipped, ...measured } = await measure(caseOf(spec), setting);
-        for (const skip of skipped) send({ type: 'skip', skip });
-        send({ type: 'case', ...measured });
+        for (const { skipped, ...measured } of await measureAll(together, setting)) {
+          for (const skip of skipped) send({ type: 'skip', skip });
+          send({ type: 'case', ...measured });
+        }
       } catch (error) {
         if (!(error instanceof CheckError)) throw error;
         send({ type: 'failure', message: error.message });
@@ -66,6 +71,17 @@ async function run({ cases, threads, seconds, peers: wanted }: Task): Promise<vo
     }
     send({ type: 'ceilings', ceilings: higher(before, measureCeilings()) });
   }
+}
+
+/** The cases that are timed in the same turns as the one at `index`. */
+function inTurns(cases: readonly CaseSpec[], index: number): Case[] {
+  const { turns } = cases[index];
+  const end = cases.findIndex((spec, i) => i > index && (!turns || spec.turns !== turns));
+  return cases.slice(index, end < 0 ? cases.length : end).map(caseOf);
+}
+
+async function measureAll(cases: readonly Case[], setting: Setting): Promise<Measured[]> {
+  return cases[0].turns ? measureTurns(cases, setting) : [await measure(cases[0], setting)];
 }
 
 function thrown(error: NodeJS.ErrnoException): Thrown {

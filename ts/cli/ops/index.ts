@@ -3,6 +3,7 @@ import { UsageError } from '../errors';
 import type { Operation } from '../operation';
 import { companions } from './companions';
 import { layers } from './layers';
+import { loras } from './lora';
 import { cells, presets, variants } from './recurrence';
 
 export const operations: readonly Operation[] = [
@@ -11,6 +12,7 @@ export const operations: readonly Operation[] = [
   ...presets,
   ...layers,
   ...companions,
+  ...loras,
 ];
 
 /** Operations of the given names, in their order, from `among`; `all` names them all. */

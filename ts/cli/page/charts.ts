@@ -3,7 +3,7 @@ import type { Ceilings } from '../bench/ceilings';
 import type { BenchReport, CaseResult } from '../bench/schema';
 import { keyText } from '../bench/schema';
 import type { Pass } from '../operation';
-import { passes, shapeText } from '../operation';
+import { allPasses, shapeText } from '../operation';
 import { significant } from '../table';
 
 export interface Point {
@@ -112,7 +112,7 @@ export function intensityOf({ flops, bytes }: CaseResult): number | undefined {
 function rooflineOf(own: Ceilings, cases: readonly CaseResult[], label: Label): Roofline {
   const { isa, threads, peaks, bandwidths } = own;
   const here = cases.filter((one) => one.isa === isa && one.threads === threads && one.flops);
-  const ofPasses = passes
+  const ofPasses = allPasses
     .map((pass) => ({
       label: pass,
       points: here
@@ -120,7 +120,7 @@ function rooflineOf(own: Ceilings, cases: readonly CaseResult[], label: Label): 
         .map((one) => ({ x: intensityOf(one)!, y: one.gflops!, name: label(one) })),
     }))
     .filter(({ points }) => points.length > 0);
-  const top = Math.max(peaks.f32, peaks.bf16 ?? 0);
+  const top = Math.max(...Object.values(peaks));
   const speeds = bandwidths.map(({ level, read, update }) => ({
     level,
     speed: Math.max(read, update),

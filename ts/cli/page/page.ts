@@ -4,12 +4,19 @@ import path from 'node:path';
 import type { BenchReport } from '../bench/schema';
 import { skipText } from '../bench/skipped';
 import { machineLines } from '../info';
-import { passes } from '../operation';
+import { allPasses } from '../operation';
 import type { Charts } from './charts';
 import { chartsOf, whereText } from './charts';
 import type { Table } from './html';
 import { escapeHtml, scriptJson, tableHtml } from './html';
-import { casesTable, ceilingsTable, comparisonTable, peersTable, scalingTables } from './tables';
+import {
+  casesTable,
+  ceilingsTable,
+  comparisonTable,
+  peersTable,
+  relationsTable,
+  scalingTables,
+} from './tables';
 
 export function pageOf(report: BenchReport): string {
   const charts = chartsOf(report);
@@ -83,6 +90,8 @@ function sections(report: BenchReport, charts: Charts): string[] {
         plot('bars', 'How many times as long as rankone', 'peers'),
         tableHtml(peersTable(report, charts)),
       ]),
+    cases.some(({ relations }) => relations) &&
+      section('What adapters cost', [tableHtml(relationsTable(report))]),
     report.skipped.length > 0 &&
       section('What other libraries did not run', [
         list(report.skipped.map((skip) => skipText(skip))),
@@ -98,7 +107,7 @@ function sections(report: BenchReport, charts: Charts): string[] {
 /** What the plots show: one instruction set on one number of threads, one pass or all. */
 function choices({ rooflines, tokens, bars }: Charts): string {
   const ofAll = [...rooflines.flatMap((one) => one.passes), ...tokens, ...bars];
-  const among = passes.filter((pass) =>
+  const among = allPasses.filter((pass) =>
     ofAll.some((one) => ('pass' in one ? one.pass : one.label) === pass),
   );
   const options = (values: string[]): string =>

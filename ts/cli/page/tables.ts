@@ -1,6 +1,7 @@
 // The tables of the page. Every number that a plot shows stands in one of them.
 import type { BenchReport, CaseResult } from '../bench/schema';
-import { percent } from '../bench/text';
+import { relationNames } from '../bench/schema';
+import { percent, relationText } from '../bench/text';
 import { shapeText } from '../operation';
 import { duration, significant } from '../table';
 import type { Charts, ChosenSeries } from './charts';
@@ -83,6 +84,28 @@ export function peersTable({ cases }: BenchReport, { peers: ran }: Charts): Tabl
   };
 }
 
+/** What adapters cost: the fused LoRA product beside its base product and its other forms. */
+export function relationsTable({ cases }: BenchReport): Table {
+  const label = labelsOf(cases);
+  return {
+    id: 'relations',
+    caption:
+      'Time of the fused LoRA product as a multiple of others of the engine, in the same turns (quartiles over rounds), [target]; a heading sorts',
+    head: ['case', 'on', ...relationNames.map((to) => `over ${to}`)],
+    rows: cases
+      .filter(({ relations }) => relations)
+      .map((one) => [
+        plain(label(one)),
+        plain(whereText(one)),
+        ...relationNames.map((to): Cell => {
+          const value = one.relations!.find((relation) => relation.to === to)?.ratio;
+          return value === undefined ? plain('') : { text: relationText(one, to), value };
+        }),
+      ]),
+    sortable: true,
+  };
+}
+
 /** One row per series, one column per place. */
 function seriesTable(id: string, caption: string, over: string, series: ChosenSeries[]): Table {
   const places = [...new Set(series.flatMap(({ points }) => points.map(({ x }) => x)))].sort(
@@ -118,12 +141,14 @@ export function ceilingsTable({ ceilings }: BenchReport): Table {
       'where',
       'f32 peak',
       'bf16 peak',
+      'int8 peak',
       ...levels.flatMap((level) => [`${level} read`, `${level} updated`]),
     ],
     rows: ceilings.map(({ peaks, bandwidths, ...where }) => [
       plain(whereText(where)),
       number(peaks.f32),
       number(peaks.bf16),
+      number(peaks.int8),
       ...levels.flatMap((level) => {
         const found = bandwidths.find((one) => one.level === level);
         return [number(found?.read), number(found?.update)];

@@ -6,17 +6,29 @@
  *   delta cells      gated_delta_net, gate 0 where there is none; state [V,K], scale 1 / sqrt(V) inside
  *   mamba2           dt + bias, ssm_scan (softplus inside; state [P,N]), + D x: the graph of llama.cpp
  *   matmul           mul_mat
+ *   LoRA             mul_mat with W, A and B, scale and add, as llama.cpp has them; one adapter
  */
 import fs from 'node:fs';
 import path from 'node:path';
 import type { Tensor32 } from '#oracle/support/tensor';
 import { zeros32 } from '#oracle/support/tensor';
+import type { WeightFormat } from '../../lora/packedWeight';
 import type { Case } from '../benchCase';
 import type { References, Tensors } from '../operation';
+import { SCALE } from '../ops/lora';
 import { howToGet, packageFolder, resolvePackage } from './packages';
 import type { Peer, PeerCase } from './peer';
 import type { Grid } from './problem';
-import { divided, factorType, gridOf, kindOf, map, spread, transposed } from './problem';
+import {
+  divided,
+  factorType,
+  gridOf,
+  kindOf,
+  map,
+  spread,
+  transposed,
+  weightCopies,
+} from './problem';
 import { compiled } from './program';
 import { Server } from './server';
 
@@ -56,15 +68,36 @@ function librariesOf(home: string): string {
   throw new Error(`no libggml-base.so in the folders of ${bins}; another version of the package?`);
 }
 
-function objection({ op, pass, shape, dtype }: Case): string | undefined {
+function objection(one: Case): string | undefined {
+  const { op, pass, shape, dtype } = one;
   const kind = kindOf(op);
   if (kind.family === 'none') return kind.why;
+  if (kind.family === 'lora') return loraObjection(one);
   if (pass === 'backward') return 'no backward';
   if (kind.family === 'matmul') return undefined;
   if (dtype !== 'f32') return 'recurrences in f32 only';
   if (kind.family === 'hgrn2') return 'no keys made of gates';
   if (kind.family === 'grid' && shape.K !== shape.V) return 'states with K = V only';
   return undefined;
+}
+
+/** Bytes of an element of its types of weights, by the formats of a base. */
+const LORA_TYPES: Partial<Record<WeightFormat, { name: string; bytes: number }>> = {
+  f32: { name: 'f32', bytes: 4 },
+  bf16: { name: 'bf16', bytes: 2 },
+  f16: { name: 'f16', bytes: 2 },
+  q8: { name: 'q8_0', bytes: 34 / 32 },
+  q4: { name: 'q4_0', bytes: 18 / 32 },
+};
+
+function loraObjection({ op, pass, shape: { E } }: Case): string | undefined {
+  const { format, perRow } = op.lora!;
+  if (E > 1 || perRow > 1) return 'one adapter';
+  if (pass !== 'forward') return 'no backward';
+  if (!LORA_TYPES[format]) return `no ${format} weights`;
+  // It multiplies float32 by float32, and rounds rows for any other type of weights.
+  if (format === 'f32') return op.arithmetic ? 'f32 weights in float32 only' : undefined;
+  return op.arithmetic ? undefined : `${format} weights with rounded rows only`;
 }
 
 async function openCase(
@@ -74,7 +107,7 @@ async function openCase(
   threads: number,
 ): Promise<PeerCase> {
   const { settings, tensors, results } = mappingOf(one, inputs);
-  await server.open({ ...settings, threads, dtype: factorType(one) }, tensors);
+  await server.open({ threads, dtype: factorType(one), ...settings }, tensors);
   return {
     results: async () => results(await server.results()),
     time: (runs) => server.time(runs),
@@ -82,8 +115,10 @@ async function openCase(
   };
 }
 
-function mappingOf({ op }: Case, inputs: Tensors): Mapping {
+function mappingOf(one: Case, inputs: Tensors): Mapping {
+  const { op } = one;
   const kind = kindOf(op);
+  if (kind.family === 'lora') return lora(one, inputs);
   if (kind.family === 'grid') {
     const grid = gridOf(op, inputs);
     return kind.update === 'delta' ? gatedDeltaNet(grid) : gatedLinearAttention(grid);
@@ -95,6 +130,22 @@ function mappingOf({ op }: Case, inputs: Tensors): Mapping {
     settings: { op: 'mul_mat' },
     tensors: { a, b, ...(bias && { bias }) },
     results: (own) => divided(own.y!, { y }),
+  };
+}
+
+function lora(one: Case, { x, weight, a, b }: Tensors): Mapping {
+  const { name, bytes } = LORA_TYPES[one.op.lora!.format]!;
+  const y = [x.shape[0], weight.shape[0]];
+  const settings = { dtype: name, copies: weightCopies(one, bytes) };
+  const results = (own: References) => divided(own.y!, { y });
+  if (!a)
+    return { settings: { ...settings, op: 'mul_mat' }, tensors: { a: x, b: weight }, results };
+  // A stack of one adapter has its shape but for the first axis.
+  const [ofA, ofB] = [a, b].map(({ data, shape }) => ({ data, shape: shape.slice(1) }) as Tensor32);
+  return {
+    settings: { ...settings, op: 'lora', adapters: one.dtype, scale: SCALE },
+    tensors: { x, weight, a: ofA, b: ofB },
+    results,
   };
 }
 

@@ -13,7 +13,15 @@ import type { Graph } from './onnxModel';
 import { onnxModel } from './onnxModel';
 import { howToGet, packageFolder, resolvePackage } from './packages';
 import type { Peer, PeerCase } from './peer';
-import { factorType, gridOf, kindOf, transposed } from './problem';
+import {
+  factorsOf,
+  factorType,
+  gridOf,
+  kindOf,
+  objectionToProduct,
+  transposed,
+  weightCopies,
+} from './problem';
 import { REST } from './server';
 
 const PACKAGE = 'onnxruntime-node';
@@ -69,6 +77,7 @@ function objection(one: Case): string | undefined {
   const kind = kindOf(op);
   if (kind.family === 'none') return kind.why;
   if (kind.family === 'mamba2' || kind.family === 'hgrn2') return 'no such operator';
+  if (kind.family === 'lora') return objectionToProduct(one);
   if (pass === 'backward') return 'no backward';
   return factorType(one) === 'f32' ? undefined : 'f32 only';
 }
@@ -82,15 +91,19 @@ interface Setting {
 
 async function openCase(
   { Tensor, InferenceSession }: Runtime,
-  { op }: Case,
+  one: Case,
   inputs: Tensors,
   threads: number,
 ): Promise<PeerCase> {
+  const { family } = kindOf(one.op);
   const { model, feeds, results } =
-    kindOf(op).family === 'matmul'
-      ? matMul(inputs as Record<string, Tensor32>)
-      : attention(op, inputs);
-  const session = await InferenceSession.create(model, sessionOptions(threads));
+    family === 'matmul' || family === 'lora'
+      ? matMul(factorsOf(one, inputs) as Record<string, Tensor32>)
+      : attention(one.op, inputs);
+  const sessions: Session[] = [];
+  for (let i = 0; i < weightCopies(one, 4); i++)
+    sessions.push(await InferenceSession.create(model, sessionOptions(threads)));
+  let turn = 0;
   const given = Object.fromEntries(
     Object.entries(feeds).map(([name, { data, shape }]) => [
       name,
@@ -99,7 +112,7 @@ async function openCase(
   );
   return {
     results: async () => {
-      const own = await session.run(given);
+      const own = await sessions[0].run(given);
       const named = Object.entries(results).map(([output, { name, shape }]) => {
         return [name, { data: own[output].data, shape }];
       });
@@ -109,13 +122,15 @@ async function openCase(
       const times: number[] = [];
       for (let i = 0; i < runs; i++) {
         const start = process.hrtime.bigint();
-        await session.run(given);
+        await sessions[turn++ % sessions.length].run(given);
         times.push(Number(process.hrtime.bigint() - start));
       }
       if (threads > 1) await sleep(REST);
       return times;
     },
-    close: () => session.release(),
+    close: async () => {
+      for (const session of sessions) await session.release();
+    },
   };
 }
 

@@ -2,7 +2,7 @@
 import type { Case } from '../benchCase';
 import { engine } from '../engine';
 import type { Peer } from './peer';
-import { factorType, kindOf } from './problem';
+import { factorsOf, factorType, kindOf, objectionToProduct, weightCopies } from './problem';
 import { compiled } from './program';
 import type { Hello } from './server';
 import { Server } from './server';
@@ -48,10 +48,14 @@ export async function findOpenblas(): Promise<Peer> {
     name: 'openblas',
     version,
     objection: (one) => objection(one, properties.bf16 === '1'),
-    open: async (one, { a, b, bias, dY }, threads) => {
+    open: async (one, inputs, threads) => {
       const server = start(core);
       const dtype = factorType(one);
-      await server.open({ threads, dtype }, { a, b, ...(bias && { bias }), ...(dY && { dY }) });
+      const { a, b, bias, dY } = factorsOf(one, inputs);
+      await server.open(
+        { threads, dtype, copies: weightCopies(one, 4) },
+        { a, b, ...(bias && { bias }), ...(dY && { dY }) },
+      );
       return server;
     },
   };
@@ -70,7 +74,9 @@ async function greet(server: Server): Promise<Hello> {
 }
 
 function objection(one: Case, bf16: boolean): string | undefined {
-  if (kindOf(one.op).family !== 'matmul') return 'products only';
+  const { family } = kindOf(one.op);
+  if (family === 'lora') return objectionToProduct(one);
+  if (family !== 'matmul') return 'products only';
   const dtype = factorType(one);
   if (dtype === 'f32') return undefined;
   if (dtype === 'f16') return 'no f16';

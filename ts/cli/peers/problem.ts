@@ -4,13 +4,14 @@ import type { Gate, Update } from '#oracle/support/cases';
 import { Random } from '#oracle/support/random';
 import type { Tensor32, TensorLike } from '#oracle/support/tensor';
 import { sizeOf, toFloat32, zeros32 } from '#oracle/support/tensor';
+import { copiesOf } from '../bench/lora/assets';
 import type { Case } from '../benchCase';
 import type { Dtype } from '../dtype';
 import type { Operation, Tensors } from '../operation';
 
 export type Kind =
   | { family: 'grid'; gate: Gate; update: Update }
-  | { family: 'mamba2' | 'hgrn2' | 'matmul' }
+  | { family: 'mamba2' | 'hgrn2' | 'matmul' | 'lora' }
   /** What no peer has, and why. */
   | { family: 'none'; why: string };
 
@@ -20,6 +21,7 @@ const GATES: Record<number, Gate> = { 1: 'head', 3: 'token', 4: 'channel' };
 /** Told by the inputs that the operation draws, and its options. */
 export function kindOf(op: Operation): Kind {
   if (op.call === 'matmul') return { family: 'matmul' };
+  if (op.lora) return { family: 'lora' };
   if (!op.recurrent) return { family: 'none', why: 'no such operation' };
   if (op.name === 'mamba2' || op.name === 'hgrn2') return { family: op.name };
   const option = Object.keys(op.options).find((name) => !GRID_OPTIONS.includes(name));
@@ -33,9 +35,28 @@ export function kindOf(op: Operation): Kind {
   return { family: 'grid', gate, update: inputs.beta ? 'delta' : 'additive' };
 }
 
+/** The arguments of a product, of the fused LoRA product's without adapters too. */
+export function factorsOf({ op }: Case, inputs: Tensors): Tensors {
+  return op.lora ? { a: inputs.x, b: inputs.weight } : inputs;
+}
+
+/** Why a case of the fused LoRA product is no plain product in float32, where it is none. */
+export function objectionToProduct({ op, pass, shape, dtype }: Case): string | undefined {
+  if (shape.E > 0) return 'no adapters';
+  if (pass !== 'forward') return 'the base product forward only';
+  if (op.lora!.format !== 'f32' || op.arithmetic || dtype !== 'f32') return 'f32 weights only';
+  return undefined;
+}
+
+/** How many copies of the weight a peer goes through in turn, of so many bytes an element. */
+export function weightCopies(one: Case, elementBytes: number): number {
+  const { N, K } = one.shape;
+  return one.op.lora ? copiesOf(one, N * K * elementBytes) : 1;
+}
+
 /** What a peer multiplies: the case's element type, or what the operation rounds that to. */
 export function factorType({ op, dtype }: Pick<Case, 'op' | 'dtype'>): Dtype {
-  return op.arithmetic ?? dtype;
+  return op.arithmetic === 'bf16' ? 'bf16' : dtype;
 }
 
 /** The gate that a paper fixes, and its function therefore does not take. */

@@ -68,6 +68,7 @@ function objection(one: Case): string | undefined {
   const kind = kindOf(one.op);
   const dtype = factorType(one);
   if (kind.family === 'none') return kind.why;
+  if (kind.family === 'lora') return 'no such operation';
   if (kind.family === 'matmul') return dtype === 'f16' ? 'no f16 on the CPU' : undefined;
   return dtype === 'f32' ? undefined : 'recurrences in f32 only';
 }

@@ -4,13 +4,9 @@ import { show, typeError } from '../../errors';
 import { synchronous } from '../../marshal';
 import type { SavedForward } from '../../saved';
 import { tf } from './core';
-import { record } from './record';
+import { type Plain, plainTensor, tensorOf } from './plain';
+import { recordOnce } from './record';
 
-/** A tensor of the engine. */
-interface Plain {
-  data: Float32Array | Int32Array;
-  shape: number[];
-}
 type Native = (inputs: object, options: object) => Record<string, unknown>;
 
 /** What an operation's gradients do not follow from its names. @internal */
@@ -88,31 +84,6 @@ class Arguments {
   }
 }
 
-function plainTensor(
-  operation: string,
-  name: string,
-  tensor: any,
-  dtype: 'float32' | 'int32',
-): Plain {
-  if (!(tensor instanceof tf.Tensor))
-    throw typeError(operation, `${name}: expected a tf.Tensor, got ${show(tensor)}`);
-  const article = dtype === 'int32' ? 'an' : 'a';
-  if (tensor.dtype !== dtype)
-    throw typeError(
-      operation,
-      `${name}: expected ${article} ${dtype} tensor, got one of ${tensor.dtype}`,
-    );
-  if (tensor.isDisposed)
-    throw new Error(`[${operation}] ${name}: expected a tensor, got one that is disposed`);
-  const values = tensor.dataSync();
-  const kind = dtype === 'int32' ? Int32Array : Float32Array;
-  return { data: values instanceof kind ? values : kind.from(values), shape: tensor.shape };
-}
-
-function tensorOf({ data, shape }: Plain): Tensor {
-  return tf.tensor(data, shape, 'float32');
-}
-
 /**
  * The engine's function `name` over tf.Tensors. Its gradients are those that `nameBackward` returns: an output `finalState`
  * hands its gradient over as `dFinalState`, an input `initialState` or an option `gate.aLog` takes its own from
@@ -127,7 +98,6 @@ export function differentiable(
   backward: Native = synchronous(`${name}Backward`),
 ): (inputs: any, options?: any) => any {
   const { indices = [], forwardOnly = [], constants = [], backwardOptions } = rules;
-  const kernelName = `Rankone${name[0].toUpperCase()}${name.slice(1)}`;
   const makesSaved = description.entries.some((e) => e.name === name && e.makesSaved);
 
   function operation(inputs: any, options: any = {}): Record<string, Tensor> {
@@ -178,17 +148,7 @@ export function differentiable(
       });
     };
 
-    const results = record(kernelName, given.tensors, {
-      compute,
-      // On the tape itself, so that a gradient of a gradient is an error and not a missing term.
-      gradient: (dOutputs) =>
-        record(`${kernelName}Backward`, [...given.tensors, ...dOutputs], {
-          compute: () => gradient(dOutputs),
-          gradient() {
-            throw new Error(`[${name}] gradients of gradients are not available`);
-          },
-        }),
-    });
+    const results = recordOnce(name, given.tensors, { compute, gradient });
     return Object.fromEntries(results.map((result, i) => [outputs[i], result]));
   }
 

@@ -10,6 +10,7 @@
 export * from './additivePresets';
 export * from './deltaPresets';
 export * from './layers';
+export * from './loraLinear';
 export * from './matMulKernels';
 export * from './recurrence';
 export type * from './types';

@@ -16,8 +16,8 @@ const gradFunc = ((dOutputs: Tensor | Tensor[], _saved: Tensor[], attrs: unknown
   return gradients.map((gradient) => () => gradient);
 }) as unknown as GradConfig['gradFunc'];
 
-/** Runs a step as a kernel of the current backend and puts it on the tape, if one is recorded. @internal */
-export function record(kernelName: string, inputs: Tensor[], step: Step): Tensor[] {
+/** Runs a step as a kernel of the current backend and puts it on the tape, if one is recorded. */
+function record(kernelName: string, inputs: Tensor[], step: Step): Tensor[] {
   tf.backend(); // makes TensorFlow.js choose one, if it has not yet
   const backendName = tf.getBackend();
   if (!tf.getKernel(kernelName, backendName))
@@ -26,4 +26,24 @@ export function record(kernelName: string, inputs: Tensor[], step: Step): Tensor
   return tf
     .engine()
     .runKernel(kernelName, inputs as unknown as NamedTensorMap, step as unknown as NamedAttrMap);
+}
+
+/**
+ * Runs a step of an operation on the tape, under the operation's name. Its gradient goes on the tape itself, so that a
+ * gradient of a gradient is an error and not a missing term.
+ *
+ * @internal
+ */
+export function recordOnce(operation: string, inputs: Tensor[], step: Step): Tensor[] {
+  const kernelName = `Rankone${operation[0].toUpperCase()}${operation.slice(1)}`;
+  return record(kernelName, inputs, {
+    compute: step.compute,
+    gradient: (dOutputs) =>
+      record(`${kernelName}Backward`, [...inputs, ...dOutputs], {
+        compute: () => step.gradient(dOutputs),
+        gradient() {
+          throw new Error(`[${operation}] gradients of gradients are not available`);
+        },
+      }),
+  });
 }
