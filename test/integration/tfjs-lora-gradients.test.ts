@@ -54,7 +54,14 @@ function forReference({ x, bias, routing, adapters }: Problem, base: any): any {
   });
   const byId = list && new Map(list.map((adapter, id) => [id, adapter]));
   const given = routing ?? (list && { kind: 'one', id: 0 });
-  return { x, base, bias, adapters: byId, routing: given, outFeatures: base === 'identity' ? IN : OUT };
+  return {
+    x,
+    base,
+    bias,
+    adapters: byId,
+    routing: given,
+    outFeatures: base === 'identity' ? IN : OUT,
+  };
 }
 
 /** The reference's gradients by the paths of the tensors that they belong to. */
@@ -69,7 +76,8 @@ function expectedGradients(problem: Problem, inputs: any, dY: Tensor32, options?
     if (head === 'x') expected[path] = dx;
     else if (head === 'bias') expected[path] = dBias!;
     else if (head === 'routing') expected[path] = { data: dGates!.data, shape };
-    else if (own && field === 'scale') expected[path] = { data: Float64Array.of(own.dScale), shape };
+    else if (own && field === 'scale')
+      expected[path] = { data: Float64Array.of(own.dScale), shape };
     else expected[path] = own?.[name] ?? zeros;
   }
   return expected;

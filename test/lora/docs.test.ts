@@ -33,7 +33,9 @@ for (const [name, code] of [...snippetsOf('initialisers.md', 4), ...snippetsOf('
 test('every function is named', () => {
   const index = Object.keys(require('../../ts/index'));
   const text = fs.readFileSync(path.join(root, 'docs/initialisers.md'), 'utf8');
-  for (const name of index.filter((x) => /^(init|eva|updateEva|nf4|quantise|lora(?!Linear)|allora)/.test(x)))
+  for (const name of index.filter((x) =>
+    /^(init|eva|updateEva|nf4|quantise|lora(?!Linear)|allora)/.test(x),
+  ))
     assert.ok(text.includes(`\`${name}\``), name);
 });
 test('every companion is named', () => {

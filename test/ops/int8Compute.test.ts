@@ -9,8 +9,8 @@ import {
   packWeightSync,
   setNumThreads,
 } from '../../ts/index';
-import { throwsWith } from './helpers.ts';
 import { Random } from '../support/random.ts';
+import { throwsWith } from './helpers.ts';
 
 const test = suite("loraLinear: compute 'int8'");
 const hasDot = info().isa === 'avx512bf16';
