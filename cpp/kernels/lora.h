@@ -64,7 +64,8 @@ struct LoraArgs {
 // A row's bits depend on its own x, adapters and gates alone: neither on other rows nor on how many there are.
 void loraForward(const LoraArgs& args, void* y, DType yDType);
 
-// What is null is not computed. Sums over rows are added in ascending order, in blocks of a fixed number of rows.
+// What is null is not computed. Sums over rows are added to what stands there, in ascending order, in blocks of a
+// number of rows that the shapes decide.
 struct LoraAdapterGradient {
   float* a = nullptr;    // [rank, in]
   float* b = nullptr;    // [out, bRanks]
@@ -81,8 +82,8 @@ struct LoraGradients {
   const void* dY = nullptr;  // [rows, out], in args.dtype
   void* dx = nullptr;        // [rows, in]
   DType dxDType = DType::F32;
-  float* dBias = nullptr;                         // [out]
-  float* dGates = nullptr;                        // [rows, perRow]
+  float* dBias = nullptr;                         // [out], written
+  float* dGates = nullptr;                        // [rows, perRow], written where a row has an adapter
   const LoraAdapterGradient* adapters = nullptr;  // as many as args.adapters
   int64_t adapterCount = 0;
 };

@@ -44,26 +44,6 @@ LoraShape shapeOf(const LoraArgs& p) {
   return s;
 }
 
-void clear(float* data, int64_t count) {
-  if (data) std::memset(data, 0, static_cast<size_t>(count) * sizeof(float));
-}
-
-void clearGradients(const LoraArgs& p, const LoraGradients& g) {
-  clear(g.dGates, p.rows * p.perRow);
-  const int64_t count = g.adapters ? g.adapterCount : 0;
-  parallelFor(count, p.cancel, [&](int64_t e) {
-    const LoraAdapter& a = *p.adapters[e];
-    const LoraAdapterGradient& to = g.adapters[e];
-    clear(to.a, a.rank * p.in);
-    clear(to.b, p.out * to.bRanks);
-    clear(to.mid, a.midDiagonal ? a.rank : a.midRank * to.midRanks);
-    clear(to.rankBias, a.rank);
-    clear(to.scale, 1);
-    clear(to.baseScale, p.out);
-    clear(to.outBias, p.out);
-  });
-}
-
 // Where the parts of every group begin; how many floats there are of each.
 struct LoraFloats {
   int64_t t = 0, w = 0, packedT = 0, packedW = 0;
@@ -214,8 +194,6 @@ void backwardBlock(const LoraArgs& p, const LoraGradients& g, const LoraShape& s
 }  // namespace
 
 void loraBackward(const LoraArgs& args, const LoraGradients& gradients) {
-  clearGradients(args, gradients);
-  clear(gradients.dBias, args.out);
   if (args.rows == 0) return;
   if (gradients.dBias) rowSum({gradients.dY, gradients.dBias, args.rows, args.out, args.cancel, args.dtype});
   if (!gradients.dx && !gradients.dGates && !gradients.adapters) return;

@@ -77,6 +77,20 @@ void addGroup(const LoraBlock& b, const LoraGroup& g, int64_t first, int64_t end
   }
 }
 
+// What the next group will turn round, a few lines that lie anywhere. One word is read for good: a prefetch is dropped
+// where the page's translation is not at hand.
+void prefetchGroup(const LoraBlock& b, const LoraGroup& g, int64_t n0) {
+  const LoraAdapter& adapter = b.adapter(g);
+  if (adapter.aIndex) return;
+  const Panels& a = adapter.a;
+  const int64_t step = panelSteps(a.format), words = std::min<int64_t>(kPanel, a.depth - n0) / step * a.width;
+  for (int64_t p = 0; p < a.count(); ++p) {
+    const uint32_t* from = a.panel(p) + n0 / step * a.width;
+    (void)*static_cast<const volatile uint32_t*>(from);
+    for (int64_t k = 0; k < words; k += 16) __builtin_prefetch(from + k);
+  }
+}
+
 // The words that the next block of outputs of a strip is made of, fetched into L2 over `groups` groups of units.
 Prefetch prefetchStrip(const Panels& m, int64_t o, int64_t steps, int64_t n0, int64_t groups) {
   Prefetch f;
@@ -162,6 +176,7 @@ void dxTask(const LoraBlock& b, int64_t first, int64_t last, int64_t ranks, int6
     if (!p.base || p.out == 0) fillSums<D>(b, row, endRow, n0, columns, sums);
     for (size_t k = 0; k < b.groups.groups.size(); ++k) {
       const LoraGroup& g = b.groups.groups[k];
+      if (k + 1 < b.groups.groups.size()) prefetchGroup(b, b.groups.groups[k + 1], n0);
       const int32_t *rows = b.groups.rows.data() + g.first, *stop = rows + g.count;
       const int64_t from = std::lower_bound(rows, stop, static_cast<int32_t>(row)) - rows;
       const int64_t to = std::lower_bound(rows, stop, static_cast<int32_t>(endRow)) - rows;

@@ -113,7 +113,7 @@ MatmulArgs product(const float* a, const float* b, float* y, int64_t M, int64_t 
 // with zeros to more than those that matmul multiplies as dot products.
 void multiplyB(const Problem& p, const float* x, const float* b, int64_t rows, float* t, const Call& call) {
   const int64_t lines = rows * p.inA, filled = std::max(lines, kDotRows + 1);
-  const bool fill = lines < filled && p.outB > kFewColumns;
+  const bool fill = lines < filled;
   const AlignedBuffer few = floatBuffer(fill ? filled * p.inB : 0), own = floatBuffer(fill ? filled * p.outB : 0);
   if (fill) {
     std::copy_n(x, lines * p.inB, few.f32());
@@ -124,11 +124,6 @@ void multiplyB(const Problem& p, const float* x, const float* b, int64_t rows, f
     MatmulArgs m = product(fill ? few.f32() : x, b + i * p.outB * p.inB, fill ? own.f32() : to, fill ? filled : lines,
                            p.outB, p.inB, call);
     m.transposeB = true;
-    if (p.outB <= kFewColumns) {
-      m.batch = rows;
-      m.M = p.inA;
-      m.aStep = p.in();
-    }
     matmul(m);
     if (fill) std::copy_n(own.f32(), lines * p.outB, to);
   }

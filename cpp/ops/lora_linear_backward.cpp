@@ -84,7 +84,7 @@ void writeLayout(const lora::Problem& p, int32_t* to) {
   }
 }
 
-// Each adapter's places in the outputs, all set to zero: the kernel writes what belongs to ranks in use and to rows.
+// Each adapter's places in the outputs, all set to zero: the kernel adds what belongs to ranks in use and to rows.
 std::vector<LoraAdapterGradient> places(const Call& call, const lora::Problem& p) {
   std::vector<LoraAdapterGradient> list(p.held.size());
   float* at[kOutputs] = {};

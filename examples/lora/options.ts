@@ -7,8 +7,8 @@ export const HELP = `Trains a language model on a novel, freezes it, and teaches
 
   npm run start:lora -- [options]    or  npx tsx examples/lora/main.ts [options]
 
-  --steps N           of the base model's training (default 1200)
-  --adapter-steps N   of each adapter's training (default 400)
+  --steps N           of the base model's training (default 1500)
+  --adapter-steps N   of each adapter's training (default 600)
   --rank R            of the adapters (default 8; 'javascript' has twice, 'capitals' a fourth of it)
   --ratio X           LoRA+: b learns X times as fast as a (default 1)
   --format NAME       of the frozen weights: ${FORMATS.join(', ')} (default f32)
@@ -53,8 +53,8 @@ export function parseOptions(args: string[]): Options | 'help' {
   const format = FORMATS.find((name) => name === values.format);
   if (!format) throw new Error(`--format: expected ${FORMATS.join(', ')}; got ${values.format}`);
   return {
-    steps: whole('--steps', values.steps ?? (quick ? '150' : '1200'), 0),
-    adapterSteps: whole('--adapter-steps', values['adapter-steps'] ?? (quick ? '60' : '400'), 1),
+    steps: whole('--steps', values.steps ?? (quick ? '150' : '1500'), 0),
+    adapterSteps: whole('--adapter-steps', values['adapter-steps'] ?? (quick ? '60' : '600'), 1),
     rank: whole('--rank', values.rank, 1),
     ratio: positive('--ratio', values.ratio),
     format,

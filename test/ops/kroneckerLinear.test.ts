@@ -107,7 +107,7 @@ test('more rows than a slab has', async () => {
 });
 
 test('the bits of a row do not depend on the rows beside it', async () => {
-  for (const [a, b] of [
+  const sizes: [[number, number], [number, number]][] = [
     [
       [4, 4],
       [12, 20],
@@ -128,16 +128,30 @@ test('the bits of a row do not depend on the rows beside it', async () => {
       [20, 3],
       [40, 7],
     ],
-  ] as [[number, number], [number, number]][]) {
-    const { x, a: left, b: right } = problem({ lead: [41], terms: 2, a, b });
-    const run = async (rows: typeof x) => [
-      ...(await call('kroneckerLinear', { x: rows, a: left, b: right })).y.data,
-    ];
-    const all = await run(x);
-    const out = a[0] * b[0];
+    [
+      [3, 2],
+      [9, 4],
+    ],
+  ];
+  for (const [a, b, terms] of sizes.flatMap(([a, b]) => [[a, b, 1] as const, [a, b, 2] as const])) {
+    const { x, dY, a: left, b: right } = problem({ lead: [41], terms, a, b });
+    const run = async (cut: (rows: typeof x) => typeof x) => {
+      const factors = { a: left, b: right };
+      const { y } = await call('kroneckerLinear', { x: cut(x), ...factors });
+      const { dx } = await call('kroneckerLinearBackward', { x: cut(x), dY: cut(dY), ...factors });
+      return { y, dx };
+    };
+    const all = await run((t) => t);
+    const expectRows = async (cut: (t: typeof x) => typeof x, label: string): Promise<void> => {
+      const part = await run(cut);
+      for (const name of ['y', 'dx'] as const) {
+        const whole = { data: all[name].data as Float32Array, shape: [...all[name].shape] };
+        assert.equal([...part[name].data], [...cut(whole).data], `${a} ${b} ${name}, ${label}`);
+      }
+    };
     for (const rows of [1, 2, 3, 8, 9, 40])
-      assert.equal(await run(firstRows(x, rows)), all.slice(0, rows * out), `${a} ${b} ${rows}`);
-    assert.equal(await run(rowOf(x, 17)), all.slice(17 * out, 18 * out), `${a} ${b}, a row alone`);
+      await expectRows((t) => firstRows(t, rows), `${rows} rows`);
+    await expectRows((t) => rowOf(t, 17), 'a row alone');
   }
 });
 

@@ -87,8 +87,9 @@ function readQuantised(weight: any, options: any): [inputs: unknown, options: un
   const { format, codes, scales, absmax, shape } = weight;
   if (!Array.isArray(shape))
     throw typeError(operation, `shape: expected [out,in], got ${show(shape)}`);
-  const [out, columns, ...more] = shape;
-  if (typeof out !== 'number' || typeof columns !== 'number' || more.length > 0)
+  const rank: unknown = shape.length; // a proxy may say anything
+  const [out, columns] = rank === 2 ? [shape[0], shape[1]] : [];
+  if (typeof out !== 'number' || typeof columns !== 'number')
     throw typeError(operation, `shape: expected two numbers [out,in], got ${show(shape)}`);
   const inputs: Record<string, unknown> = {
     codes: flat(operation, 'codes', codes, 'an Int8Array or a Uint8Array'),
