@@ -3,7 +3,7 @@ import * as assert from 'uvu/assert';
 import {
   basisCombinationBackwardSync,
   basisCombinationSync,
-  doraNormsSync,
+  doraAdapterSync,
   kroneckerLinearBackwardSync,
   kroneckerLinearSync,
   loraLinearSync,
@@ -70,12 +70,15 @@ export const companions: System[] = [
       const { x, w } = base();
       const [a, b, magnitude, bias] = [draw(R, IN), draw(OUT, R), drawVector(OUT), drawVector(OUT)];
       const s = 2;
-      const inputs = { weight: tensor(w), a: tensor(a), b: tensor(b) };
-      const { norms } = doraNormsSync(inputs, { scale: s });
-      const d = magnitude.map((m, o) => m / norms.data[o]);
-      const scaledB = b.map((row, o) => row.map((value) => value * d[o]));
-      const spec = { a: inputs.a, b: toTensor32(scaledB), scale: s, baseScale: vector(d) };
+      const inputs = {
+        weight: tensor(w),
+        a: tensor(a),
+        b: tensor(b),
+        magnitude: vector(magnitude),
+      };
+      const { adapter: spec, norms } = doraAdapterSync(inputs, { scale: s });
       const whole = sum(w, times(multiply(b, a), s));
+      near([[...norms.data]], [whole.map((row) => norm([row]))], 2e-7, 'norms');
       const ratio = whole.map((row, o) => magnitude[o] / norm([row]));
       const expected = columnsTimes(applied(x, whole), ratio).map((row) =>
         row.map((y, o) => y + bias[o]),
