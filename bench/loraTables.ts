@@ -1,15 +1,23 @@
 /**
- * node --import tsx bench/loraTables.ts [FILE]
+ * node --import tsx bench/loraTables.ts [FILE] [--write]
  *
- * The tables of docs/benchmarks.md on the fused LoRA product, from the file that `npm run bench:lora` writes.
+ * The tables of docs/benchmarks.md on the fused LoRA product, from the file that `npm run bench:lora` writes; --write puts
+ * them there. A `!` is a target missed.
  */
+import fs from 'node:fs';
 import path from 'node:path';
 import type { CaseResult, Relation } from '../ts/cli/bench/schema';
 import { readReport } from '../ts/cli/bench/schema';
 import { percent } from '../ts/cli/bench/text';
 import { duration, significant } from '../ts/cli/table';
 
-const file = process.argv[2] ?? path.join(__dirname, 'results/lora.json');
+const DOCUMENT = path.join(__dirname, '../docs/benchmarks.md');
+const [BEGIN, END] = ['<!-- lora tables -->', '<!-- end of lora tables -->'];
+
+const write = process.argv.includes('--write');
+const file =
+  process.argv.slice(2).find((word) => !word.startsWith('--')) ??
+  path.join(__dirname, 'results/lora.json');
 const { cases, peers, machine, created } = readReport(file);
 
 /** `lora/nf4` and `bf16/lora/nf4` are rows, top2 a column. */
@@ -61,24 +69,20 @@ function share(one: CaseResult | undefined, of: 'shareOfPeak' | 'shareOfBandwidt
   return value === undefined ? '' : percent(value) + missed(!target || value >= target);
 }
 
+const printed: string[] = [];
+
 type Column = [head: string, cell: (row: string) => string];
 
-function print(title: string, columns: Column[]): void {
+function add(title: string, columns: Column[]): void {
   const lines = rows
     .map((row) => [row, ...columns.map(([, cell]) => cell(row))])
     .filter(([, ...cells]) => cells.some((cell) => cell !== ''));
   const filled = columns.map((_, i) => lines.some((line) => line[i + 1] !== ''));
   const kept = (cells: string[]): string[] => cells.filter((_, i) => i === 0 || filled[i - 1]);
   const text = (cells: string[]): string => `| ${kept(cells).join(' | ')} |`;
-  console.log(`${title}\n`);
-  console.log(text(['base', ...columns.map(([head]) => head)]));
-  console.log(
-    `|${kept(['', ...columns.map(() => '')])
-      .map(() => '---|')
-      .join('')}`,
-  );
-  for (const line of lines) console.log(text(line));
-  console.log();
+  const rule = kept(['', ...columns.map(() => '')]).map(() => '---|');
+  printed.push(`${title}\n`, text(['base', ...columns.map(([head]) => head)]), `|${rule.join('')}`);
+  printed.push(...lines.map(text), '');
 }
 
 const ranks = [8, 16, 64];
@@ -106,10 +110,9 @@ function durationOf(one: CaseResult | undefined): string {
 }
 
 const prefill = { M: 512 };
-console.log(
-  `${machine.processor}, ${created.slice(0, 10)}; ${peers.map(({ version }) => version).join('; ')}\n`,
-);
-print('512 rows, 4096 x 4096:', [
+const versions = peers.map(({ version }) => version).join('; ');
+printed.push(`${machine.processor}, ${created.slice(0, 10)}; ${versions}.\n`);
+add('512 rows, 4096 x 4096:', [
   [
     'base alone, GF/s',
     (row) => significant(find(row, prefill)?.gflops ?? Number.NaN).replace('NaN', ''),
@@ -119,7 +122,7 @@ print('512 rows, 4096 x 4096:', [
   ...overBase(prefill),
   ...beside(prefill),
 ]);
-print(
+add(
   'Several adapters, r = 16, as a multiple of one; top-2 of 8 with gates over the base product:',
   [
     ['8 x 64 rows', (row) => over(find(row, { ...prefill, r: 16, E: 8 }), 'one adapter')],
@@ -130,7 +133,7 @@ print(
 );
 for (const M of [1, 8, 64]) {
   const several = M === 8 ? 8 : 1000;
-  print(`Decode, ${M} ${M === 1 ? 'row' : 'rows'}, weights and adapters from memory:`, [
+  add(`Decode, ${M} ${M === 1 ? 'row' : 'rows'}, weights and adapters from memory:`, [
     ...base({ M }),
     ['of read bandwidth', (row) => (M > 8 ? '' : share(find(row, { M }), 'shareOfBandwidth'))],
     ...overBase({ M }),
@@ -154,10 +157,21 @@ for (const M of [1, 8, 64]) {
   ]);
 }
 const step = { ...prefill, pass: 'forward-backward' };
-print("Forward and backward, 512 rows, over the base product's forward and dx:", [
+add("Forward and backward, 512 rows, over the base product's forward and dx:", [
   ['base alone', (row) => durationOf(find(row, step))],
   ...overBase(step, [16, 64]),
   ['64 x 8 rows, r = 16', (row) => over(find(row, { ...step, r: 16, E: 64 }), 'base')],
   ['top-2 of 8, r = 16', (row) => over(find(row, { ...step, r: 16, E: 8, top2: true }), 'base')],
   ['r = 16 over unfused', (row) => over(find(row, { ...step, r: 16, E: 1 }), 'unfused')],
 ]);
+
+const tables = printed.join('\n');
+if (write) {
+  const document = fs.readFileSync(DOCUMENT, 'utf8');
+  const [before, rest] = document.split(BEGIN);
+  const [, after] = (rest ?? '').split(END);
+  if (after === undefined) throw new Error(`${DOCUMENT}: expected ${BEGIN} and ${END}`);
+  fs.writeFileSync(DOCUMENT, `${before}${BEGIN}\n\n${tables}\n${END}${after}`);
+} else {
+  console.log(tables);
+}

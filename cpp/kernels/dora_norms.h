@@ -15,6 +15,7 @@ struct DoraNormsArgs {
   FloatView b;    // B [out, midRank]
   FloatView mid;  // M [midRank, rank], a diagonal [rank], or none; float32
   bool diagonal = false;
+  bool matrix = false;  // mid is one, of no rows perhaps
   double scale = 1;
   float* norms = nullptr;  // [out]
   int64_t out = 0, in = 0, rank = 0, midRank = 0;

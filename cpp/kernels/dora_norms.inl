@@ -21,12 +21,12 @@ void foldRows(const DoraNormsArgs& p, int64_t first, int64_t rows, double* facto
     const int64_t row = (first + i) * p.midRank;
     for (int64_t k = 0; k < p.rank; ++k) {
       double sum = 0;
-      if (p.mid && !p.diagonal) {
+      if (p.matrix) {
         for (int64_t j = 0; j < p.midRank; ++j)
           sum += static_cast<double>(element(p.b, row + j)) * element(p.mid, j * p.rank + k);
       } else {
         sum = element(p.b, row + k);
-        if (p.mid) sum *= element(p.mid, k);
+        if (p.diagonal) sum *= element(p.mid, k);
       }
       factor[k * kDoraBlock + i] = p.scale * sum;
     }

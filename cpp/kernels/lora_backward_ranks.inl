@@ -51,6 +51,7 @@ int tilesOf(const LoraBlock& b, const LoraGroup& g, const LoraPiece& piece, floa
 void addOutputs(const LoraBlock& b, const LoraGroup& g, const LoraPiece& piece) {
   const LoraAdapter& a = b.adapter(g);
   float* u = b.u + g.w;
+  if (b.steps == 0) std::memset(u + piece.first * g.ldW, 0, static_cast<size_t>(piece.count * g.ldW) * sizeof(float));
   if (a.bIndex) {
     if (!b.lastChunk()) return;
     FloatView dY;

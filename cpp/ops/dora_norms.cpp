@@ -48,6 +48,7 @@ void run(const Call& call) {
   p.b = FloatView(call.input(kB));
   p.mid = FloatView(mid);
   p.diagonal = mid.rank == 1;
+  p.matrix = mid.rank == 2;
   p.scale = call.number(kScale, 1);
   p.norms = call.outputs[0].f32();
   p.out = call.outputs[0].shape[0];

@@ -6,7 +6,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import fc from 'fast-check';
 import { recipe, runCall, tally } from './calls';
 import { functionRecipe, runFunction } from './functions';
-import { loraRecipe, runLora } from './lora';
+import { loraRecipe, loraTally, runLora } from './lora';
 import { plainEntries } from './problems';
 import { runSteps, steps } from './states';
 
@@ -95,6 +95,12 @@ function reportTally(): void {
   const untried = plainEntries.filter(
     ({ name }) => !((tally[name]?.compared ?? 0) > 0 && tally[name].errors > 0),
   );
+  console.log(`lora: ${JSON.stringify(loraTally)}`);
+  for (const [target, { errors, results }] of Object.entries(loraTally)) {
+    if (errors > 0 && results > 0) continue;
+    console.log(`${target}: ${errors} errors and ${results} results`);
+    process.exitCode = 1;
+  }
   if (untried.length === 0) return;
   console.log(`without a right answer or without an error: ${untried.map(({ name }) => name)}`);
   process.exitCode = 1;

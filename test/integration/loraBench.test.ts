@@ -205,6 +205,7 @@ cases('targets', () => {
     peers: { openblas: 1.05 },
   });
   assert.equal(of('lora/f32/top2', 'forward', 512, 16, 8), {});
+  assert.equal(targetsOf(tinyCases('forward', 512)[1]), {});
 });
 
 cases('a relation as text says when its target is missed', () => {

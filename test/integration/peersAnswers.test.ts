@@ -17,6 +17,9 @@ const peers = suite('peers: answers');
 const GROUPED: Shape = { B: 2, T: 70, H: 2, HV: 4, K: 32, V: 32 };
 const TOKEN: Shape = { B: 2, T: 1, H: 1, HV: 3, K: 48, V: 48 };
 const OBLONG: Shape = { B: 1, T: 9, H: 1, HV: 2, K: 32, V: 64 };
+const WITHOUT: Shape = { M: 5, N: 33, K: 64, r: 0, E: 0 };
+const ADAPTED: Shape = { M: 5, N: 33, K: 64, r: 6, E: 1 };
+const BASES = ['lora/f32', 'bf16/lora/bf16', 'bf16/lora/f16', 'bf16/lora/q8', 'bf16/lora/q4'];
 const PRODUCT: Shape = { M: 5, N: 33, K: 64 };
 // Of what rankone itself may be off by.
 const ALLOWED = 10;
@@ -33,6 +36,8 @@ interface Tried {
   pass: Pass;
   shape: Shape;
   dtype?: Dtype;
+  /** In turns few rows go through copies of the weights. */
+  turns?: string;
 }
 
 const TRIED: Tried[] = [
@@ -57,10 +62,14 @@ const TRIED: Tried[] = [
   // Products of rounded factors, whatever these came in.
   { ops: ['bf16/matmul'], pass: 'forward', shape: PRODUCT },
   { ops: ['bf16/matmul'], pass: 'backward', shape: PRODUCT },
+  { ops: BASES, pass: 'forward', shape: WITHOUT },
+  { ops: BASES, pass: 'forward', shape: ADAPTED },
+  { ops: BASES, pass: 'forward', shape: WITHOUT, turns: 'few rows' },
+  { ops: BASES.slice(1), pass: 'forward', shape: ADAPTED, dtype: 'bf16', turns: 'few rows' },
 ];
 
 /** How many cases each peer must have computed: fewer would mean that it refuses what it has. */
-const EXPECTED: Record<string, number> = { onnxruntime: 15, ggml: 18, openblas: 2, torch: 29 };
+const EXPECTED: Record<string, number> = { onnxruntime: 17, ggml: 37, openblas: 4, torch: 29 };
 
 /** With everything that the operation takes, and without what it may do without. */
 function variantsOf(given: Tensors): Tensors[] {
@@ -123,9 +132,9 @@ for (const name of found) {
   peers(`answers of ${name}`, async () => {
     const [peer] = (await findPeers([name])).found;
     let computed = 0;
-    for (const { ops, pass, shape, dtype = 'f32' } of TRIED) {
+    for (const { ops, pass, shape, dtype = 'f32', turns } of TRIED) {
       for (const op of findOperations(ops)) {
-        const one: Case = { op, pass, shape, dtype, mode: 'auto' };
+        const one: Case = { op, pass, shape, dtype, mode: 'auto', turns };
         if (op.objection?.(shape) || peer.objection(one)) continue;
         // Two threads now and then: on a busy machine they wait for each other, torch's most of all.
         const several = name === 'torch' ? op.call === 'matmul' : op.name === ops[0];

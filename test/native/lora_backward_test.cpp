@@ -332,6 +332,7 @@ TEST("lora gradients, blocks") {
     testLora({2100, 5, 7, 0, Routing::Tokens, 1, 3, 5, DType::F32, 0.2, true}, 9001, bf16);
     testLora({30, 9, bf16 ? 8200 : 4200, 1, Routing::Segments, 1, 2, 20, DType::BF16, 0, true}, 9002, bf16);
     if (!quick()) testLora({525, 6, bf16 ? 13000 : 6600, 5, Routing::One, 1, 1, 17, DType::F32, 0, true}, 9003, bf16);
+    testLora({5, 7, 0, 0, Routing::Tokens, 1, 3, 5, DType::F32, 0, false}, 9005, bf16);
     testLora({40, 2500, 11, 3, Routing::Tokens, 1, 4, 20, DType::F32, 0.5, true}, 9004, bf16);
   }
 }

@@ -111,7 +111,8 @@ for (const routing of routingKinds)
     for (const rows of [1, 2, 7, 8, 9, 31, 64, 130, 530])
       for (const base of ['f32', 'nf4', null] as const) {
         if (base !== 'f32' && rows > 64) continue;
-        checkCase({ rows, in: 100, out: 33, routing, adapters, base, bias: true, seed: rows });
+        const spec = { rows, in: 100, out: 33, routing, adapters, base, bias: true, seed: rows };
+        checkCase(spec, {}, { cancels: rows < 10 });
       }
   });
 
@@ -175,8 +176,10 @@ for (const width of SIZES)
     for (const out of SIZES)
       for (const rows of [1, 3, 26]) {
         const adapters = [{ rank: 4, scale: 2 }];
-        checkCase({ rows, in: width, out, adapters, seed: rows });
-        checkCase({ rows, in: width, out, adapters, base: 'int8', routing: 'tokens' });
+        const spec = { rows, in: width, out, adapters };
+        const cancels = out === 1 || width === 1; // sums of few terms
+        checkCase({ ...spec, seed: rows }, {}, { cancels });
+        checkCase({ ...spec, base: 'int8', routing: 'tokens' }, {}, { cancels });
       }
   });
 

@@ -56,8 +56,9 @@ export function expectOutput(
   actual: AnyTensor,
   expected: TensorLike,
   limit: number,
+  noise?: () => ArrayLike<number>,
 ): void {
-  expectTensor(label, actual, expected, limit);
+  expectTensor(label, actual, expected, limit, noise);
   const width = expected.shape[expected.shape.length - 1];
   if (width < 32 || expected.data.length === 0) return;
   const shape = [expected.data.length / width, width];
@@ -77,14 +78,19 @@ export function checkCase(
 ): void {
   const made = makeCase(spec);
   try {
-    checkForward(spec, made, options);
+    checkForward(spec, made, options, cancels);
     checkBackward(spec, made, options, cancels);
   } finally {
     made.dispose();
   }
 }
 
-export function checkForward(spec: LoraCase, made: MadeCase, options: CaseOptions = {}): void {
+export function checkForward(
+  spec: LoraCase,
+  made: MadeCase,
+  options: CaseOptions = {},
+  cancels = false,
+): void {
   const label = describeCase(spec);
   const { dtype = 'f32' } = spec;
   const { compute, ...chances } = options;
@@ -96,7 +102,8 @@ export function checkForward(spec: LoraCase, made: MadeCase, options: CaseOption
   });
   assert.is(y.dtype ?? 'f32', dtype, label);
   const limit = limitOf(spec.in, dtype, compute === 'bf16');
-  expectOutput(`${label}: y`, y, expected.y, limit);
+  const moved = cancels ? noiseOf({ ...made.reference, dY: made.dYSeen }, chances) : undefined;
+  expectOutput(`${label}: y`, y, expected.y, limit, moved && (() => moved().y.data));
   assert.is(t !== undefined, saveRank, `${label}: t`);
   if (t) checkRanks(label, t, expected, made, compute === 'bf16');
 }
@@ -145,7 +152,7 @@ export function checkBackward(
   const got = native.loraLinearBackwardSync(inputs, { ...options, need });
   const [limit, loose] = gradientLimits(bf16);
   assert.is(got.dx.dtype ?? 'f32', 'f32', label);
-  expectOutput(`${label}: dx`, got.dx, expected.dx, limit);
+  expectOutput(`${label}: dx`, got.dx, expected.dx, limit, noise('dx'));
   for (const name of ['dBias', 'dGates'] as const) {
     assert.is(got[name] !== undefined, expected[name] !== undefined, `${label}: ${name}`);
     if (!got[name]) continue;
@@ -190,20 +197,23 @@ export function checkBackward(
 
 type Differentiated = LoraLinearInputs & { dY: TensorLike };
 
-/** By how much gradients move when x and dY are off by a rounding of float32; computed when asked for. */
+/** By how much results move when x, dY and the base are off by a rounding of float32; computed when asked for. */
 function noiseOf(
   given: Differentiated,
   chances: LoraLinearOptions,
 ): () => Record<string, Tensor64> {
   let moved: Record<string, Tensor64> | undefined;
+  const { x, dY, base } = given;
+  const shaken = { x, dY, ...(base && base !== 'identity' && { base }) };
   return () => {
-    moved ??= sensitivity({ x: given.x, dY: given.dY }, (shaken) => {
-      const { adapters, ...rest } = loraLinearBackward({ ...given, ...shaken }, chances);
-      const flat: Record<string, Tensor64 | undefined> = { ...rest };
+    moved ??= sensitivity(shaken, (inputs) => {
+      const { y } = loraLinear({ ...given, ...inputs }, chances);
+      const { adapters, ...rest } = loraLinearBackward({ ...given, ...inputs }, chances);
+      const flat: Record<string, Tensor64 | undefined> = { y, ...rest };
       for (const [id, gradients] of adapters)
-        for (const [name, x] of Object.entries(gradients))
+        for (const [name, value] of Object.entries(gradients))
           flat[`${name} of ${id}`] =
-            typeof x === 'number' ? { data: Float64Array.of(x), shape: [1] } : x;
+            typeof value === 'number' ? { data: Float64Array.of(value), shape: [1] } : value;
       return flat;
     }) as Record<string, Tensor64>;
     return moved;

@@ -213,7 +213,7 @@ function operation(format: WeightFormat, perRow: number, arithmetic: Arithmetic)
     halves: true,
     shapes: SHAPES,
     objection: ({ r, E }) => {
-      if (perRow > E) return `E = ${E}: a row has ${perRow} of them`;
+      if (E > 0 && perRow > E) return `E = ${E}: a row has ${perRow} of them`;
       return r > 512 ? `r = ${r} is more than 512` : undefined;
     },
     draw: draw(format, perRow),

@@ -90,7 +90,7 @@ export function relationsTable({ cases }: BenchReport): Table {
   return {
     id: 'relations',
     caption:
-      'Time of the fused LoRA product as a multiple of others of the engine, in the same turns (quartiles over rounds), [target]; a heading sorts',
+      'Time of the fused LoRA product as a multiple of others of the engine, in the same turns (quartiles over rounds), and its target, with ! where that is missed; a heading sorts',
     head: ['case', 'on', ...relationNames.map((to) => `over ${to}`)],
     rows: cases
       .filter(({ relations }) => relations)

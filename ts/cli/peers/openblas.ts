@@ -21,7 +21,7 @@ const LIBRARIES = [
  */
 export function coreTypes(): string[] {
   const isas = engine().info().availableIsas;
-  if (!isas.includes('avx512')) return [];
+  if (!isas.includes('avx512')) return isas.includes('avx2') ? ['Haswell'] : [];
   return isas.includes('avx512bf16') ? ['Cooperlake', 'SkylakeX'] : ['SkylakeX'];
 }
 

@@ -3,6 +3,8 @@ import type { Case } from '../../benchCase';
 import type { Targets } from '../schema';
 import { isDecode } from './assets';
 
+/** What they are for: the widths of a layer of a language model. */
+const WIDTH = 4096;
 const WIDE = 64;
 const PREFILL_ROWS = 512;
 const DECODE_ROWS = 8;
@@ -11,7 +13,8 @@ const DECODE_ROWS = 8;
 export function targetsOf(one: Case): Targets {
   const { op, pass, shape } = one;
   const { format, perRow } = op.lora!;
-  const { M, r, E } = shape;
+  const { M, N, K, r, E } = shape;
+  if (Math.min(N, K) < WIDTH) return {};
   const narrow = r < WIDE;
   const known = r <= WIDE;
   const targets: Targets = {};
