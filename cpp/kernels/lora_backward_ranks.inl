@@ -128,7 +128,7 @@ void activationGradient(const LoraAdapter& a, const float* p, const float* dh, f
     case RankActivation::Gelu:
       for (int64_t i = 0; i < n; ++i) {
         const float density = 0.39894228f * __builtin_expf(-0.5f * p[i] * p[i]);
-        dp[i] = dh[i] * (0.5f * (1.0f + __builtin_erff(p[i] * 0.70710678f)) + p[i] * density);
+        dp[i] = dh[i] * (normalBelow(p[i]) + p[i] * density);
       }
       return;
     case RankActivation::Silu:

@@ -46,11 +46,13 @@ float roundRow(const typename D::Element* x, int64_t n, uint8_t* codes) {
     finite = fma(v, zero(), finite);
   }
   const float largest = rankone::RANKONE_ISA_NS::largest(most);
-  const Vec inverse = splat(largest > 0 ? 127.0f / largest : 0.0f);
+  const float lift = largest < 0x1p-100f ? 0x1p100f : 1.0f;  // 127 / largest may be beyond float32
+  const Vec lifted = splat(lift), inverse = splat(largest > 0 ? 127.0f / (largest * lift) : 0.0f);
   for (int64_t k = 0; k < n; k += 4 * kLanes)
 #pragma GCC unroll 4
     for (int j = 0; j < 4; ++j) {
-      const __m512i code = _mm512_add_epi32(_mm512_cvtps_epi32(part(k + j * kLanes) * inverse), _mm512_set1_epi32(128));
+      const __m512i code =
+          _mm512_add_epi32(_mm512_cvtps_epi32(part(k + j * kLanes) * lifted * inverse), _mm512_set1_epi32(128));
       _mm_storeu_si128(reinterpret_cast<__m128i*>(codes + k + j * kLanes), _mm512_cvtusepi32_epi8(code));
     }
   return largest / 127.0f + sum(finite);

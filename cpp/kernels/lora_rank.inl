@@ -30,6 +30,9 @@ inline float selfGates(const float* t, int64_t ranks, int64_t active, float* wei
   return norm;
 }
 
+// The normal distribution's share below p. 1 + erf would lose what is left of it far below zero.
+inline float normalBelow(float p) { return 0.5f * __builtin_erfcf(p * -0.70710678f); }
+
 // p = phi(t + a). p may not be t.
 // weights: scratch of as many.
 inline void activateRanks(const LoraAdapter& a, const float* t, float* p, float* weights) {
@@ -41,7 +44,7 @@ inline void activateRanks(const LoraAdapter& a, const float* t, float* p, float*
       for (int64_t i = 0; i < n; ++i) p[i] = p[i] < 0 ? 0.0f : p[i];
       return;
     case RankActivation::Gelu:
-      for (int64_t i = 0; i < n; ++i) p[i] = 0.5f * p[i] * (1.0f + __builtin_erff(p[i] * 0.70710678f));
+      for (int64_t i = 0; i < n; ++i) p[i] = p[i] * normalBelow(p[i]);
       return;
     case RankActivation::Silu:
       for (int64_t i = 0; i < n; ++i) p[i] = p[i] / (1.0f + __builtin_expf(-p[i]));

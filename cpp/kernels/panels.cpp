@@ -27,12 +27,13 @@ const float kNf4Values[16] = {-1.0f,
 int panelWidth() { return RANKONE_PICK(panelLanes)(); }
 
 void packDense(const void* data, DType dtype, int64_t ld, bool transposed, const Panels& to, uint32_t* words,
-               float* scales) {
-  RANKONE_PICK(packDense)(data, dtype, ld, transposed, to, words, scales);
+               float* scales, const CancelFlag* cancel) {
+  RANKONE_PICK(packDense)(data, dtype, ld, transposed, to, words, scales, cancel);
 }
 
-void packCodes(const uint8_t* codes, const float* scaleOf, const Panels& to, uint32_t* words, float* scales) {
-  RANKONE_PICK(packCodes)(codes, scaleOf, to, words, scales);
+void packCodes(const uint8_t* codes, const float* scaleOf, const Panels& to, uint32_t* words, float* scales,
+               const CancelFlag* cancel) {
+  RANKONE_PICK(packCodes)(codes, scaleOf, to, words, scales, cancel);
 }
 
 void unpackRow(const Panels& from, int64_t row, float* to) { RANKONE_PICK(unpackRow)(from, row, to); }

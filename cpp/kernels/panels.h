@@ -18,6 +18,7 @@
 #include <cstdint>
 #include <numeric>
 
+#include "core/parallel.h"
 #include "core/tensor.h"
 
 namespace rankone {
@@ -77,12 +78,13 @@ inline Panels panelsOf(PanelFormat format, int64_t rows, int64_t depth, int widt
 // q4_0 (codes 0 .. 15 about 8), Nf4 by the largest magnitude of every 64 elements in row-major order. Where there is a
 // NaN or an infinity among the elements of a scale, the scale is NaN, and so is all that they stand for.
 void packDense(const void* data, DType dtype, int64_t ld, bool transposed, const Panels& to, uint32_t* words,
-               float* scales);
+               float* scales, const CancelFlag* cancel = nullptr);
 
 // The same from codes as others have stored them, one a byte, row-major [rows, depth]: signed for Int8 and Q8, 0 .. 15
 // for Nf4 and Q4. scaleOf: row-major, one for every row (Int8) or for every block of `block` elements in row-major
 // order, which for Q8 and Q4 begin with the row.
-void packCodes(const uint8_t* codes, const float* scaleOf, const Panels& to, uint32_t* words, float* scales);
+void packCodes(const uint8_t* codes, const float* scaleOf, const Panels& to, uint32_t* words, float* scales,
+               const CancelFlag* cancel = nullptr);
 
 // The values that one row stands for, `depth` of them.
 void unpackRow(const Panels& from, int64_t row, float* to);

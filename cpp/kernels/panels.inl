@@ -79,7 +79,7 @@ RANKONE_INLINE UVec nearestCode(PanelFormat format, Vec x, Vec scale) {
 }
 
 // Nf4's largest magnitudes of every 64 elements, in row-major order, where blocks do not keep to rows.
-void blockMagnitudes(const DenseMatrix& m, int64_t rows, int64_t depth, float* to) {
+void blockMagnitudes(const DenseMatrix& m, int64_t rows, int64_t depth, float* to, const CancelFlag* cancel) {
   const int64_t size = rows * depth, blocks = (size + 63) / 64;
   const FloatView view = [&] {
     FloatView v;
@@ -88,7 +88,7 @@ void blockMagnitudes(const DenseMatrix& m, int64_t rows, int64_t depth, float* t
     return v;
   }();
   const Split split = splitWork(blocks, 1024);
-  parallelFor(split.tasks, nullptr, [&](int64_t t) {
+  parallelFor(split.tasks, cancel, [&](int64_t t) {
     for (int64_t b = split.begin(t); b < split.end(t); ++b) {
       float most = 0, taint = 0;
       for (int64_t e = 64 * b; e < std::min(size, 64 * b + 64); ++e) {
@@ -199,9 +199,9 @@ void packDensePanel(const DenseMatrix& m, const float* given, const Panels& p, i
 
 // pack(panel, its words, its scales) for all panels; what lies between panels becomes 0.
 template <class Pack>
-void packAll(const Panels& p, uint32_t* words, float* scales, Pack&& pack) {
+void packAll(const Panels& p, uint32_t* words, float* scales, const CancelFlag* cancel, Pack&& pack) {
   const Split split = splitWork(p.count(), 8 * p.width * p.depth);
-  parallelFor(split.tasks, nullptr, [&](int64_t t) {
+  parallelFor(split.tasks, cancel, [&](int64_t t) {
     for (int64_t i = split.begin(t); i < split.end(t); ++i) {
       uint32_t* to = words + i * p.stride();
       std::memset(to + p.units() * p.width, 0,
@@ -242,20 +242,21 @@ void packCodesPanel(const uint8_t* from, const float* given, const Panels& p, in
 int panelLanes() { return 2 * kLanes; }
 
 void packDense(const void* data, DType dtype, int64_t ld, bool transposed, const Panels& to, uint32_t* words,
-               float* scales) {
+               float* scales, const CancelFlag* cancel) {
   const DenseMatrix m{data, dtype, ld, transposed};
   const bool acrossRows = to.nf4Values || (to.format == PanelFormat::Nf4 && to.block != 64);
   const int64_t magnitudes = acrossRows ? (to.rows * to.depth + 63) / 64 : 0;
   Scratch scratch(magnitudes);
   float* given = magnitudes ? scratch.take(magnitudes) : nullptr;
-  if (given) blockMagnitudes(m, to.rows, to.depth, given);
-  packAll(to, words, scales, [&](int64_t panel, uint32_t* w, float* s) {
+  if (given) blockMagnitudes(m, to.rows, to.depth, given, cancel);
+  packAll(to, words, scales, cancel, [&](int64_t panel, uint32_t* w, float* s) {
     withDType(dtype, [&](auto d) { packDensePanel<decltype(d)>(m, given, to, panel, w, s); });
   });
 }
 
-void packCodes(const uint8_t* codes, const float* scaleOf, const Panels& to, uint32_t* words, float* scales) {
-  packAll(to, words, scales,
+void packCodes(const uint8_t* codes, const float* scaleOf, const Panels& to, uint32_t* words, float* scales,
+               const CancelFlag* cancel) {
+  packAll(to, words, scales, cancel,
           [&](int64_t panel, uint32_t* w, float* s) { packCodesPanel(codes, scaleOf, to, panel, w, s); });
 }
 

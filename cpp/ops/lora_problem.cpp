@@ -41,6 +41,10 @@ void expectInt8(const Call& call) {
   if (call.integer(kCompute, 0) != kInt8) return;
   if (!call.base || call.base->panels().format != PanelFormat::Int8)
     fail(ErrorKind::Range, "compute: expected 'f32' or 'bf16' unless base has format 'int8', got 'int8'");
+  constexpr int64_t most = int64_t{1} << 17;  // 127 * 128 times as many is less than 2^31
+  if (call.base->in() > most)
+    fail(ErrorKind::Range, "compute: expected 'f32' or 'bf16' where in = %lld is more than %lld, got 'int8'",
+         static_cast<long long>(call.base->in()), static_cast<long long>(most));
   if (!hasInt8Dot())
     fail(ErrorKind::Range, "compute: expected 'f32' on this instruction set (%s), got 'int8'", isaName(activeIsa()));
 }

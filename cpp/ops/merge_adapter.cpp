@@ -102,7 +102,7 @@ void runAny(const Call& call, bool back) {
       for (int64_t j = 0; j < in; ++j) to[j] = back ? (weight[j] - to[j]) / d : d * weight[j] + to[j];
     }
   });
-  call.packed->pack(delta.data(), DType::F32);
+  call.packed->pack(delta.data(), DType::F32, call.cancel);
 }
 
 void run(const Call& call) { runAny(call, false); }

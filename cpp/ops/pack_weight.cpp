@@ -29,8 +29,7 @@ void planPack(Call& call) {
 }
 
 void runPack(const Call& call) {
-  stopIfCancelled(call);
-  call.packed->pack(call.inputs[kWeight].data, call.inputs[kWeight].dtype);
+  call.packed->pack(call.inputs[kWeight].data, call.inputs[kWeight].dtype, call.cancel);
 }
 
 enum { kCodes, kScales, kAbsmax, kInnerCodes, kInnerAbsmax, kCodebook };
@@ -146,7 +145,7 @@ void runQuantised(const Call& call) {
   const float* scales = call.inputs[kScales].present()   ? call.inputs[kScales].f32()
                         : call.inputs[kAbsmax].present() ? call.inputs[kAbsmax].f32()
                                                          : inner.data();
-  call.packed->packCodes(bytes, scales);
+  call.packed->packCodes(bytes, scales, call.cancel);
 }
 
 constexpr InputSpec kInputs[] = {{"weight", true, kFloats}};

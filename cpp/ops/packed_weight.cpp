@@ -14,14 +14,14 @@ PackedWeight::PackedWeight(PanelFormat f, int64_t out, int64_t in)
   if (panels_.scaleCount()) panels_.scales = scales_.f32();
 }
 
-void PackedWeight::pack(const void* data, DType dtype) {
+void PackedWeight::pack(const void* data, DType dtype, const CancelFlag* cancel) {
   packDense(data, dtype, in(), false, panels_, static_cast<uint32_t*>(words_.data()),
-            panels_.scales ? scales_.f32() : nullptr);
+            panels_.scales ? scales_.f32() : nullptr, cancel);
 }
 
-void PackedWeight::packCodes(const uint8_t* codes, const float* scaleOf) {
+void PackedWeight::packCodes(const uint8_t* codes, const float* scaleOf, const CancelFlag* cancel) {
   rankone::packCodes(codes, scaleOf, panels_, static_cast<uint32_t*>(words_.data()),
-                     panels_.scales ? scales_.f32() : nullptr);
+                     panels_.scales ? scales_.f32() : nullptr, cancel);
 }
 
 void PackedWeight::unpack(float* to) const {

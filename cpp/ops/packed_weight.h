@@ -22,8 +22,8 @@ class PackedWeight {
   size_t bytes() const { return words_.bytes() + (panels_.scales ? scales_.bytes() : 0); }
 
   // Fills it; as packDense() and packCodes().
-  void pack(const void* data, DType dtype);
-  void packCodes(const uint8_t* codes, const float* scales);
+  void pack(const void* data, DType dtype, const CancelFlag* cancel);
+  void packCodes(const uint8_t* codes, const float* scales, const CancelFlag* cancel);
 
   // The values that it stands for, row-major.
   void unpack(float* to) const;

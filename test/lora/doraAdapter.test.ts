@@ -228,6 +228,13 @@ test('bad input', async () => {
   const weight = { data: p.weight.data.slice().fill(0, IN, 2 * IN), shape: p.weight.shape };
   const b = { data: p.b.data.slice().fill(0, RANK, 2 * RANK), shape: p.b.shape };
   fails({ weight, b }, {}, RangeError, /weight: row 1 of W \+ scale b mid a is zero/);
+  // read once: the second answer would be an array of 2^53 elements
+  let asked = 0;
+  const get = (sizes: number[], key: string) =>
+    key === 'length' && asked++ > 0 ? 2 ** 53 : sizes[key as any];
+  const shape = new Proxy([OUT, RANK], { get } as ProxyHandler<number[]>);
+  const twice = doraAdapterSync({ ...p, b: { data: p.b.data, shape } } as any, { scale: SCALE });
+  assert.equal(twice, doraAdapterSync(p, { scale: SCALE }));
   await rejectsWith(
     () => doraAdapter({ ...p, magnitude: p.weight } as any),
     RangeError,

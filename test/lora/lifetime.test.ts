@@ -165,6 +165,24 @@ test('an aborted call ends with its reason, and the bank and the weight serve th
   assert.match(error?.message ?? '', /^\[loraLinear\] out\.y: .*detached or resized/);
 });
 
+test('packing ends soon after it is aborted, and not only before it has begun', async () => {
+  const large = ramp(2048, 4096);
+  let ends = 0;
+  for (let attempt = 0; attempt < 10 && ends === 0; attempt++) {
+    const aborter = new AbortController();
+    const pending = rankone.packWeight(large, { format: 'nf4', signal: aborter.signal });
+    setTimeout(() => aborter.abort(), 2);
+    await pending.then(
+      (packed) => packed.dispose(),
+      (error) => {
+        assert.is(error.name, 'AbortError');
+        ends++;
+      },
+    );
+  }
+  assert.ok(ends > 0, 'ten calls went on to their end');
+});
+
 test('workers with banks of their own, ended in the middle of calls', () => {
   const source = `
     const { Worker, isMainThread, parentPort } = require('node:worker_threads');

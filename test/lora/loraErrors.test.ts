@@ -504,6 +504,20 @@ for (const operation of ['mergeAdapter', 'unmergeAdapter'])
       await rejectsWith(() => (rankone as Any)[operation](...args), kind, text);
     });
 
+test('options that are no plain object count as well', () => {
+  const id = bank.load({ a: ramp(1, IN), b: ramp(OUT, 1) });
+  class Options {
+    get format() {
+      return 'int8' as const;
+    }
+  }
+  for (const merge of [rankone.mergeAdapterSync, rankone.unmergeAdapterSync]) {
+    using merged = merge(base, bank, id, new Options());
+    assert.is(merged.format, 'int8');
+  }
+  bank.evict(id);
+});
+
 test('what divides by a zero is not taken out again', () => {
   const baseScale = ramp(OUT);
   baseScale.data[3] = 0;

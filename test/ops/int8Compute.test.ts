@@ -139,6 +139,41 @@ test('adapters are as exact as with bf16, and rows of zeros are zeros', () => {
   bank.dispose();
 });
 
+test('rows of the least numbers keep their codes', () => {
+  if (!hasDot) return;
+  const { x, base } = make({ rows: 1, inFeatures: 70, outFeatures: 40 }, 3);
+  const run = (factor: number) =>
+    loraLinearSync(
+      { x: { data: x.map((v) => v * factor), shape: [1, 70] }, base },
+      { compute: 'int8' },
+    ).y.data;
+  const wanted = run(1);
+  const most = wanted.reduce((m, v) => Math.max(m, Math.abs(v)), 0);
+  for (const exponent of [-90, -99, -101, -118, -123, -126, -130])
+    for (const [n, y] of run(2 ** exponent).entries())
+      assert.ok(Math.abs(y / 2 ** exponent - wanted[n]) < 1e-3 * most, `2^${exponent}, ${n}: ${y}`);
+});
+
+test('as many columns as integer sums hold, and no more', () => {
+  if (!hasDot) return;
+  const run = (inFeatures: number) => {
+    const base = packQuantisedSync({
+      format: 'int8',
+      codes: new Int8Array(inFeatures).fill(-128),
+      scales: Float32Array.of(1),
+      shape: [1, inFeatures],
+    });
+    const x = { data: new Float32Array(inFeatures).fill(127), shape: [1, inFeatures] };
+    return loraLinearSync({ x, base }, { compute: 'int8' }).y.data[0];
+  };
+  assert.is(run(2 ** 17), -128 * 127 * 2 ** 17);
+  throwsWith(
+    () => run(2 ** 17 + 1),
+    RangeError,
+    /^\[loraLinear\] compute: expected 'f32' or 'bf16' where in = 131073 is more than 131072/,
+  );
+});
+
 test('is refused where there are no codes, or no dot product', () => {
   const x = { data: new Float32Array(8), shape: [1, 8] };
   const weight = { data: new Float32Array(32).fill(1), shape: [4, 8] };

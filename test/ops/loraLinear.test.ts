@@ -1,7 +1,8 @@
 /** The fused LoRA product and its gradients against float64: pieces, routings, sizes, formats, dtypes. */
 import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
-import { info } from '../../ts/index';
+import { createAdapterBank, info, loraLinearBackwardSync, loraLinearSync } from '../../ts/index';
+import { activate, activateBackward } from '../reference/loraActivation.ts';
 import { decode, halfDtypes } from '../support/half.ts';
 import type { AdapterSketch, LoraCase } from '../support/lora.ts';
 import { makeCase, routingKinds, weightFormats } from '../support/lora.ts';
@@ -65,6 +66,22 @@ for (const [name, sketch] of Object.entries(PIECES))
     checkCase({ ...routed, routing: 'segments', dtype: 'bf16' });
     if (!sketch.baseScale) checkCase({ ...routed, routing: 'topK', bias: true });
   });
+
+pieces('gelu far below zero', () => {
+  for (const u of [-2, -4, -5, -5.5, -7, -9]) {
+    const bank = createAdapterBank({ inFeatures: 1, outFeatures: 1 });
+    const one = { data: Float32Array.of(1), shape: [1, 1] };
+    const routing = { kind: 'one', id: bank.load({ a: one, b: one, act: 'gelu' }) } as const;
+    const x = { data: Float32Array.of(u), shape: [1, 1] };
+    const { y } = loraLinearSync({ x, bank, routing });
+    const { dx } = loraLinearBackwardSync({ x, dY: one, bank, routing });
+    const [phi] = activate('gelu', Float64Array.of(u));
+    const [slope] = activateBackward('gelu', Float64Array.of(u), Float64Array.of(1));
+    assert.ok(Math.abs(y.data[0] / phi - 1) < 1e-5, `gelu(${u}) = ${phi}, got ${y.data[0]}`);
+    assert.ok(Math.abs(dx.data[0] / slope - 1) < 1e-4, `gelu'(${u}) = ${slope}, got ${dx.data[0]}`);
+    bank.dispose();
+  }
+});
 
 pieces('factors of other dtypes', () => {
   for (const dtype of halfDtypes)

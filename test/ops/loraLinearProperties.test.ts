@@ -187,6 +187,8 @@ test('merged into its base, an adapter does the same; unmerged, nothing', () => 
     expectTensor('merged', y, decode(fused), limit);
     const own: any = (native.mergeAdapterSync as any)(base, bank, id);
     assert.is(own.format, spec.base, 'the format stays');
+    const once: any = (native.packWeightSync as any)(merged.toTensor(), { format: spec.base });
+    assert.equal(own.toTensor(), once.toTensor(), 'rounded once, from what the f32 one holds');
     const back: any = (native.unmergeAdapterSync as any)(merged, bank, id, { format: 'f32' });
     const [was, is] = [base.toTensor(), back.toTensor()];
     // What d nearly cancels comes back with the rounding of what was added to it.
@@ -195,7 +197,7 @@ test('merged into its base, an adapter does the same; unmerged, nothing', () => 
       const row = { limit: 1e-6 * size, layout: { kept: [] } };
       expectWithin('unmerged', is.data, was.data, was.shape, row);
     }
-    for (const weight of [merged, own, back]) weight.dispose();
+    for (const weight of [merged, own, once, back]) weight.dispose();
   });
 });
 

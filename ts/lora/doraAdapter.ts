@@ -44,6 +44,18 @@ export interface DoraAdapterResult<A extends FloatTensor = FloatTensor> {
 
 const NAMES = ['weight', 'base', 'a', 'b', 'mid', 'magnitude', 'outBias'];
 
+/** Sizes of a tensor [out,rank], each read once: a proxy may say another thing the second time. */
+function readSizes(operation: string, name: string, tensor: FloatTensor): [number, number] {
+  const shape: unknown = typeof tensor === 'object' ? tensor?.shape : undefined;
+  const sizes = Array.isArray(shape) && shape.length === 2 ? [shape[0], shape[1]] : [];
+  if (!sizes.length || !sizes.every((n) => Number.isSafeInteger(n) && n >= 0))
+    throw typeError(
+      operation,
+      `${name}: expected a tensor {data, shape} of shape [out,rank], got ${show(tensor)}`,
+    );
+  return [sizes[0], sizes[1]];
+}
+
 /** Values of a float32 tensor [out]. */
 function readVector(operation: string, name: string, tensor: Tensor, out: number): Float32Array {
   if (typeof tensor !== 'object' || tensor === null)
@@ -69,7 +81,7 @@ interface Read<A extends FloatTensor> {
   norms: DoraNormsInputs;
   a: A;
   b: Float32Array;
-  shape: readonly number[];
+  shape: [out: number, rank: number];
   mid?: Tensor;
   scale: number;
   magnitude: Float32Array;
@@ -90,18 +102,15 @@ function read<A extends FloatTensor>(
     throw typeError(operation, `scale: expected a number, got ${show(scale)}`);
   if (!Number.isFinite(Math.fround(scale)))
     throw rangeError(operation, `scale: expected a number that float32 can hold, got ${scale}`);
-  if (typeof b !== 'object' || b === null || !Array.isArray(b.shape) || b.shape.length !== 2)
-    throw typeError(
-      operation,
-      `b: expected a tensor {data, shape} of shape [out,rank], got ${show(b)}`,
-    );
-  const [out] = b.shape;
+  const shape = readSizes(operation, 'b', b);
+  const [out] = shape;
+  const ofB = floatsOf(operation, 'b', b);
   return {
     operation,
-    norms: { weight, base, a, b, mid },
+    norms: { weight, base, a, b: { data: ofB, shape }, mid },
     a,
-    b: floatsOf(operation, 'b', b),
-    shape: [...b.shape],
+    b: ofB,
+    shape,
     mid,
     scale,
     magnitude: readVector(operation, 'magnitude', magnitude, out),
@@ -211,16 +220,13 @@ export function doraGradients(inputs: DoraGradientsInputs): DoraGradients {
   const operation = 'doraGradients';
   checkKeys(operation, 'an input', inputs, GRADIENT_NAMES);
   const { dB, b } = inputs;
-  for (const [name, tensor] of Object.entries({ dB, b })) {
-    if (typeof tensor !== 'object' || tensor === null || !Array.isArray(tensor.shape))
-      throw typeError(operation, `${name}: expected a tensor {data, shape}, got ${show(tensor)}`);
-    if (tensor.shape.length !== 2 || tensor.shape.join() !== dB.shape.join())
-      throw rangeError(
-        operation,
-        `${name}: expected shape [out,rank] of dB and b alike, got [${tensor.shape}]`,
-      );
-  }
-  const [out, rank] = dB.shape;
+  const [out, rank] = readSizes(operation, 'dB', dB);
+  const sizesOfB = readSizes(operation, 'b', b);
+  if (sizesOfB[0] !== out || sizesOfB[1] !== rank)
+    throw rangeError(
+      operation,
+      `b: expected shape [out,rank] = [${out},${rank}] of dB, got [${sizesOfB}]`,
+    );
   const ofB = floatsOf(operation, 'b', b);
   const dOfB = floatsOf(operation, 'dB', dB);
   for (const [name, { length }] of Object.entries({ b: ofB, dB: dOfB }))

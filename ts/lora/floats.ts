@@ -23,8 +23,9 @@ function fromF16(bits: number): number {
 export function floatsOf(operation: string, name: string, tensor: FloatTensor): Float32Array {
   const { data, dtype } = tensor as { data: ArrayLike<number>; dtype?: string };
   const kind = arrayKind(data);
-  if (kind === 'Float32Array' || kind === 'Float16Array') return Float32Array.from(data);
+  // Constructors read what an array holds; from() would ask it for an iterator, which may be the caller's own.
+  if (kind === 'Float32Array' || kind === 'Float16Array') return new Float32Array(data);
   if (kind === 'Uint16Array' && (dtype === 'bf16' || dtype === 'f16'))
-    return Float32Array.from(data, dtype === 'bf16' ? fromBf16 : fromF16);
+    return Float32Array.from(new Uint16Array(data), dtype === 'bf16' ? fromBf16 : fromF16);
   throw typeError(operation, `${name}: expected a tensor of dtype f32, bf16 or f16`);
 }

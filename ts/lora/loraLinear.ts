@@ -59,8 +59,9 @@ export interface SeededProbability {
 /** Options that forward and backward share, and must be given alike. */
 export interface LoraSharedOptions {
   /**
-   * Precision of the products; default `'f32'`. `'bf16'` rounds operands to bfloat16 first (but not the rank vectors) and
-   * adds in float32, on processors with AVX512-BF16; RangeError elsewhere.
+   * Precision of the products; default `'f32'`. `'bf16'` rounds operands to bfloat16 first (of the forward not the rank
+   * vectors, of the backward those and their gradients too) and adds in float32, on processors with AVX512-BF16; RangeError
+   * elsewhere.
    */
   compute?: 'f32' | 'bf16';
   /**
@@ -81,8 +82,8 @@ export interface LoraLinearOptions extends Omit<LoraSharedOptions, 'compute'>, C
   /**
    * Precision of the products; default `'f32'`. `'bf16'` rounds operands to bfloat16 first (but not the rank vectors) and
    * adds in float32, on processors with AVX512-BF16; RangeError elsewhere. `'int8'`, there too and of a base in format
-   * `'int8'`, rounds each row of x to 127 steps up to its largest magnitude, multiplies the codes and adds them exactly; A
-   * multiplies x in bfloat16.
+   * `'int8'` with at most 2^17 columns, rounds each row of x to 127 steps up to its largest magnitude, multiplies the codes
+   * and adds them exactly; A multiplies x in bfloat16.
    */
   compute?: 'f32' | 'bf16' | 'int8';
   /** Return t too, for the backward; default false. */
@@ -106,9 +107,9 @@ export interface LoraLinearResult {
  *     y = d * (W x) + bias + sum over the row's adapters of gate * scale * (B M phi(A x' + a) + c)
  *
  * with the pieces of {@link AdapterSpec}; d, M, gate are ones and a, c zeros where there is none, x' is x, or x after dropout.
- * The rank vectors A x' are float32 and never leave the engine, and neither x nor y is passed over again for an adapter. A
- * row's result depends on its own x, adapters and gates alone, bit for bit: not on the other rows, their number, or the
- * number of threads.
+ * The rank vectors A x' are float32 and leave the engine with `saveRank` alone, and neither x nor y is passed over again for an
+ * adapter. A row's result depends on its own x, adapters and gates alone, bit for bit: not on the other rows, their number, or
+ * the number of threads.
  *
  * @throws (rejects) TypeError for a wrong type, dtype, missing argument or unknown key; RangeError for a wrong shape or
  * value, for an id that the bank does not have, and for adapters with a baseScale where rows have more than one; Error where

@@ -28,7 +28,8 @@ function merging(name: string): Merge {
   const merge = asynchronous(name);
   return named(name, async (base, bank, id, options = {}) => {
     checkKeys(name, 'an option', options, ['format', 'signal']);
-    return (await merge({ base, bank }, { ...options, id })).packed;
+    const { format, signal } = options;
+    return (await merge({ base, bank }, { format, signal, id })).packed;
   });
 }
 
@@ -36,7 +37,8 @@ function mergingSync(name: string): MergeSync {
   const merge = synchronous(name);
   return named(`${name}Sync`, (base, bank, id, options = {}) => {
     checkKeys(name, 'an option', options, ['format']);
-    return merge({ base, bank }, { ...options, id }).packed;
+    const { format } = options;
+    return merge({ base, bank }, { format, id }).packed;
   });
 }
 
