@@ -123,7 +123,7 @@ void activationGradient(const LoraAdapter& a, const float* p, const float* dh, f
   switch (a.activation) {
     case RankActivation::None: std::memcpy(dp, dh, static_cast<size_t>(n) * sizeof(float)); return;
     case RankActivation::Relu:
-      for (int64_t i = 0; i < n; ++i) dp[i] = p[i] > 0 ? dh[i] : 0.0f;
+      for (int64_t i = 0; i < n; ++i) dp[i] = p[i] <= 0 ? 0.0f : dh[i];
       return;
     case RankActivation::Gelu:
       for (int64_t i = 0; i < n; ++i) {
@@ -139,7 +139,7 @@ void activationGradient(const LoraAdapter& a, const float* p, const float* dh, f
       return;
     case RankActivation::SelfTopK: {
       // h_i = w_i p_i, w = softmax(s) over the largest of s = p / |p|
-      const float norm = selfGates(p, n, a.activeRanks, weights);
+      const double norm = selfGates(p, n, a.activeRanks, weights);
       double mean = 0, along = 0;
       for (int64_t i = 0; i < n; ++i)
         if (weights[i] != 0) mean += static_cast<double>(weights[i]) * dh[i] * p[i];

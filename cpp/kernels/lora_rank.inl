@@ -5,14 +5,14 @@ namespace RANKONE_ISA_NS {
 namespace {
 
 // Which ranks SelfTopK lets pass, and their softmax: weights[i], 0 for the others. |t| for the caller's use.
-inline float selfGates(const float* t, int64_t ranks, int64_t active, float* weights) {
+inline double selfGates(const float* t, int64_t ranks, int64_t active, float* weights) {
   double square = 0;
   for (int64_t i = 0; i < ranks; ++i) square += static_cast<double>(t[i]) * t[i];
-  const float norm = static_cast<float>(__builtin_sqrt(square));
+  const double norm = __builtin_sqrt(square);
   for (int64_t i = 0; i < ranks; ++i) weights[i] = 0;
   if (!(norm > 0)) {
     if (norm != norm)
-      for (int64_t i = 0; i < ranks; ++i) weights[i] = norm;
+      for (int64_t i = 0; i < ranks; ++i) weights[i] = static_cast<float>(norm);
     return norm;
   }
   // the largest one after the other: a NaN never gets here, as the norm would be one
@@ -22,8 +22,9 @@ inline float selfGates(const float* t, int64_t ranks, int64_t active, float* wei
     int64_t best = -1;
     for (int64_t i = 0; i < ranks; ++i)
       if (weights[i] == 0 && (best < 0 || t[i] > t[best])) best = i;
-    if (n == 0) top = t[best] / norm;
-    weights[best] = __builtin_expf(t[best] / norm - top);
+    const float share = static_cast<float>(t[best] / norm);
+    if (n == 0) top = share;
+    weights[best] = __builtin_expf(share - top);
     total += weights[best];
   }
   for (int64_t i = 0; i < ranks; ++i) weights[i] /= total;

@@ -90,6 +90,24 @@ pieces('factors of other dtypes', () => {
         checkCase({ rows, in: 70, out: 41, dtype: own, adapters: [{ rank: 8, dtype }] });
 });
 
+pieces('activations of the largest numbers and of none', () => {
+  const unit = { data: Float32Array.of(1, 0, 0, 1), shape: [2, 2] };
+  const bank = createAdapterBank({ inFeatures: 2, outFeatures: 2 });
+  const run = (act: 'relu' | { topK: number }, x: number[], back: boolean) => {
+    const routing = { kind: 'one', id: bank.load({ a: unit, b: unit, act }) } as const;
+    const inputs = { x: { data: Float32Array.from(x), shape: [1, 2] }, base: null, bank, routing };
+    const dY = { data: Float32Array.of(1, 1), shape: [1, 2] };
+    return back ? loraLinearBackwardSync({ ...inputs, dY }).dx : loraLinearSync(inputs).y;
+  };
+  // s = t / |t| whatever the size of t, whose square float32 does not hold
+  const [first, second] = run({ topK: 2 }, [3e38, 2e38], false).data;
+  const share = Math.exp(1 / Math.hypot(3, 2));
+  assert.ok(Math.abs(first / ((3e38 * share) / (share + 1)) - 1) < 1e-6);
+  assert.ok(Math.abs(second / (2e38 / (share + 1)) - 1) < 1e-6);
+  assert.equal([...run('relu', [Number.NaN, -1], true).data], [1, 0]);
+  bank.dispose();
+});
+
 pieces.run();
 
 const routings = suite('loraLinear: routings');

@@ -30,7 +30,7 @@ export function activateBackward(
     case undefined:
       return Float64Array.from(d);
     case 'relu':
-      return d.map((g, i) => (u[i] > 0 ? g : 0));
+      return d.map((g, i) => (u[i] <= 0 ? 0 : g));
     case 'gelu':
       return d.map((g, i) => {
         const density = Math.exp((-u[i] * u[i]) / 2) / Math.sqrt(2 * Math.PI);
