@@ -14,6 +14,7 @@ import { throwsWith } from './helpers.ts';
 
 const test = suite("loraLinear: compute 'int8'");
 const hasDot = info().isa === 'avx512bf16';
+const withDot = hasDot ? test : test.skip;
 
 interface Sizes {
   rows: number;
@@ -51,8 +52,7 @@ function roundRow(row: Float32Array): { codes: number[]; step: number } {
   return { codes, step: Math.fround(largest / 127) };
 }
 
-test('equals its own formula to the last roundings', () => {
-  if (!hasDot) return;
+withDot('equals its own formula to the last roundings', () => {
   for (const inFeatures of [1, 3, 4, 5, 63, 64, 65, 300, 2049, 9001])
     for (const rows of [1, 2, 7, 13, 40]) {
       const outFeatures = inFeatures > 2000 ? 35 : 67;
@@ -75,8 +75,7 @@ test('equals its own formula to the last roundings', () => {
     }
 });
 
-test("a row's bits depend neither on others, which may be NaN, nor on threads", () => {
-  if (!hasDot) return;
+withDot("a row's bits depend neither on others, which may be NaN, nor on threads", () => {
   const sizes = { rows: 50, inFeatures: 257, outFeatures: 100 };
   const { x, base, random } = make(sizes, 1);
   const bank = createAdapterBank({ inFeatures: sizes.inFeatures, outFeatures: sizes.outFeatures });
@@ -112,8 +111,7 @@ test("a row's bits depend neither on others, which may be NaN, nor on threads", 
   bank.dispose();
 });
 
-test('adapters are as exact as with bf16, and rows of zeros are zeros', () => {
-  if (!hasDot) return;
+withDot('adapters are as exact as with bf16, and rows of zeros are zeros', () => {
   const sizes = { rows: 20, inFeatures: 128, outFeatures: 64 };
   const { x, base, random } = make(sizes, 2);
   const bank = createAdapterBank({ inFeatures: sizes.inFeatures, outFeatures: sizes.outFeatures });
@@ -139,8 +137,7 @@ test('adapters are as exact as with bf16, and rows of zeros are zeros', () => {
   bank.dispose();
 });
 
-test('rows of the least numbers keep their codes', () => {
-  if (!hasDot) return;
+withDot('rows of the least numbers keep their codes', () => {
   const { x, base } = make({ rows: 1, inFeatures: 70, outFeatures: 40 }, 3);
   const run = (factor: number) =>
     loraLinearSync(
@@ -154,8 +151,7 @@ test('rows of the least numbers keep their codes', () => {
       assert.ok(Math.abs(y / 2 ** exponent - wanted[n]) < 1e-3 * most, `2^${exponent}, ${n}: ${y}`);
 });
 
-test('as many columns as integer sums hold, and no more', () => {
-  if (!hasDot) return;
+withDot('as many columns as integer sums hold, and no more', () => {
   const run = (inFeatures: number) => {
     const base = packQuantisedSync({
       format: 'int8',
