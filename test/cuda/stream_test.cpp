@@ -236,6 +236,7 @@ TEST("graphs: recorded work is done at every launch, with the data of the record
     check(backend().endCapture(device.stream(), &graph, &error) == 0, "endCapture: %s", error.reason);
     check(third.host().at(5) == 3, "recording did the work");
     const DeviceArray bystander(device, Array({700}, Values(700, 9.0)));
+    const DeviceArray much(device, Array({5 << 18}, Values(5 << 18, 4.0)));  // through all of the staging
     for (int round = 0; round < 3; ++round) {
       convert(device, to, from);
       check(backend().launchGraph(graph, &error) == 0, "launchGraph: %s", error.reason);
