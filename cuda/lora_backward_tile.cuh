@@ -171,6 +171,13 @@ struct Tile {
     }
   }
 
+  // The row of sum i.
+  static SIMT_DEV int rowAt(int i) {
+    if constexpr (isF32<Math>) return rowOf(i / kN);
+    const int thread = static_cast<int>(threadIdx.x);
+    return thread / 32 / kWarpColumns * (kM * 16) + i / 4 / kN * 16 + i % 4 / 2 * 8 + thread % 32 / 4;
+  }
+
   // sums += what a stage holds. Tensor cores: groups of 16 rows whose bit is not set, and columns from `columns` on, may
   // be left out.
   static SIMT_DEV void step(const Stage& stage, Sums& sums, uint32_t groups, int columns) {
