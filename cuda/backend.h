@@ -87,9 +87,11 @@ typedef struct RankoneRecurrenceBackward {
   const float* dFinalState; /* [N,HV,K,V] or null */
   const float* dFinalZ;     /* [N,H,K] or null */
   const void* saved;        /* from a forward of the same problem, or null: it is recomputed */
-  float *dq, *dk, *dv;      /* as q, k, v; with respect to the arguments as given */
-  float *dg, *dbeta;        /* as g and beta, or null */
-  float* dInitialState;     /* [N,HV,K,V] or null */
+  /* As q, k, v; with respect to the arguments as given: dk through keysFromGates too. But dv is that of the rows that
+   * the recurrence uses, after valueScale. */
+  float *dq, *dk, *dv;
+  float *dg, *dbeta;    /* as g and beta, or null */
+  float* dInitialState; /* [N,HV,K,V] or null */
   float* dInitialZ;
   float *dALog, *dDtBias; /* as aLog and dtBias, or null */
 } RankoneRecurrenceBackward;
@@ -182,6 +184,31 @@ typedef struct RankoneLoraBackward {
   const RankoneAdapterGradient* adapters; /* host, [adapterCount], or null */
 } RankoneLoraBackward;
 
+/* ---- the parts of Mamba-2 around its recurrence: see cpp/kernels/mamba2.h */
+
+typedef struct RankoneMamba2 {
+  int64_t rows, HV, P; /* rows = B*T */
+  RankoneFloats x;     /* [rows,HV,P] */
+  RankoneFloats dt;    /* [rows,HV], as given */
+  const float* A;      /* [HV] */
+  const float* D;      /* [HV] or null */
+  const float* dtBias; /* [HV] or null */
+  int32_t softplus;
+  float low, high; /* dt is clamped into this range last */
+} RankoneMamba2;
+
+typedef struct RankoneMamba2Gradients {
+  const float* step; /* [rows,HV], as mamba2Prepare wrote it */
+  RankoneFloats dY;  /* [rows,HV,P] */
+  const float* dV;   /* [rows,HV,P], of the rows after valueScale */
+  const float* dG;   /* [rows,HV] */
+  float* dx;         /* [rows,HV,P] */
+  float* ddt;        /* [rows,HV] */
+  float* dA;         /* [HV] */
+  float* dD;         /* [HV] or null */
+  float* dDtBias;    /* [HV] or null */
+} RankoneMamba2Gradients;
+
 /* ---- the table */
 
 typedef struct RankoneCuda {
@@ -227,6 +254,15 @@ typedef struct RankoneCuda {
   int (*recurrenceBackward)(RankoneStream* stream, const RankoneRecurrenceBackward* args, RankoneError* error);
   int (*loraForward)(RankoneStream* stream, const RankoneLoraForward* args, RankoneError* error);
   int (*loraBackward)(RankoneStream* stream, const RankoneLoraBackward* args, RankoneError* error);
+
+  /* step = clamp(softplus(dt + dtBias)), g = step A, both [rows,HV]. */
+  int (*mamba2Prepare)(RankoneStream* stream, const RankoneMamba2* args, float* step, float* g, RankoneError* error);
+  /* y = o + D x in yDType, of the sums rounded once; y may be o itself where that is float32. */
+  int (*mamba2Skip)(RankoneStream* stream, const RankoneMamba2* args, RankoneFloats o, void* y, int32_t yDType,
+                    RankoneError* error);
+  int (*mamba2Gradients)(RankoneStream* stream, const RankoneMamba2* args, const RankoneMamba2Gradients* gradients,
+                         RankoneError* error);
+  int (*add)(RankoneStream* stream, float* to, const float* from, int64_t count, RankoneError* error); /* to += from */
 } RankoneCuda;
 
 /* The library's only export. Null for a version it does not know. */
