@@ -53,6 +53,13 @@ struct Prepared {
 };
 Prepared prepare(Stream& stream, const RankoneRecurrence& problem, int32_t dtype);
 
+// dO as Prepared has v: [B,T,HV,Vp] of its dtype.
+struct OutputGradient {
+  const void* data;
+  std::vector<Scratch<char>> kept;
+};
+OutputGradient prepareOutputGradient(Stream& stream, const RankoneRecurrenceBackward& args, const Prepared& prepared);
+
 // What scans leave for the gradients, per chunk c (through the batch) and per row: states in row-major [K][V] and rows
 // of V. float32 from the token forms, bf16 from the chunk forms, where they are operands of bf16 products anyhow.
 struct Trace {
@@ -78,11 +85,12 @@ void recurrenceChunks(Stream& stream, const RankoneRecurrenceForward& args, cons
 void recurrenceReverseTokens(Stream& stream, const RankoneRecurrenceBackward& args, const Sequences& sequences,
                              const Prepared& prepared, const Trace& reverse);
 void recurrenceReverseChunks(Stream& stream, const RankoneRecurrenceBackward& args, const Sequences& sequences,
-                             const Prepared& prepared, const Trace& reverse);
+                             const Prepared& prepared, const OutputGradient& dO, const Trace& reverse);
 
 // Gradients of q, k, v, g and beta as the recurrence uses them, from both traces, chunk by chunk.
 void recurrenceGradients(Stream& stream, const RankoneRecurrenceBackward& args, const Sequences& sequences,
-                         const Prepared& prepared, const Trace& forward, const Trace& reverse);
+                         const Prepared& prepared, const OutputGradient& dO, const Trace& forward,
+                         const Trace& reverse);
 // These, in place, into gradients of the arguments as given; dALog and dDtBias besides.
 void recurrenceActivationGradients(Stream& stream, const RankoneRecurrenceBackward& args, const Prepared& prepared);
 

@@ -105,4 +105,18 @@ Prepared prepare(Stream& stream, const RankoneRecurrence& problem, int32_t dtype
   return out;
 }
 
+OutputGradient prepareOutputGradient(Stream& stream, const RankoneRecurrenceBackward& args, const Prepared& prepared) {
+  const RankoneRecurrence& p = args.problem;
+  Prepared rows{};  // keeps what is converted
+  rows.dtype = prepared.dtype;
+  RowsArgs from{};
+  from.width = static_cast<int32_t>(p.V);
+  from.padded = static_cast<int32_t>(prepared.Vp);
+  from.from = args.dO.data;
+  from.fromDType = args.dO.dtype;
+  from.rows = p.B * p.T * p.HV;
+  const void* data = prepareRows(stream, rows, from, false);
+  return {data, std::move(rows.kept)};
+}
+
 }  // namespace rankone::cuda
