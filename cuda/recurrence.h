@@ -27,7 +27,8 @@ struct Chunk {
 
 // Where sequences and their chunks begin: on the host, and a copy on the device.
 struct Sequences {
-  Sequences(Stream& stream, const RankoneRecurrence& problem);
+  // Sequences of fewer than `leastTokens` get no chunks.
+  Sequences(Stream& stream, const RankoneRecurrence& problem, int64_t leastTokens = 0);
   std::vector<int64_t> hostStarts, hostFirstChunks;
   int64_t chunkCount;
   Scratch<int64_t> starts;       // [N+1] tokens
@@ -93,6 +94,18 @@ void recurrenceGradients(Stream& stream, const RankoneRecurrenceBackward& args, 
                          const Trace& reverse);
 // These, in place, into gradients of the arguments as given; dALog and dDtBias besides.
 void recurrenceActivationGradients(Stream& stream, const RankoneRecurrenceBackward& args, const Prepared& prepared);
+
+// normalize: scales [B*T,H] are 1 / (z^T q + 1e-10), and o is S^T q (scale 1) times them. Without sequences every row
+// of the batch is one of 1 to 64 tokens. finalZ may be null.
+void normalizerScales(Stream& stream, const RankoneRecurrence& problem, const Sequences* sequences, float* scales,
+                      float* finalZ);
+// Rows [B,T,HV,V] of the sequences that have chunks, times their token's scale: o in place, or dO for the core.
+void scaleByDivisors(Stream& stream, const RankoneRecurrence& problem, const Sequences& sequences, const float* scales,
+                     RankoneFloats from, void* to, int32_t toDType);
+// Adds what flows through the scales to dq and dk, which hold the gradients of S^T q by then (of dO times the scales,
+// with scale 1); writes dInitialZ.
+void normalizerGradients(Stream& stream, const RankoneRecurrenceBackward& args, const Sequences& sequences,
+                         const float* scales);
 
 // Which arithmetic a call takes.
 bool takesChunks(const RankoneRecurrence& problem);
