@@ -46,12 +46,16 @@ function run(command, args, timeout) {
   return new Promise((resolve) => {
     const child = spawn(command, args, { cwd: root });
     let output = '';
+    let stdout = '';
     let late = false;
     const timer = setTimeout(() => {
       late = true;
       child.kill('SIGKILL');
     }, timeout);
-    child.stdout.on('data', (text) => (output += text));
+    child.stdout.on('data', (text) => {
+      output += text;
+      stdout += text;
+    });
     child.stderr.on('data', (text) => (output += text));
     child.on('error', (error) => (output += error.message));
     child.on('close', (status, signal) => {
@@ -61,7 +65,7 @@ function run(command, args, timeout) {
         : signal
           ? `ended by ${signal}`
           : `exit code ${status}`;
-      resolve({ ok: status === 0, status, how, output });
+      resolve({ ok: status === 0, status, how, output, stdout });
     });
   });
 }
@@ -125,8 +129,8 @@ async function test(source, kind, emulator) {
     return report(label, false, 'does not build', linked.output);
   }
   const built = performance.now();
-  const { ok, status, how, output } = await run(program, programArguments, 10 * MINUTE);
-  const counts = /(\d+) passed, (\d+) failed\s*$/.exec(output);
+  const { ok, status, how, output, stdout } = await run(program, programArguments, 10 * MINUTE);
+  const counts = /(\d+) passed, (\d+) failed\s*$/.exec(stdout);
   const whole = counts && status === (counts[2] === '0' ? 0 : 1);
   passed += counts ? Number(counts[1]) : 0;
   failed += whole ? Number(counts[2]) : 1;
@@ -141,9 +145,12 @@ async function main() {
   let built = true;
   await pool(
     sources
-      .filter((name) => /^test\/simt\/[^/]*\.cpp$/.test(name) && !name.endsWith('_test.cpp'))
+      .filter((name) => /^test\/simt\/emulator\/.*\.cpp$/.test(name))
       .map((source) => async () => {
-        const object = source.replace(/^test\/simt\/(.*)\.cpp$/, `${folder}/emulator/$1.o`);
+        const object = source.replace(
+          /^test\/simt\/emulator\/(.*)\.cpp$/,
+          `${folder}/emulator/$1.o`,
+        );
         const { ok, output } = await compile(source, object, ['-O2']);
         if (!ok) report(source, false, 'does not build', output);
         built &&= ok;
