@@ -56,7 +56,12 @@ void recurrenceReverseChunks(Stream& stream, const RankoneRecurrenceBackward& ar
   a.q = static_cast<const uint16_t*>(prepared.q), a.k = static_cast<const uint16_t*>(prepared.k);
   a.dO = static_cast<const uint16_t*>(dO.data);
   a.chunks = sequences.chunks.data(), a.firstChunks = sequences.firstChunks.data();
-  a.H = p.H, a.HV = p.HV, a.K = p.K, a.V = p.V, a.Kp = prepared.Kp, a.Vp = prepared.Vp;
+  a.H = static_cast<int32_t>(p.H);
+  a.HV = static_cast<int32_t>(p.HV);
+  a.K = static_cast<int32_t>(p.K);
+  a.V = static_cast<int32_t>(p.V);
+  a.Kp = static_cast<int32_t>(prepared.Kp);
+  a.Vp = static_cast<int32_t>(prepared.Vp);
   a.dFinalState = args.dFinalState, a.carried = carried;
   a.states = static_cast<uint16_t*>(reverse.states), a.rows = static_cast<uint16_t*>(reverse.rows);
   a.opens = true;

@@ -25,7 +25,7 @@ struct ReverseArgs {
   const int64_t* firstChunks;  // [N+1]
   int64_t first, count;  // chunks of this launch
   bool opens;            // no launch came before: every sequence begins with dFinalState
-  int64_t H, HV, K, V, Kp, Vp;
+  int32_t H, HV, K, V, Kp, Vp;
   const float* dFinalState;  // [N,HV,K,V] or null
   float* carried;            // [N,HV,K,V] D before the launch's first chunk; or null: not wanted
   uint16_t* states;          // [chunks,HV,K,V] D at the chunks' ends
@@ -58,13 +58,11 @@ class ReverseScan {
         shared(memory),
         lane(static_cast<int>(threadIdx.x) % 32),
         warp(static_cast<int>(threadIdx.x) / 32),
-        hv(blockIdx.y),
-        head(hv / (args.HV / args.H)),
-        sequence(blockIdx.z),
-        v0(static_cast<int64_t>(blockIdx.x) * kReverseColumns) {}
+        hv(static_cast<int>(blockIdx.y)),
+        v0(static_cast<int>(blockIdx.x) * kReverseColumns) {}
 
   SIMT_DEV void run() {
-    const int64_t begin = a.firstChunks[sequence], end = a.firstChunks[sequence + 1];
+    const int64_t begin = a.firstChunks[blockIdx.z], end = a.firstChunks[blockIdx.z + 1];
     const int64_t from = begin > a.first ? begin : a.first, to = end < a.first + a.count ? end : a.first + a.count;
     const bool fetching = warp >= 2;
     if (from >= to && !(a.opens && begin == end)) return;
@@ -90,7 +88,7 @@ class ReverseScan {
     unsigned char* to = shared + stage * Stage::bytes(a.layout);
     const Chunk chunk = a.chunks[c];
     const int thread = static_cast<int>(threadIdx.x) - 64, threads = kReverseThreads - 64, n = a.layout.n;
-    const int rows = chunk.tokens * n, Kp = static_cast<int>(a.Kp);
+    const int rows = chunk.tokens * n, Kp = a.Kp;
     const char* prep = a.prep + ((c - a.first) * a.HV + hv) * a.layout.bytes;
     const auto tile = [&](int at) { return reinterpret_cast<uint16_t*>(to + at); };
     const auto part = [&](int at) { return reinterpret_cast<const uint16_t*>(prep + at); };
@@ -101,13 +99,13 @@ class ReverseScan {
       if constexpr (kDelta)
         loadTile(tile(Stage::kReads), kChunkRows, KD, part(a.layout.kInRows), Kp, rows, Kp, thread, threads);
     } else {
-      const int64_t stride = a.H * a.Kp;
+      const int stride = a.H * a.Kp, head = hv / (a.HV / a.H);
       loadTile(tile(0), kChunkRows, KD, a.k + (chunk.token * n * a.H + head) * a.Kp, stride, rows, Kp, thread, threads);
       loadTile(tile(Stage::kQueries), a.layout.tiles * 16, KD, a.q + (chunk.token * a.H + head) * a.Kp, stride,
                chunk.tokens, Kp, thread, threads);
     }
     loadTile(tile(Stage::kOutputs), a.layout.tiles * 16, kReverseColumns,
-             a.dO + (chunk.token * a.HV + hv) * a.Vp + v0, a.HV * a.Vp, chunk.tokens, static_cast<int>(a.Vp - v0),
+             a.dO + (chunk.token * a.HV + hv) * a.Vp + v0, a.HV * a.Vp, chunk.tokens, a.Vp - v0,
              thread, threads);
     for (int i = thread * 16; i < a.layout.head; i += threads * 16) simt::cp_async16(to + Stage::kHead + i, prep + i);
     simt::cp_async_commit();
@@ -115,28 +113,30 @@ class ReverseScan {
 
   // ---- by the others: a warp holds D^T [16 columns of V][KD]
 
-  SIMT_DEV int64_t column(int e) const { return v0 + warp * 16 + lane / 4 + (e >> 1) * 8; }
-  SIMT_DEV int64_t row(int n, int e) const { return n * 8 + lane % 4 * 2 + (e & 1); }
-  SIMT_DEV int64_t ofState(int n, int e) const {
-    return ((sequence * a.HV + hv) * a.K + row(n, e)) * a.V + column(e);
-  }
+  SIMT_DEV int column(int e) const { return v0 + warp * 16 + lane / 4 + (e >> 1) * 8; }
+  SIMT_DEV int row(int n, int e) const { return n * 8 + lane % 4 * 2 + (e & 1); }
+  // Within a state; where the sequence's begins.
+  SIMT_DEV int inState(int n, int e) const { return row(n, e) * a.V + column(e); }
+  SIMT_DEV int64_t state() const { return (static_cast<int64_t>(blockIdx.z) * a.HV + hv) * a.K * a.V; }
 
   SIMT_DEV void loadD(bool ends) {
     const float* from = ends ? a.dFinalState : a.carried;
+    if (from) from += state();
     SIMT_UNROLL for (int n = 0; n < KD / 8; ++n)
       SIMT_UNROLL for (int e = 0; e < 4; ++e)
-        D[n][e] = from && row(n, e) < a.K && column(e) < a.V ? from[ofState(n, e)] : 0.0f;
+        D[n][e] = from && row(n, e) < a.K && column(e) < a.V ? from[inState(n, e)] : 0.0f;
   }
   SIMT_DEV void storeD() const {
+    float* to = a.carried + state();
     SIMT_UNROLL for (int n = 0; n < KD / 8; ++n)
       SIMT_UNROLL for (int e = 0; e < 4; ++e)
-        if (row(n, e) < a.K && column(e) < a.V) a.carried[ofState(n, e)] = D[n][e];
+        if (row(n, e) < a.K && column(e) < a.V) to[inState(n, e)] = D[n][e];
   }
   SIMT_DEV void storeTrace(int64_t c) const {
     uint16_t* to = a.states + (c * a.HV + hv) * a.K * a.V;
     SIMT_UNROLL for (int n = 0; n < KD / 8; ++n)
       SIMT_UNROLL for (int e = 0; e < 4; ++e)
-        if (row(n, e) < a.K && column(e) < a.V) to[row(n, e) * a.V + column(e)] = simt::f32_to_bf16(D[n][e]);
+        if (row(n, e) < a.K && column(e) < a.V) to[inState(n, e)] = simt::f32_to_bf16(D[n][e]);
   }
 
   SIMT_DEV void step(int64_t c, const unsigned char* stage) {
@@ -251,21 +251,22 @@ class ReverseScan {
 
   SIMT_DEV void storeRows(const Chunk& chunk, const float (&w)[8][4]) const {
     const int rows = chunk.tokens * a.layout.n;
+    uint16_t* to = a.rows + (chunk.token * a.layout.n * a.HV + hv) * a.V;
     SIMT_UNROLL for (int n = 0; n < 8; ++n)
       SIMT_UNROLL for (int e = 0; e < 4; ++e)
         if (row(n, e) < rows && column(e) < a.V)
-          a.rows[((chunk.token * a.layout.n + row(n, e)) * a.HV + hv) * a.V + column(e)] = simt::f32_to_bf16(w[n][e]);
+          to[row(n, e) * a.HV * a.V + column(e)] = simt::f32_to_bf16(w[n][e]);
   }
 
   const ReverseArgs& a;
   unsigned char* const shared;
   const int lane, warp;
-  const int64_t hv, head, sequence, v0;
+  const int hv, v0;
   float D[KD / 8][4];
 };
 
 template <int KD, bool kDelta, bool kChannel>
-__global__ void __launch_bounds__(kReverseThreads) recurrenceReverseScan(const ReverseArgs args) {
+__global__ void __launch_bounds__(kReverseThreads, 1) recurrenceReverseScan(const ReverseArgs args) {
   ReverseScan<KD, kDelta, kChannel>(args, simt::shared<ReverseShared>().stages).run();
 }
 
