@@ -195,7 +195,7 @@ struct WeightSource {
     if (line >= w.out || column >= w.in) return clearChunk(chunk);
     const auto* row = static_cast<const uint8_t*>(w.codes) + line * w.rowBytes;
     if (w.format <= RANKONE_WEIGHT_F16) {
-      static_assert(RANKONE_WEIGHT_BF16 == RANKONE_BF16 && RANKONE_WEIGHT_F16 == RANKONE_F16);
+      static_assert(int{RANKONE_WEIGHT_BF16} == RANKONE_BF16 && int{RANKONE_WEIGHT_F16} == RANKONE_F16);
       return loadElements<Math>({row, w.format, 1, 0}, 0, column, w.in, chunk);
     }
     const float scale = w.block ? w.scales[line * ((w.in + w.block - 1) / w.block) + column / w.block] : w.scales[line];
