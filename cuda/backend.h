@@ -22,6 +22,7 @@ typedef struct RankoneError {
 
 typedef struct RankoneStream RankoneStream;
 typedef struct RankoneEvent RankoneEvent;
+typedef struct RankoneGraph RankoneGraph;
 
 typedef struct RankoneDeviceInfo {
   char name[128];
@@ -89,8 +90,8 @@ typedef struct RankoneRecurrenceBackward {
   /* As q, k, v; with respect to the arguments as given: dk through keysFromGates too. But dv is that of the rows that
    * the recurrence uses, after valueScale. */
   float *dq, *dk, *dv;
-  float *dg, *dbeta;        /* as g and beta, or null */
-  float* dInitialState;     /* [N,HV,K,V] or null */
+  float *dg, *dbeta;    /* as g and beta, or null */
+  float* dInitialState; /* [N,HV,K,V] or null */
   float* dInitialZ;
   float *dALog, *dDtBias; /* as aLog and dtBias, or null */
 } RankoneRecurrenceBackward;
@@ -221,9 +222,20 @@ typedef struct RankoneCuda {
   int (*synchronize)(RankoneStream* stream, RankoneError* error);
   int (*record)(RankoneStream* stream, RankoneEvent** event, RankoneError* error);
   int (*wait)(RankoneEvent* event, RankoneError* error); /* the calling thread; any thread may */
+  /* Between two events of one stream that have been waited for. */
+  int (*elapsed)(RankoneEvent* start, RankoneEvent* end, float* milliseconds, RankoneError* error);
   void (*releaseEvent)(RankoneEvent* event);
 
-  /* A caching allocator in stream order: what is released serves later work of the same stream at once. */
+  /* What is put into the stream between these two is recorded, not done. Launching the graph does it, with the same
+   * pointers and the host data of the recording. Waiting, downloading and freeing are not possible between them. A
+   * graph belongs to its stream and goes before it; memory that it uses must stay allocated. */
+  int (*beginCapture)(RankoneStream* stream, RankoneError* error);
+  int (*endCapture)(RankoneStream* stream, RankoneGraph** graph, RankoneError* error);
+  int (*launchGraph)(RankoneGraph* graph, RankoneError* error);
+  void (*releaseGraph)(RankoneGraph* graph); /* waits for the stream */
+
+  /* A caching allocator in stream order: what is released serves later work of the same stream at once. Any thread may
+   * release, and ask for `memory`. */
   int (*allocate)(RankoneStream* stream, size_t size, void** memory, RankoneError* error);
   void (*release)(RankoneStream* stream, void* memory);
   void (*memory)(RankoneStream* stream, uint64_t* used, uint64_t* reserved);

@@ -63,6 +63,10 @@ struct Trace {
              // valueScale); the reverse scan's w = dS^T k as the update sees it, so that dv = beta w (additive: dv = w)
 };
 
+// The forward's trace in memory of savedBytes(problem): what recurrenceForward writes where the caller wants `saved`,
+// and the backward reads. Its dtype follows takesChunks.
+Trace savedTrace(const RankoneRecurrence& problem, void* saved);
+
 // Forward, one update at a time. Reads the raw arguments. `trace` or null.
 void recurrenceTokens(Stream& stream, const RankoneRecurrenceForward& args, const Sequences& sequences,
                       const Trace* trace);

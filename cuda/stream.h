@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "backend.h"
+#include "runtime.h"
 
 // Last, as everywhere: it names what CUDA and the emulator have in common.
 #include "simt/simt.cuh"
@@ -26,6 +27,7 @@ class Failure : public std::exception {
 void expect(simt::Status status, const char* what);
 
 class Allocator;
+class Staging;
 
 class Stream {
  public:
@@ -51,10 +53,22 @@ class Stream {
   // simt::launch on this stream, with this device current.
   template <class... P, class... A>
   void launch(const char* name, void (*kernel)(P...), dim3 grid, dim3 block, size_t sharedBytes, A... args) {
+    launchAs(simt::Launch::PLAIN, name, kernel, grid, block, sharedBytes, args...);
+  }
+  template <class... P, class... A>
+  void launchAs(simt::Launch how, const char* name, void (*kernel)(P...), dim3 grid, dim3 block, size_t sharedBytes,
+                A... args) {
     if (grid.x == 0 || grid.y == 0 || grid.z == 0) return;
     use();
-    expect(simt::launch(kernel, grid, block, sharedBytes, native_, args...), name);
+    const simt::Stream native = native_;
+    expect(runtime::enqueue(native,
+                            [=] { return simt::launch_as(how, kernel, grid, block, sharedBytes, native, args...); }),
+           name);
   }
+
+  // Between these two the stream's work is recorded for launch(), not done: nothing may wait for it.
+  void beginCapture();
+  std::unique_ptr<struct RankoneGraph> endCapture();
 
  private:
   void use();  // makes the device current in this thread
@@ -63,6 +77,7 @@ class Stream {
   simt::Stream native_{};
   RankoneDeviceInfo info_{};
   std::unique_ptr<Allocator> allocator_;
+  std::unique_ptr<Staging> staging_;
 };
 
 // Workspace of a launcher, given back to the stream's allocator at the end of the scope.

@@ -30,7 +30,7 @@ if (fs.existsSync(clangFormat)) {
     ...walk('cpp'),
     ...walk('cuda'),
     ...walk('bench'),
-    ...walk('test').filter((f) => f.includes('native')),
+    ...walk('test').filter((f) => /native|simt|cuda/.test(f)),
   ];
   run(clangFormat, [...(fix ? ['-i'] : ['--dry-run', '-Werror']), ...sources]);
 } else {

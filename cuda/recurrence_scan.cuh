@@ -1,0 +1,422 @@
+// The scan's kernel. A CTA walks through the chunks of a segment with VB columns of a value head's state:
+//
+//   X = beta (V - kIn (K S))    U = T X    O = qIn (Q S) + P U    S <- decay S + K^T (kOut U)
+//
+// (additive: U = V). Every product that touches the state has V on the side of M: S^T, X^T and U^T go from accumulators
+// into operands in registers. A warp owns 16 columns of S for KW of its rows; KS warps share a column's rows and add
+// their parts of K S. Beside them a warp for every 16 columns starts the copies of the next chunk and computes O, from
+// S and U that are handed to it through shared memory in operand order.
+#pragma once
+#include <cstddef>
+
+#include "recurrence_scan.h"
+#include "recurrence_tiles.cuh"
+
+namespace rankone::cuda {
+
+template <int KW, int KS, int VB, bool DELTA, bool CHANNEL>
+struct ScanShared {
+  static constexpr int KD = KW * KS, COLUMNS = VB / 16;
+  static constexpr int kHead = (DELTA ? kTriangleBlocks * kBlockBytes + kChunkRows * 4 : 0) +
+                               kTriangleBlocks * kBlockBytes + (CHANNEL ? KD * 4 : 16 + 3 * kChunkRows * 4);
+  uint32_t state[COLUMNS][KD / 16][32][4], u[COLUMNS][4][32][4];
+  float x[COLUMNS][KS][KS > 1 && DELTA ? 8 : 1][32][4];  // parts of K S
+  struct Stage {
+    __align__(128) uint16_t kOut[kChunkRows * KD];  // or K
+    __align__(128) uint16_t kIn[CHANNEL && DELTA ? kChunkRows * KD : 8];
+    __align__(128) uint16_t q[kChunkRows * KD];
+    __align__(128) uint16_t v[kChunkRows * VB];
+    __align__(128) char head[kHead];
+  };
+  Stage stages[2];  // a launch gives it one or both
+};
+
+// Where lanes of ldmatrix_x4 point to for the 16x16 block at (row, column) of a tile: `columnsFirst` counts its 8x8
+// matrices along columns before rows.
+SIMT_DEV const uint16_t* blockRow(const uint16_t* tile, int row, int column, int width, int lane, bool columnsFirst) {
+  const int matrix = lane >> 3, r = lane & 7, low = matrix & 1, high = matrix >> 1;
+  return tile + swizzled(row + (columnsFirst ? high : low) * 8 + r, column + (columnsFirst ? low : high) * 8, width);
+}
+
+// Two values beside each other in a row of `columns`.
+SIMT_DEV void storePair(void* to, int32_t dtype, int64_t at, int column, int columns, bool paired, float x, float y) {
+  if (column >= columns) return;
+  const bool both = column + 1 < columns;
+  if (dtype == RANKONE_F32) {
+    float* f = static_cast<float*>(to) + at;
+    f[0] = x;
+    if (both) f[1] = y;
+    return;
+  }
+  uint16_t* h = static_cast<uint16_t*>(to) + at;
+  const uint32_t pair = dtype == RANKONE_BF16 ? simt::pack_bf16(x, y) : simt::pack_f16(x, y);
+  if (paired) {
+    simt::st1x2(h, pair);
+    return;
+  }
+  h[0] = static_cast<uint16_t>(pair & 0xffff);
+  if (both) h[1] = static_cast<uint16_t>(pair >> 16);
+}
+
+template <int KW, int KS, int VB, bool DELTA, bool CHANNEL>
+struct Scan {
+  using Shared = ScanShared<KW, KS, VB, DELTA, CHANNEL>;
+  using Stage = typename Shared::Stage;
+  static constexpr int KD = Shared::KD, COLUMNS = Shared::COLUMNS;
+  static constexpr int WORKERS = COLUMNS * KS * 32, LOADERS = COLUMNS * 32, THREADS = WORKERS + LOADERS;
+  static constexpr int ALL = 15;  // barriers; the others are of 16 columns:
+  SIMT_DEV static int ofState(int w) { return 1 + w; }
+  SIMT_DEV static int ofU(int w) { return 1 + COLUMNS + w; }
+  SIMT_DEV static int ofX(int w) { return 1 + 2 * COLUMNS + w; }
+
+  const ScanArgs& p;
+  Shared& s;
+  Segment segment;
+  int hv, h, v0;
+
+  // Address of element (k, v) of a state of the segment's head, v counted from the CTA's first column.
+  SIMT_DEV int64_t stateAt(int64_t row, int k, int v) const { return ((row * p.HV + hv) * p.K + k) * p.V + v0 + v; }
+  SIMT_DEV const float* readFrom(int64_t& row) const {
+    row = segment.from >= 0 ? segment.from : p.stateRows ? p.stateRows[segment.sequence] : segment.sequence;
+    return segment.from >= 0 ? p.carry : segment.from == Segment::ARGUMENT ? p.initialState : nullptr;
+  }
+  SIMT_DEV float* writeTo(int64_t& row) const {
+    row = segment.to >= 0 ? segment.to : p.stateRows ? p.stateRows[segment.sequence] : segment.sequence;
+    return segment.to >= 0 ? p.carry : segment.to == Segment::ARGUMENT ? p.finalState : nullptr;
+  }
+
+  SIMT_DEV void load(Stage& stage, int64_t c, int thread) const {
+    const Chunk chunk = p.chunks[segment.chunk + c];
+    const int n = p.layout.n, rows = chunk.tokens * n;
+    const char* from = p.workspace + ((segment.slot + c) * p.HV + hv) * p.layout.bytes;
+    if (CHANNEL) {
+      loadTile(stage.kOut, kChunkRows, KD, reinterpret_cast<const uint16_t*>(from + p.layout.kOutRows), p.Kp, rows,
+               p.Kp, thread, LOADERS);
+      if (DELTA)
+        loadTile(stage.kIn, kChunkRows, KD, reinterpret_cast<const uint16_t*>(from + p.layout.kInRows), p.Kp, rows,
+                 p.Kp, thread, LOADERS);
+      if (p.o)
+        loadTile(stage.q, p.layout.tiles * 16, KD, reinterpret_cast<const uint16_t*>(from + p.layout.qInRows), p.Kp,
+                 chunk.tokens, p.Kp, thread, LOADERS);
+    } else {
+      const int64_t stride = static_cast<int64_t>(p.H) * p.Kp;
+      loadTile(stage.kOut, kChunkRows, KD, p.k + (chunk.token * n * p.H + h) * p.Kp, stride, rows, p.Kp, thread,
+               LOADERS);
+      if (p.o)
+        loadTile(stage.q, p.layout.tiles * 16, KD, p.q + (chunk.token * p.H + h) * p.Kp, stride, chunk.tokens, p.Kp,
+                 thread, LOADERS);
+    }
+    loadTile(stage.v, kChunkRows, VB, p.v + (chunk.token * n * p.HV + hv) * p.Vp + v0,
+             static_cast<int64_t>(p.HV) * p.Vp, p.v ? rows : 0, p.Vp - v0, thread, LOADERS);
+    for (int i = thread * 16; i < p.layout.head; i += LOADERS * 16) simt::cp_async16(stage.head + i, from + i);
+  }
+
+  SIMT_DEV const float* floats(const Stage& stage, int32_t at) const {
+    return reinterpret_cast<const float*>(stage.head + at);
+  }
+
+  // ---- the warps of the recurrence: columns 16 w .., rows KW part ..
+
+  SIMT_DEV void loadState(float (&S)[KW / 8][4], int w, int part, int lane) const {
+    int64_t row;
+    const float* from = readFrom(row);
+    SIMT_UNROLL for (int i = 0; i < KW / 8; ++i) {
+      SIMT_UNROLL for (int e = 0; e < 4; ++e) {
+        const int k = part * KW + i * 8 + (lane & 3) * 2 + (e & 1), v = w * 16 + (lane >> 2) + (e >> 1) * 8;
+        const bool inside = k < p.K && v0 + v < p.V;
+        S[i][e] = inside && from ? from[stateAt(row, k, v)] : segment.from == Segment::IDENTITY && k == v0 + v;
+      }
+    }
+  }
+
+  SIMT_DEV void storeState(const float (&S)[KW / 8][4], int w, int part, int lane) const {
+    int64_t row;
+    float* to = writeTo(row);
+    if (!to) return;
+    SIMT_UNROLL for (int i = 0; i < KW / 8; ++i) {
+      SIMT_UNROLL for (int e = 0; e < 4; ++e) {
+        const int k = part * KW + i * 8 + (lane & 3) * 2 + (e & 1), v = w * 16 + (lane >> 2) + (e >> 1) * 8;
+        if (k < p.K && v0 + v < p.V) to[stateAt(row, k, v)] = S[i][e];
+      }
+    }
+  }
+
+  // A factor of element (i, e) of S from what PrepLayout calls decay.
+  SIMT_DEV void loadDecay(float (&d)[2], const float* decay, int part, int i, int lane) const {
+    if (CHANNEL) {
+      simt::ld2(d, decay + part * KW + i * 8 + (lane & 3) * 2);
+    } else {
+      d[0] = d[1] = decay[0];
+    }
+  }
+
+  // S in bf16: to the warp of O, to the trace and as operands.
+  SIMT_DEV void handState(uint32_t (&a)[KW / 16][4], const float (&S)[KW / 8][4], int64_t c, int w, int part,
+                          int lane) const {
+    const int64_t traced = segment.chunk + c;
+    SIMT_UNROLL for (int i = 0; i < KW / 16; ++i) {
+      packOperand(a[i], S[2 * i], S[2 * i + 1]);
+      if (p.o) simt::st4(s.state[w][part * (KW / 16) + i][lane], a[i][0], a[i][1], a[i][2], a[i][3]);
+      if (!p.traceStates) continue;
+      SIMT_UNROLL for (int e = 0; e < 4; ++e) {
+        const int k = part * KW + i * 16 + (e >> 1) * 8 + (lane & 3) * 2, v = w * 16 + (lane >> 2) + (e & 1) * 8;
+        if (v0 + v >= p.V) continue;
+        if (k < p.K) p.traceStates[stateAt(traced, k, v)] = static_cast<uint16_t>(a[i][e] & 0xffff);
+        if (k + 1 < p.K) p.traceStates[stateAt(traced, k + 1, v)] = static_cast<uint16_t>(a[i][e] >> 16);
+      }
+    }
+    if (p.o) simt::bar_arrive(ofState(w), (KS + 1) * 32);
+  }
+
+  // U^T, 16 columns of V by 64 rows, as accumulators.
+  SIMT_DEV void solve(float (&u)[8][4], const uint32_t (&a)[KW / 16][4], const Stage& stage, int w, int part,
+                      int lane) const {
+    const uint16_t* keys = CHANNEL ? stage.kIn : stage.kOut;
+    float x[8][4] = {};  // (K S)^T
+    SIMT_UNROLL for (int i = 0; i < KW / 16; ++i) {
+      SIMT_UNROLL for (int r = 0; r < 4; ++r) {
+        uint32_t b[4];
+        simt::ldmatrix_x4(b, blockRow(keys, r * 16, part * KW + i * 16, KD, lane, true));
+        simt::mma_bf16(x[2 * r], a[i], b[0], b[1]);
+        simt::mma_bf16(x[2 * r + 1], a[i], b[2], b[3]);
+      }
+    }
+    if (KS > 1) {
+      SIMT_UNROLL for (int i = 0; i < 8; ++i) simt::st4(s.x[w][part][i][lane], x[i]);
+      simt::bar_sync(ofX(w), 64);
+      SIMT_UNROLL for (int i = 0; i < 8; ++i) {
+        float other[4];
+        simt::ld4(other, s.x[w][part ^ 1][i][lane]);
+        SIMT_UNROLL for (int e = 0; e < 4; ++e) x[i][e] += other[e];
+      }
+    }
+    uint32_t rows[4][4];
+    const float *beta = floats(stage, p.layout.beta), *kIn = floats(stage, p.layout.kIn);
+    SIMT_UNROLL for (int r = 0; r < 4; ++r) {
+      uint32_t v[4];
+      simt::ldmatrix_x4_trans(v, blockRow(stage.v, r * 16, w * 16, VB, lane, true));
+      SIMT_UNROLL for (int half = 0; half < 2; ++half) {
+        const int row = r * 16 + half * 8 + (lane & 3) * 2;
+        float f[2] = {1, 1}, by[2];
+        if (!CHANNEL) simt::ld2(f, kIn + row);
+        simt::ld2(by, beta + row);
+        SIMT_UNROLL for (int e = 0; e < 2; ++e) {
+          const float* ks = &x[2 * r + half][2 * e];
+          rows[r][half * 2 + e] = simt::pack_bf16(by[0] * (lowBf16(v[half * 2 + e]) - f[0] * ks[0]),
+                                                  by[1] * (highBf16(v[half * 2 + e]) - f[1] * ks[1]));
+        }
+      }
+    }
+    SIMT_UNROLL for (int i = 0; i < 8; ++i) { SIMT_UNROLL for (int e = 0; e < 4; ++e) u[i][e] = 0; }
+    SIMT_UNROLL for (int j = 0; j < 4; ++j) {
+      SIMT_UNROLL for (int i = j; i < 4; ++i) {
+        uint32_t b[4];
+        simt::ldmatrix_x4_trans(b, stage.head + (i * (i + 1) / 2 + j) * kBlockBytes + lane * 16);
+        simt::mma_bf16(u[2 * i], rows[j], b[0], b[2]);
+        simt::mma_bf16(u[2 * i + 1], rows[j], b[1], b[3]);
+      }
+    }
+  }
+
+  SIMT_DEV void traceU(const uint32_t (&u)[4], int64_t c, int w, int r, int lane) const {
+    const Chunk chunk = p.chunks[segment.chunk + c];
+    SIMT_UNROLL for (int e = 0; e < 4; ++e) {
+      const int row = r * 16 + (e >> 1) * 8 + (lane & 3) * 2, v = v0 + w * 16 + (lane >> 2) + (e & 1) * 8;
+      if (v >= p.V) continue;
+      uint16_t* to = p.traceRows + ((chunk.token * p.layout.n + row) * p.HV + hv) * p.V + v;
+      if (row < chunk.tokens * p.layout.n) to[0] = static_cast<uint16_t>(u[e] & 0xffff);
+      if (row + 1 < chunk.tokens * p.layout.n) to[static_cast<int64_t>(p.HV) * p.V] = static_cast<uint16_t>(u[e] >> 16);
+    }
+  }
+
+  SIMT_DEV void recurrence(int w, int part, int lane) const {
+    float S[KW / 8][4];
+    loadState(S, w, part, lane);
+    SIMT_NOUNROLL for (int64_t c = 0; c < segment.chunks; ++c) {
+      if (p.stages == 1) simt::bar_sync(ALL, THREADS);
+      simt::bar_sync(ALL, THREADS);
+      const Stage& stage = s.stages[p.stages == 1 ? 0 : c & 1];
+      const float* decay = floats(stage, p.layout.decay);
+      const float* kOut = floats(stage, p.layout.kOut);
+      if (CHANNEL || decay[0] < 0) {
+        SIMT_UNROLL for (int i = 0; i < KW / 8; ++i) {
+          float d[2];
+          loadDecay(d, decay, part, i, lane);
+          SIMT_UNROLL for (int e = 0; e < 4; ++e) S[i][e] = d[e & 1] < 0 ? 0 : S[i][e];
+        }
+      }
+      uint32_t a[KW / 16][4];
+      handState(a, S, c, w, part, lane);
+      uint32_t rows[4][4];  // U^T as operands
+      if constexpr (DELTA) {
+        float u[8][4];
+        solve(u, a, stage, w, part, lane);
+        SIMT_UNROLL for (int r = 0; r < 4; ++r) {
+          packOperand(rows[r], u[2 * r], u[2 * r + 1]);
+          if (part == 0) {
+            if (p.o) simt::st4(s.u[w][r][lane], rows[r][0], rows[r][1], rows[r][2], rows[r][3]);
+            if (p.traceRows) traceU(rows[r], c, w, r, lane);
+          }
+          if (CHANNEL) continue;
+          SIMT_UNROLL for (int half = 0; half < 2; ++half) {
+            float f[2];
+            simt::ld2(f, kOut + r * 16 + half * 8 + (lane & 3) * 2);
+            SIMT_UNROLL for (int e = 0; e < 2; ++e) rows[r][half * 2 + e] =
+                simt::pack_bf16(f[0] * u[2 * r + half][2 * e], f[1] * u[2 * r + half][2 * e + 1]);
+          }
+        }
+      } else {
+        SIMT_UNROLL for (int r = 0; r < 4; ++r) {
+          simt::ldmatrix_x4_trans(rows[r], blockRow(stage.v, r * 16, w * 16, VB, lane, true));
+          if (part == 0 && p.o) simt::st4(s.u[w][r][lane], rows[r][0], rows[r][1], rows[r][2], rows[r][3]);
+          if (CHANNEL) continue;
+          SIMT_UNROLL for (int half = 0; half < 2; ++half) {
+            float f[2];
+            simt::ld2(f, kOut + r * 16 + half * 8 + (lane & 3) * 2);
+            SIMT_UNROLL for (int e = 0; e < 2; ++e) {
+              uint32_t& pair = rows[r][half * 2 + e];
+              pair = simt::pack_bf16(f[0] * lowBf16(pair), f[1] * highBf16(pair));
+            }
+          }
+        }
+      }
+      if (part == 0 && p.o) simt::bar_arrive(ofU(w), 64);
+      SIMT_UNROLL for (int i = 0; i < KW / 8; ++i) {
+        float d[2];
+        loadDecay(d, decay, part, i, lane);
+        SIMT_UNROLL for (int e = 0; e < 4; ++e) S[i][e] = d[e & 1] <= 0 ? 0 : S[i][e] * d[e & 1];
+      }
+      SIMT_UNROLL for (int r = 0; r < 4; ++r) {
+        SIMT_UNROLL for (int i = 0; i < KW / 16; ++i) {
+          uint32_t b[4];
+          simt::ldmatrix_x4_trans(b, blockRow(stage.kOut, r * 16, part * KW + i * 16, KD, lane, false));
+          simt::mma_bf16(S[2 * i], rows[r], b[0], b[1]);
+          simt::mma_bf16(S[2 * i + 1], rows[r], b[2], b[3]);
+        }
+      }
+    }
+    storeState(S, w, part, lane);
+  }
+
+  // ---- the warps of copies and O: columns 16 w ..
+
+  SIMT_DEV void output(const Stage& stage, int64_t c, int w, int lane) const {
+    const int tiles = p.layout.tiles;
+    float o[4][2][4] = {};
+    simt::bar_sync(ofState(w), (KS + 1) * 32);
+    SIMT_UNROLL for (int i = 0; i < KD / 16; ++i) {
+      uint32_t a[4], b[4];
+      simt::ld4(b, s.state[w][i][lane]);
+      SIMT_UNROLL for (int m = 0; m < 4; ++m) {
+        if (m >= tiles) continue;
+        simt::ldmatrix_x4(a, blockRow(stage.q, m * 16, i * 16, KD, lane, false));
+        simt::mma_bf16(o[m][0], a, b[0], b[2]);
+        simt::mma_bf16(o[m][1], a, b[1], b[3]);
+      }
+    }
+    if (!CHANNEL) {
+      const float* qIn = floats(stage, p.layout.qIn);
+      SIMT_UNROLL for (int m = 0; m < 4; ++m) {
+        SIMT_UNROLL for (int e = 0; e < 4; ++e) {
+          const float f = qIn[m * 16 + (lane >> 2) + (e >> 1) * 8];
+          o[m][0][e] *= f;
+          o[m][1][e] *= f;
+        }
+      }
+    }
+    simt::bar_sync(ofU(w), 64);
+    SIMT_UNROLL for (int j = 0; j < 4; ++j) {
+      uint32_t a[4], b[4];
+      simt::ld4(b, s.u[w][j][lane]);
+      SIMT_UNROLL for (int m = 0; m < 4; ++m) {
+        if (m >= tiles || j >= p.layout.rowBlocks(m)) continue;
+        // Of the other half of rows before the other half of columns, as operand A wants it.
+        const int matrix = lane >> 3, tile = (matrix & 1) * 2 + (matrix >> 1);
+        simt::ldmatrix_x4(
+            a, stage.head + p.layout.p + (p.layout.firstBlock(m) + j) * kBlockBytes + tile * 128 + (lane & 7) * 16);
+        simt::mma_bf16(o[m][0], a, b[0], b[2]);
+        simt::mma_bf16(o[m][1], a, b[1], b[3]);
+      }
+    }
+    const Chunk chunk = p.chunks[segment.chunk + c];
+    const bool paired = p.V % 2 == 0 && reinterpret_cast<uintptr_t>(p.o) % 4 == 0;
+    SIMT_UNROLL for (int m = 0; m < 4; ++m) {
+      SIMT_UNROLL for (int e = 0; e < 2; ++e) {
+        const int t = m * 16 + (lane >> 2) + e * 8;
+        if (t >= chunk.tokens) continue;
+        const int64_t row = ((chunk.token + t) * p.HV + hv) * p.V;
+        SIMT_UNROLL for (int half = 0; half < 2; ++half) {
+          const int v = v0 + w * 16 + half * 8 + (lane & 3) * 2;
+          storePair(p.o, p.oDType, row + v, v, p.V, paired, o[m][half][2 * e], o[m][half][2 * e + 1]);
+        }
+      }
+    }
+  }
+
+  SIMT_DEV void loadAndOutput(int w, int thread) const {
+    const int lane = thread & 31;
+    if (p.stages == 2 && segment.chunks > 0) load(s.stages[0], 0, thread);
+    SIMT_NOUNROLL for (int64_t c = 0; c < segment.chunks; ++c) {
+      if (p.stages == 1) {
+        simt::bar_sync(ALL, THREADS);  // everyone has left the chunk before
+        load(s.stages[0], c, thread);
+      }
+      simt::cp_async_commit();
+      simt::cp_async_wait<0>();
+      // Chunk c is here; everyone has left the one before, and what was handed over.
+      simt::bar_sync(ALL, THREADS);
+      if (p.stages == 2 && c + 1 < segment.chunks) load(s.stages[(c + 1) & 1], c + 1, thread);
+      if (p.o) output(s.stages[p.stages == 1 ? 0 : c & 1], c, w, lane);
+    }
+  }
+
+  SIMT_DEV void run(int thread) const {
+    const int warp = thread >> 5;
+    if (thread < WORKERS) {
+      recurrence(warp % COLUMNS, warp / COLUMNS, thread & 31);
+    } else {
+      loadAndOutput(warp - WORKERS / 32, thread - WORKERS);
+    }
+  }
+};
+
+template <int KW, int KS, int VB, bool DELTA, bool CHANNEL>
+__global__ void __launch_bounds__(Scan<KW, KS, VB, DELTA, CHANNEL>::THREADS) scanKernel(const ScanArgs p) {
+  using Form = Scan<KW, KS, VB, DELTA, CHANNEL>;
+  const int columns = (p.V + VB - 1) / VB, block = static_cast<int>(blockIdx.x % columns);
+  const int64_t head = blockIdx.x / columns;
+  const int hv = static_cast<int>(head % p.HV);
+  const Form scan = {p,         simt::shared<typename Form::Shared>(), p.segments[head / p.HV], hv, hv / (p.HV / p.H),
+                     block * VB};
+  scan.run(threadIdx.x);
+}
+
+template <int KW, int KS, int VB, bool DELTA, bool CHANNEL>
+size_t scanBytes(int stages) {
+  using Shared = ScanShared<KW, KS, VB, DELTA, CHANNEL>;
+  return offsetof(Shared, stages) + static_cast<size_t>(stages) * sizeof(typename Shared::Stage);
+}
+
+template <int KW, int KS, int VB, bool DELTA, bool CHANNEL>
+void launchScan(Stream& stream, ScanArgs args, int64_t segments) {
+  const size_t limit = sharedBytesOf(stream.info());
+  args.stages = scanBytes<KW, KS, VB, DELTA, CHANNEL>(2) <= limit ? 2 : 1;
+  const int64_t columns = (args.V + VB - 1) / VB;
+  stream.launch(
+      "scanKernel", scanKernel<KW, KS, VB, DELTA, CHANNEL>, dim3(static_cast<unsigned>(segments * args.HV * columns)),
+      dim3(Scan<KW, KS, VB, DELTA, CHANNEL>::THREADS), scanBytes<KW, KS, VB, DELTA, CHANNEL>(args.stages), args);
+}
+
+template <bool DELTA, bool CHANNEL>
+void launchScan(Stream& stream, const ScanArgs& args, int64_t segments) {
+  switch (args.layout.KD) {
+    case 64: return launchScan<64, 1, 32, DELTA, CHANNEL>(stream, args, segments);
+    case 128: return launchScan<128, 1, 32, DELTA, CHANNEL>(stream, args, segments);
+    default:
+      if (scanBytes<128, 2, 32, DELTA, CHANNEL>(1) <= sharedBytesOf(stream.info()))
+        return launchScan<128, 2, 32, DELTA, CHANNEL>(stream, args, segments);
+      return launchScan<128, 2, 16, DELTA, CHANNEL>(stream, args, segments);
+  }
+}
+
+}  // namespace rankone::cuda

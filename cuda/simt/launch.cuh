@@ -1,0 +1,84 @@
+// The interface under nvcc, continued: what the host calls.
+#pragma once
+
+#include <cuda.h>
+
+#include "simt/device.cuh"
+
+namespace simt {
+
+using Stream = cudaStream_t;
+
+inline const char* statusText(Status status) { return cudaGetErrorString(static_cast<cudaError_t>(status)); }
+
+// How a grid is started.
+enum class Launch : int {
+  PLAIN,
+  DEPENDENT,  // may start before the launch ahead of it in the stream has ended: see griddep_wait
+  CORESIDENT  // all blocks at once, so that they may wait for one another; an error where they do not fit
+};
+
+template <class... Parameters, class... Arguments>
+Status launch_as(Launch how, void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t sharedBytes, Stream stream,
+                 Arguments... arguments) {
+  if (sharedBytes > 48 * 1024) {
+    const cudaError_t status =
+        cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize,
+                             static_cast<int>(sharedBytes));
+    if (status != cudaSuccess) return status;
+  }
+  cudaLaunchAttribute attribute = {};
+  attribute.id =
+      how == Launch::DEPENDENT ? cudaLaunchAttributeProgrammaticStreamSerialization : cudaLaunchAttributeCooperative;
+  if (how == Launch::DEPENDENT) {
+    attribute.val.programmaticStreamSerializationAllowed = 1;
+  } else {
+    attribute.val.cooperative = 1;
+  }
+  cudaLaunchConfig_t config = {};
+  config.gridDim = grid;
+  config.blockDim = block;
+  config.dynamicSmemBytes = sharedBytes;
+  config.stream = stream;
+  config.attrs = &attribute;
+  config.numAttrs = how == Launch::PLAIN ? 0 : 1;
+  return cudaLaunchKernelEx(&config, kernel, static_cast<Parameters>(arguments)...);
+}
+
+// 0, or a code that statusText explains.
+template <class... Parameters, class... Arguments>
+Status launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t sharedBytes, Stream stream,
+              Arguments... arguments) {
+  return launch_as(Launch::PLAIN, kernel, grid, block, sharedBytes, stream, arguments...);
+}
+
+// A map of a tensor of `rank` (2 to 4) dimensions, innermost first: sizes and box in elements, strides in bytes between
+// neighbours along dimensions 1, 2, ... (multiples of 16). Boxes may stick out: loads give zeros, stores write nothing.
+inline Status make_tensor_map(TensorMap* map, MapType type, int rank, const void* base, const uint64_t* sizes,
+                              const uint64_t* strides, const uint32_t* box, Swizzle swizzle) {
+  // Of the driver, found through the runtime: this library does not link libcuda.
+  void* function = nullptr;
+  cudaDriverEntryPointQueryResult found;
+  const cudaError_t status =
+      cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &function, 12000, cudaEnableDefault, &found);
+  if (status != cudaSuccess) return status;
+  if (found != cudaDriverEntryPointSuccess) return cudaErrorCallRequiresNewerDriver;
+  const auto encode = reinterpret_cast<decltype(&cuTensorMapEncodeTiled)>(function);
+  const CUtensorMapDataType dtype = type == MapType::BF16  ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16
+                                    : type == MapType::F16 ? CU_TENSOR_MAP_DATA_TYPE_FLOAT16
+                                                           : CU_TENSOR_MAP_DATA_TYPE_FLOAT32;
+  const CUtensorMapSwizzle mode = swizzle == Swizzle::B128  ? CU_TENSOR_MAP_SWIZZLE_128B
+                                  : swizzle == Swizzle::B64 ? CU_TENSOR_MAP_SWIZZLE_64B
+                                                            : CU_TENSOR_MAP_SWIZZLE_NONE;
+  cuuint64_t size[4], stride[4];
+  cuuint32_t boxes[4], one[4];
+  if (rank < 2 || rank > 4) return cudaErrorInvalidValue;
+  for (int i = 0; i < rank; ++i) size[i] = sizes[i], boxes[i] = box[i], one[i] = 1;
+  for (int i = 0; i + 1 < rank; ++i) stride[i] = strides[i];
+  const CUresult result = encode(map, dtype, static_cast<cuuint32_t>(rank), const_cast<void*>(base), size, stride,
+                                 boxes, one, CU_TENSOR_MAP_INTERLEAVE_NONE, mode, CU_TENSOR_MAP_L2_PROMOTION_L2_128B,
+                                 CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+  return result == CUDA_SUCCESS ? cudaSuccess : cudaErrorInvalidValue;
+}
+
+}  // namespace simt
