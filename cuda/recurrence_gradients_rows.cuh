@@ -24,17 +24,17 @@ namespace rankone::cuda {
 struct GradientArgs {
   const Chunk* chunks;
   int64_t H, HV, K, V, n;
-  int64_t kStride, vStride, uStride;  // elements between rows of q and k, of v, of u
+  int64_t kStride, vStride, uStride;  // elements between rows of q and k, of v and dO, of u; zeros behind K and V
   float scale;
   bool headGate;
-  bool vectorK, vectorV, vectorU;  // rows of q and k; of states, w and dO; of u: at multiples of 16 bytes
+  bool vectorK, vectorV, vectorU, vectorTraces;  // q and k, v and dO, u, states and w: all rows at multiples of 16 bytes
   const void* q;                   // [B,T,H,kStride]
   const void* k;                   // [B,T*n,H,kStride]
   const void* v;                   // [B,T*n,HV,vStride]
   const float *qNorm, *kNorm;      // by which rows of q and k are multiplied, or null
   const float* g;                  // base-2 log decays: [HV], [B,T,HV] or [B,T,HV,K]
   const float* beta;               // [B,T*n,HV]
-  const void* dO;                  // [B,T,HV,V]
+  const void* dO;                  // [B,T,HV,vStride]
   const void* states;              // [chunks,HV,K,V] S0
   const void* dStates;             // [chunks,HV,K,V] D
   const void* u;                   // [B,T*n,HV,uStride]
@@ -105,7 +105,7 @@ class ChunkRows {
     return l < rows ? static_cast<const T*>(a.k) + ((row0 + l) * a.H + head) * a.kStride : nullptr;
   }
   SIMT_DEV const T* ofOutput(int l) const {
-    return ends(l) ? static_cast<const T*>(a.dO) + (token(l) * a.HV + hv) * a.V : nullptr;
+    return ends(l) ? static_cast<const T*>(a.dO) + (token(l) * a.HV + hv) * a.vStride : nullptr;
   }
   SIMT_DEV const T* ofRow(const void* rowsOfV, int64_t stride, int l) const {
     return l < rows ? static_cast<const T*>(rowsOfV) + ((row0 + l) * a.HV + hv) * stride : nullptr;
@@ -117,22 +117,23 @@ class ChunkRows {
   SIMT_DEV float queryFactor(int l) const { return a.qNorm ? a.qNorm[token(l) * a.H + head] : 1.0f; }
   SIMT_DEV float keyFactor(int l) const { return a.kNorm ? a.kNorm[(row0 + l) * a.H + head] : 1.0f; }
 
+  static SIMT_DEV int most(int64_t left, int columns) { return static_cast<int>(left < columns ? left : columns); }
   SIMT_DEV void loadRowsByV(int64_t v0) {
-    const int valid = static_cast<int>(a.V - v0 < A::kBlock ? a.V - v0 : A::kBlock);
-    loadTile<A::kBlock>(s.byV.dO, A::kStride, a.vectorV, valid, [&](int l) { return from(ofOutput(l), v0); });
-    loadTile<A::kBlock>(s.byV.u, A::kStride, a.vectorU, valid,
+    loadTile<A::kBlock>(s.byV.dO, A::kStride, a.vectorV, most(a.vStride - v0, A::kBlock),
+                        [&](int l) { return from(ofOutput(l), v0); });
+    loadTile<A::kBlock>(s.byV.u, A::kStride, a.vectorU, most(a.uStride - v0, A::kBlock),
                         [&](int l) { return from(ofRow(a.u, a.uStride, l), v0); });
-    loadTile<A::kBlock>(s.byV.w, A::kStride, a.vectorV, valid, [&](int l) { return from(ofRow(a.w, a.V, l), v0); });
+    loadTile<A::kBlock>(s.byV.w, A::kStride, a.vectorTraces, most(a.V - v0, A::kBlock),
+                        [&](int l) { return from(ofRow(a.w, a.V, l), v0); });
   }
   SIMT_DEV void loadStatesByV(int64_t k0, int64_t v0) {
-    const int valid = static_cast<int>(a.V - v0 < A::kBlock ? a.V - v0 : A::kBlock);
-    loadTile<A::kBlock>(s.byV.states, A::kStride, a.vectorV, valid,
+    loadTile<A::kBlock>(s.byV.states, A::kStride, a.vectorTraces, most(a.V - v0, A::kBlock),
                         [&](int i) { return from(ofState(a.states, k0 + i), v0); });
-    loadTile<A::kBlock>(s.byV.dStates, A::kStride, a.vectorV, valid,
+    loadTile<A::kBlock>(s.byV.dStates, A::kStride, a.vectorTraces, most(a.V - v0, A::kBlock),
                         [&](int i) { return from(ofState(a.dStates, k0 + i), v0); });
   }
   SIMT_DEV void loadByK(int64_t k0) {
-    const int valid = static_cast<int>(a.K - k0 < kTileRows ? a.K - k0 : kTileRows);
+    const int valid = most(a.kStride - k0, kTileRows);
     const auto q = [&](int l) { return from(query(l), k0); };
     const auto k = [&](int l) { return from(key(l), k0); };
     if (a.qNorm) {
