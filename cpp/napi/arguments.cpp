@@ -148,6 +148,9 @@ Tensor Arguments::readTensor(const Name& name, int slot, napi_value value,
 
 void Arguments::place(Lead& lead, const std::string& name, const char* what,
                       const std::shared_ptr<cuda::Context>& device) const {
+  if (device && !entry_->spec->runCuda)
+    fail(ErrorKind::Range, "%s: expected %s on the CPU, as this function has no CUDA form, got one on %s", name.c_str(),
+         what, placeName(device));
   if (lead.name.empty())
     lead = {name, device};
   else if (lead.device != device)
@@ -166,10 +169,7 @@ void Arguments::checkDevice(Call& call, const Lead& lead) const {
     fail(ErrorKind::Range, "%s: expected '%s' as %s is there, got '%s'", spec.options[i].name, placeName(lead.device),
          lead.name.c_str(), name.c_str());
   }
-  if (lead.device && !spec.runCuda)
-    fail(ErrorKind::Range, "%s: expected it on the CPU, as %s has no CUDA form, got one on %s", lead.name.c_str(),
-         entry_->name, placeName(lead.device));
-  if (spec.runCuda) call.device = lead.device;
+  call.device = lead.device;
 }
 
 void Arguments::read(Call& call, StateHold& state, std::vector<AlignedBuffer>& copies) const {
