@@ -5,7 +5,7 @@ import { rangeError, show, typeError } from './errors';
 import { type DeviceEntry, deviceTensors } from './handles';
 import { arrayKind, DTYPES, TENSOR, writeTensor } from './header';
 import { disposeSymbol } from './dispose';
-import type { DTypeOf, FloatDType, FloatTensor, ResultOf } from './types';
+import type { DTypeOf, FloatDType, FloatTensor, ResultsByDType } from './types';
 
 /** Where tensors are: the CPU, or a CUDA device by number; `'cuda'` is `'cuda:0'`. */
 export type Device = 'cpu' | 'cuda' | CudaDeviceName;
@@ -61,7 +61,7 @@ const OWN = Symbol('own');
  * using o = glaSync({ q, k, v, g }).o;   // enqueued: the device may still be at work
  * const { data } = await o.toHost();
  */
-export class DeviceTensor<D extends FloatDType = FloatDType> implements Disposable {
+export class DeviceTensor<out D extends FloatDType = FloatDType> implements Disposable {
   readonly #entry: DeviceEntry;
   readonly #device: number;
   #disposed = false;
@@ -108,7 +108,7 @@ export class DeviceTensor<D extends FloatDType = FloatDType> implements Disposab
    * @throws (rejects) Error when it is disposed, or where one of these calls failed on the device; RangeError when there
    * is no memory for it
    */
-  async toHost(): Promise<ResultOf<D>> {
+  async toHost(): Promise<ResultsByDType[D]> {
     const array = this.#array();
     await binding.deviceDownloadAsync(this.#entry.handle, array);
     return this.#host(array);
@@ -118,7 +118,7 @@ export class DeviceTensor<D extends FloatDType = FloatDType> implements Disposab
    * {@link DeviceTensor.toHost}, waiting for the device.
    * @throws the same errors, synchronously
    */
-  toHostSync(): ResultOf<D> {
+  toHostSync(): ResultsByDType[D] {
     const array = this.#array();
     binding.deviceDownload(this.#entry.handle, array);
     return this.#host(array);
@@ -162,7 +162,7 @@ export class DeviceTensor<D extends FloatDType = FloatDType> implements Disposab
     }
   }
 
-  #host(array: Float32Array | Uint16Array): ResultOf<D> {
+  #host(array: Float32Array | Uint16Array): ResultsByDType[D] {
     const { buffer, length } = array;
     const data = this.#entry.float16 ? new (globalThis as any).Float16Array(buffer, 0, length) : array;
     return { data, shape: [...this.shape], dtype: this.dtype } as any;

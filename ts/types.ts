@@ -117,6 +117,13 @@ export type Beside<T, Q> = 0 extends 1 & T
       ? TensorBeside<Q, 'f32'>
       : T;
 
+/** Results by dtype. */
+export interface ResultsByDType {
+  f32: ResultTensor;
+  bf16: HalfResultTensor<'bf16'>;
+  f16: HalfResultTensor<'f16'>;
+}
+
 /** Bare indices, as options take them. They are copied before they are checked. */
 export type IndexArray = Int32Array | BigInt64Array;
 
