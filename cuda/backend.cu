@@ -10,7 +10,11 @@
 #include "convert.h"
 #include "graph.h"
 #include "lora.h"
+<<<<<<< HEAD
 #include "peak.h"
+=======
+#include "mamba2.h"
+>>>>>>> 5c0978f50a5345d57a9d1cf5971a3b90dc4e5e05
 #include "recurrence.h"
 
 using rankone::cuda::expect;
@@ -232,6 +236,24 @@ int loraBackward(RankoneStream* stream, const RankoneLoraBackward* args, Rankone
   return guarded(error, [&] { rankone::cuda::loraBackward(stream->stream, *args); });
 }
 
+int mamba2Prepare(RankoneStream* stream, const RankoneMamba2* args, float* step, float* g, RankoneError* error) {
+  return guarded(error, [&] { rankone::cuda::mamba2Prepare(stream->stream, *args, step, g); });
+}
+
+int mamba2Skip(RankoneStream* stream, const RankoneMamba2* args, RankoneFloats o, void* y, int32_t yDType,
+               RankoneError* error) {
+  return guarded(error, [&] { rankone::cuda::mamba2Skip(stream->stream, *args, o, y, yDType); });
+}
+
+int mamba2Gradients(RankoneStream* stream, const RankoneMamba2* args, const RankoneMamba2Gradients* gradients,
+                    RankoneError* error) {
+  return guarded(error, [&] { rankone::cuda::mamba2Gradients(stream->stream, *args, *gradients); });
+}
+
+int add(RankoneStream* stream, float* to, const float* from, int64_t count, RankoneError* error) {
+  return guarded(error, [&] { rankone::cuda::add(stream->stream, to, from, count); });
+}
+
 const RankoneCuda table = {
     RANKONE_CUDA_VERSION,
     sizeof(RankoneCuda),
@@ -263,6 +285,10 @@ const RankoneCuda table = {
     recurrenceBackward,
     loraForward,
     loraBackward,
+    mamba2Prepare,
+    mamba2Skip,
+    mamba2Gradients,
+    add,
 };
 
 }  // namespace

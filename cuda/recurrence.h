@@ -27,7 +27,8 @@ struct Chunk {
 
 // Where sequences and their chunks begin: on the host, and a copy on the device.
 struct Sequences {
-  Sequences(Stream& stream, const RankoneRecurrence& problem);
+  // Sequences of fewer than `leastTokens` get no chunks.
+  Sequences(Stream& stream, const RankoneRecurrence& problem, int64_t leastTokens = 0);
   std::vector<int64_t> hostStarts, hostFirstChunks;
   int64_t chunkCount;
   Scratch<int64_t> starts;       // [N+1] tokens
@@ -52,6 +53,13 @@ struct Prepared {
   std::vector<Scratch<char>> kept;
 };
 Prepared prepare(Stream& stream, const RankoneRecurrence& problem, int32_t dtype);
+
+// dO as Prepared has v: [B,T,HV,Vp] of its dtype.
+struct OutputGradient {
+  const void* data;
+  std::vector<Scratch<char>> kept;
+};
+OutputGradient prepareOutputGradient(Stream& stream, const RankoneRecurrenceBackward& args, const Prepared& prepared);
 
 // What scans leave for the gradients, per chunk c (through the batch) and per row: states in row-major [K][V] and rows
 // of V. float32 from the token forms, bf16 from the chunk forms, where they are operands of bf16 products anyhow.
@@ -78,13 +86,26 @@ void recurrenceChunks(Stream& stream, const RankoneRecurrenceForward& args, cons
 void recurrenceReverseTokens(Stream& stream, const RankoneRecurrenceBackward& args, const Sequences& sequences,
                              const Prepared& prepared, const Trace& reverse);
 void recurrenceReverseChunks(Stream& stream, const RankoneRecurrenceBackward& args, const Sequences& sequences,
-                             const Prepared& prepared, const Trace& reverse);
+                             const Prepared& prepared, const OutputGradient& dO, const Trace& reverse);
 
 // Gradients of q, k, v, g and beta as the recurrence uses them, from both traces, chunk by chunk.
 void recurrenceGradients(Stream& stream, const RankoneRecurrenceBackward& args, const Sequences& sequences,
-                         const Prepared& prepared, const Trace& forward, const Trace& reverse);
+                         const Prepared& prepared, const OutputGradient& dO, const Trace& forward,
+                         const Trace& reverse);
 // These, in place, into gradients of the arguments as given; dALog and dDtBias besides.
 void recurrenceActivationGradients(Stream& stream, const RankoneRecurrenceBackward& args, const Prepared& prepared);
+
+// normalize: scales [B*T,H] are 1 / (z^T q + 1e-10), and o is S^T q (scale 1) times them. Without sequences every row
+// of the batch is one of 1 to 64 tokens. finalZ may be null.
+void normalizerScales(Stream& stream, const RankoneRecurrence& problem, const Sequences* sequences, float* scales,
+                      float* finalZ);
+// Rows [B,T,HV,V] of the sequences that have chunks, times their token's scale: o in place, or dO for the core.
+void scaleByDivisors(Stream& stream, const RankoneRecurrence& problem, const Sequences& sequences, const float* scales,
+                     RankoneFloats from, void* to, int32_t toDType);
+// Adds what flows through the scales to dq and dk, which hold the gradients of S^T q by then (of dO times the scales,
+// with scale 1); writes dInitialZ.
+void normalizerGradients(Stream& stream, const RankoneRecurrenceBackward& args, const Sequences& sequences,
+                         const float* scales);
 
 // Which arithmetic a call takes.
 bool takesChunks(const RankoneRecurrence& problem);

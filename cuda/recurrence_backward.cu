@@ -68,15 +68,16 @@ void recurrenceBackward(Stream& stream, const RankoneRecurrenceBackward& args) {
     }
   }
 
+  const OutputGradient dO = prepareOutputGradient(stream, args, prepared);
   const TraceBytes bytes = traceBytes(p, dtype, true);
   const Scratch<char> reversed(stream, bytes.states + bytes.rows);
   const Trace reverse = traceIn(reversed.data(), bytes, dtype);
   if (chunked) {
-    recurrenceReverseChunks(stream, args, sequences, prepared, reverse);
+    recurrenceReverseChunks(stream, args, sequences, prepared, dO, reverse);
   } else {
     recurrenceReverseTokens(stream, args, sequences, prepared, reverse);
   }
-  recurrenceGradients(stream, args, sequences, prepared, forward, reverse);
+  recurrenceGradients(stream, args, sequences, prepared, dO, forward, reverse);
   recurrenceActivationGradients(stream, args, prepared);
 }
 

@@ -1,4 +1,3 @@
-#include "convert.h"
 #include "recurrence_gradients.cuh"
 
 namespace rankone::cuda {
@@ -38,39 +37,40 @@ bool aligned(std::initializer_list<const void*> pointers) {
 }  // namespace
 
 void recurrenceGradients(Stream& stream, const RankoneRecurrenceBackward& args, const Sequences& sequences,
-                         const Prepared& prepared, const Trace& forward, const Trace& reverse) {
+                         const Prepared& prepared, const OutputGradient& dO, const Trace& forward,
+                         const Trace& reverse) {
   const RankoneRecurrence& p = args.problem;
-  const int64_t chunks = sequences.chunkCount, outputs = p.B * p.T * p.HV * p.V;
+  const int64_t chunks = sequences.chunkCount;
   const bool f32 = prepared.dtype == RANKONE_F32, headGate = p.gate == RANKONE_GATE_HEAD;
   const int64_t piece = f32 ? 4 : 8;  // elements of 16 bytes
 
-  Scratch<char> converted;
-  const void* dO = args.dO.data;
-  if (args.dO.dtype != prepared.dtype) {
-    converted = Scratch<char>(stream, static_cast<size_t>(outputs) * (f32 ? 4 : 2));
-    convert(stream, converted.data(), prepared.dtype, dO, args.dO.dtype, outputs);
-    dO = converted.data();
-  }
   Scratch<float> gates(stream, headGate && args.dg ? static_cast<size_t>(chunks * p.HV) : 0);
 
   GradientArgs a = {};
   a.chunks = sequences.chunks.data();
-  a.H = p.H, a.HV = p.HV, a.K = p.K, a.V = p.V, a.n = p.n;
-  a.kStride = prepared.Kp, a.vStride = prepared.Vp, a.uStride = forward.rows ? p.V : prepared.Vp;
+  a.H = static_cast<int32_t>(p.H);
+  a.HV = static_cast<int32_t>(p.HV);
+  a.K = static_cast<int32_t>(p.K);
+  a.V = static_cast<int32_t>(p.V);
+  a.n = static_cast<int32_t>(p.n);
+  a.kStride = static_cast<int32_t>(prepared.Kp);
+  a.vStride = static_cast<int32_t>(prepared.Vp);
+  a.uStride = forward.rows ? a.V : a.vStride;
   a.scale = p.scale;
   a.headGate = headGate;
   a.q = prepared.q, a.k = prepared.k, a.v = prepared.v;
   a.qNorm = prepared.qNorm, a.kNorm = prepared.kNorm;
   a.g = prepared.g, a.beta = p.update == RANKONE_DELTA ? prepared.beta : nullptr;
-  a.dO = dO;
+  a.dO = dO.data;
   a.states = forward.states, a.dStates = reverse.states;
   a.u = forward.rows ? forward.rows : prepared.v;
   a.w = reverse.rows;
   a.dq = args.dq, a.dk = args.dk, a.dv = args.dv, a.dbeta = args.dbeta;
   a.dg = headGate ? gates.data() : args.dg;
-  a.vectorK = prepared.Kp % piece == 0 && p.K % piece == 0 && aligned({a.q, a.k});
-  a.vectorV = p.V % piece == 0 && aligned({a.dO, a.states, a.dStates, a.w});
-  a.vectorU = a.uStride % piece == 0 && p.V % piece == 0 && aligned({a.u});
+  a.vectorK = a.kStride % piece == 0 && aligned({a.q, a.k});
+  a.vectorV = a.vStride % piece == 0 && aligned({a.v, a.dO});
+  a.vectorU = a.uStride % piece == 0 && aligned({a.u});
+  a.vectorTraces = p.V % piece == 0 && aligned({a.states, a.dStates, a.w});
   if (f32) {
     launchGate<Float32>(stream, a, p.gate, chunks);
   } else {

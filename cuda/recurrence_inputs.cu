@@ -33,7 +33,7 @@ const float* lastNorms(const Prepared& prepared, bool norms) {
 
 }  // namespace
 
-Sequences::Sequences(Stream& stream, const RankoneRecurrence& problem) : chunkCount(0) {
+Sequences::Sequences(Stream& stream, const RankoneRecurrence& problem, int64_t leastTokens) : chunkCount(0) {
   const int64_t each = chunkTokens(problem.n);
   std::vector<Chunk> list;
   for (int64_t i = 0; i <= problem.N; ++i) {
@@ -41,7 +41,7 @@ Sequences::Sequences(Stream& stream, const RankoneRecurrence& problem) : chunkCo
     hostFirstChunks.push_back(chunkCount);
     if (i == problem.N) break;
     const int64_t start = hostStarts.back(), length = problem.cuSeqlens ? problem.cuSeqlens[i + 1] - start : problem.T;
-    for (int64_t t = 0; t < length; t += each)
+    for (int64_t t = 0; t < length && length >= leastTokens; t += each)
       list.push_back({start + t, static_cast<int32_t>(length - t < each ? length - t : each), static_cast<int32_t>(i)});
     chunkCount = static_cast<int64_t>(list.size());
   }
@@ -103,6 +103,20 @@ Prepared prepare(Stream& stream, const RankoneRecurrence& problem, int32_t dtype
     }
   }
   return out;
+}
+
+OutputGradient prepareOutputGradient(Stream& stream, const RankoneRecurrenceBackward& args, const Prepared& prepared) {
+  const RankoneRecurrence& p = args.problem;
+  Prepared rows{};  // keeps what is converted
+  rows.dtype = prepared.dtype;
+  RowsArgs from{};
+  from.width = static_cast<int32_t>(p.V);
+  from.padded = static_cast<int32_t>(prepared.Vp);
+  from.from = args.dO.data;
+  from.fromDType = args.dO.dtype;
+  from.rows = p.B * p.T * p.HV;
+  const void* data = prepareRows(stream, rows, from, false);
+  return {data, std::move(rows.kept)};
 }
 
 }  // namespace rankone::cuda

@@ -9,9 +9,12 @@
 
 namespace rankone::cuda {
 
-constexpr int kTileColumns = 16, kMostTiles = 4;  // of a warp; warps of a block beside the one that reads ahead
-constexpr int kBlockColumns = kTileColumns * kMostTiles;
-constexpr int kTokenThreads = 32 * (kMostTiles + 1);
+constexpr int kTileColumns = 16;  // of a warp
+constexpr int kMostTiles = 4, kBlockColumns = kTileColumns * kMostTiles;
+// Warps of a block beside the one that reads ahead, and blocks of a multiprocessor: what its registers have room for.
+constexpr int mostTiles(int rowBlocks) { return rowBlocks > 4 ? 3 : kMostTiles; }
+constexpr int tokenThreads(int rowBlocks) { return 32 * (mostTiles(rowBlocks) + 1); }
+constexpr int tokenBlocks(int rowBlocks) { return rowBlocks > 6 ? 2 : rowBlocks > 2 ? 3 : 4; }
 constexpr int kStageSteps = 8;  // updates that are made ready at a time; whole tokens
 constexpr int kStageReady = 1;  // the barrier between the warp that reads ahead and the others
 
@@ -65,16 +68,15 @@ struct TokenHead {
 template <int kBlocks>
 struct TokenStage {
   float q[kStageSteps][32 * kBlocks], k[kStageSteps][32 * kBlocks];  // zeros behind K
-  // Decays of rows (of all rows: [0] alone). S <- S * gain, plus S where the bit of `keep` is set; 0 where that of
-  // `reset` is.
+  // Decays of rows: S <- S * gain, plus S where the row's bit of `keep` is set; but 0 where that of `reset` is.
   float gain[kStageSteps][32 * kBlocks];
   uint32_t keep[kStageSteps][kBlocks], reset[kStageSteps][kBlocks];
-  int32_t resets[kStageSteps];
   float columns[kStageSteps][kBlockColumns];  // in the order of lanes
   float beta[kStageSteps], scale[kStageSteps];
 };
 template <int kBlocks>
 struct TokenShared {
+  int32_t V[kMostTiles];  // of a warp
   TokenStage<kBlocks> stages[2];
 };
 
@@ -113,12 +115,9 @@ class TokenReader {
       SIMT_NOUNROLL
       for (int j = 0; j < a_.n; ++j) {
         const Step step = next_;
-        if (j + 1 < a_.n)
-          load(first + t, j + 1);
-        else if (t + 1 < count)
-          load(first + t + 1, 0);
-        else if (following >= 0)
-          load(following, 0);
+        const bool within = j + 1 < a_.n;
+        const int64_t token = within ? first + t : t + 1 < count ? first + t + 1 : following;
+        if (token >= 0) load(token, within ? j + 1 : 0);
         store(stage, t, j, step);
       }
     }
@@ -130,10 +129,17 @@ class TokenReader {
   };
 
   SIMT_DEV void readRow(const void* from, int32_t dtype, int64_t offset, float (&x)[kBlocks]) {
-    SIMT_UNROLL
-    for (int b = 0; b < kBlocks; ++b) {
-      const int at = 32 * b + lane_;
-      x[b] = at < a_.K ? elementAt(from, dtype, offset + at) : 0.0f;
+    if (dtype == RANKONE_F32) {
+      const float* row = static_cast<const float*>(from) + offset + lane_;
+      SIMT_UNROLL
+      for (int b = 0; b < kBlocks; ++b) x[b] = 32 * b + lane_ < a_.K ? row[32 * b] : 0.0f;
+    } else {
+      const uint16_t* row = static_cast<const uint16_t*>(from) + offset + lane_;
+      uint16_t u[kBlocks];
+      SIMT_UNROLL
+      for (int b = 0; b < kBlocks; ++b) u[b] = 32 * b + lane_ < a_.K ? row[32 * b] : 0;
+      SIMT_UNROLL
+      for (int b = 0; b < kBlocks; ++b) x[b] = dtype == RANKONE_BF16 ? simt::bf16_to_f32(u[b]) : simt::f16_to_f32(u[b]);
     }
   }
 
@@ -171,10 +177,7 @@ class TokenReader {
     }
     storeRow(stage.k[step], x.k);
     if (last) storeRow(stage.q[t], x.q);
-    if (j == 0 && a_.gate == RANKONE_GATE_CHANNEL)
-      storeChannels(stage, t, x.g);
-    else if (j == 0 && a_.gate != RANKONE_GATE_NONE)
-      storeGate(stage, t, x.g[0]);
+    if (j == 0 && a_.gate != RANKONE_GATE_NONE) storeGates(stage, t, x.g);
     if (last || !a_.columnsByToken) storeColumns(stage.columns[a_.columnsByToken ? t : step], x);
     if (lane_ == 0) {
       stage.beta[step] = activateBeta(x.beta, a_.betaActivation);
@@ -192,33 +195,24 @@ class TokenReader {
     return a_.aLog ? activateGate(g + bias, rate_, a_.lowerBound) : g;
   }
 
-  SIMT_DEV void storeGate(TokenStage<kBlocks>& stage, int t, float g) {
-    bool keep, reset;
-    const float gain = decayGain(activated(g, bias_[0]), keep, reset);
-    if (lane_ > 0) return;
-    stage.gain[t][0] = gain;
-    stage.keep[t][0] = keep;
-    stage.resets[t] = reset;
-  }
-
-  SIMT_DEV void storeChannels(TokenStage<kBlocks>& stage, int t, const float (&g)[kBlocks]) {
-    uint32_t any = 0;
+  SIMT_DEV void storeGates(TokenStage<kBlocks>& stage, int t, const float (&g)[kBlocks]) {
+    const bool channels = a_.gate == RANKONE_GATE_CHANNEL;
+    bool keep = false, reset = false;
+    float gain = channels ? 0 : decayGain(activated(g[0], bias_[0]), keep, reset);
     SIMT_UNROLL
     for (int b = 0; b < kBlocks; ++b) {
-      const bool inside = 32 * b + lane_ < a_.K;
-      bool keep, reset;
-      const float gain = decayGain(activated(g[b], bias_[b]), keep, reset);
-      stage.gain[t][32 * b + lane_] = inside ? gain : 0.0f;
-      const uint32_t keeps = simt::ballot(inside && keep);
-      any |= simt::ballot(inside && reset);
-      // Rows behind K go with the first reset: a column that a NaN was written to has it there too.
-      const uint32_t resets = simt::ballot(!inside || reset);
+      if (channels) {
+        gain = decayGain(activated(g[b], bias_[b]), keep, reset);
+        // Rows behind K stay zeros, whatever is written to their column.
+        reset = reset || 32 * b + lane_ >= a_.K;
+      }
+      stage.gain[t][32 * b + lane_] = gain;
+      const uint32_t keeps = simt::ballot(keep), resets = simt::ballot(reset);
       if (lane_ == 0) {
         stage.keep[t][b] = keeps;
         stage.reset[t][b] = resets;
       }
     }
-    if (lane_ == 0) stage.resets[t] = any != 0;
   }
 
   SIMT_DEV void storeColumns(float* to, const Step& x) {
@@ -268,11 +262,12 @@ class StateTile {
     }
   }
 
-  SIMT_DEV void store(float* state) const {
+  // `V` is V, from where the compiler cannot tell: it would keep the addresses of all rows from load() on.
+  SIMT_DEV void store(float* state, int32_t V) const {
     SIMT_UNROLL
     for (int i = 0; i < 4 * kBlocks; ++i) {
       const int row = rowOf(i);
-      if (row < K_) writeColumns(state + row * V_, s_[i]);
+      if (row < K_) writeColumns(state + row * V, s_[i]);
     }
   }
 
@@ -315,52 +310,22 @@ class StateTile {
   // The lane's four values of a row of a stage's columns.
   SIMT_DEV void stagedColumns(const float* row, float (&x)[4]) const { simt::ld4(x, row + place_); }
 
-  SIMT_DEV void decayAll(float gain, bool keep) {
-    SIMT_UNROLL
-    for (int i = 0; i < 4 * kBlocks; ++i) {
-      SIMT_UNROLL
-      for (int e = 0; e < 4; ++e) s_[i][e] = keep ? fmaf(s_[i][e], gain, s_[i][e]) : s_[i][e] * gain;
-    }
-  }
-  SIMT_DEV void decayRows(const float* gain, const uint32_t* keep) {
+  // D(g) of a token of a stage.
+  SIMT_DEV void decay(const TokenStage<kBlocks>& stage, int t) {
     SIMT_UNROLL
     for (int b = 0; b < kBlocks; ++b) {
-      float by[4];
-      simt::ld4(by, gain + 32 * b + 4 * group_);
-      const uint32_t kept = keep[b] >> (4 * group_);
+      float gain[4];
+      simt::ld4(gain, stage.gain[t] + 32 * b + 4 * group_);
+      const uint32_t keep = stage.keep[t][b] >> (4 * group_), reset = stage.reset[t][b] >> (4 * group_);
       SIMT_UNROLL
       for (int r = 0; r < 4; ++r) {
-        const bool keeps = kept >> r & 1;
         SIMT_UNROLL
         for (int e = 0; e < 4; ++e) {
           float& s = s_[4 * b + r][e];
-          s = fmaf(s, by[r], keeps ? s : 0.0f);
+          if (reset >> r & 1) s = 0;
+          s = fmaf(s, gain[r], keep >> r & 1 ? s : 0.0f);
         }
       }
-    }
-  }
-  SIMT_DEV void resetRows(const uint32_t* reset) {
-    SIMT_UNROLL
-    for (int i = 0; i < 4 * kBlocks; ++i) {
-      if (reset[i / 4] >> (4 * group_ + i % 4) & 1) {
-        SIMT_UNROLL
-        for (int e = 0; e < 4; ++e) s_[i][e] = 0;
-      }
-    }
-  }
-
-  // D(g) of a token of a stage.
-  SIMT_DEV void decay(const TokenStage<kBlocks>& stage, int t, int32_t gate) {
-    if (gate == RANKONE_GATE_NONE) return;
-    if (gate == RANKONE_GATE_CHANNEL) {
-      if (stage.resets[t]) resetRows(stage.reset[t]);
-      decayRows(stage.gain[t], stage.keep[t]);
-    } else if (stage.resets[t]) {
-      clear();
-    } else if (stage.keep[t][0]) {
-      decayAll(stage.gain[t][0], true);
-    } else {
-      decayAll(stage.gain[t][0], false);
     }
   }
 

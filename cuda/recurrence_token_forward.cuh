@@ -5,10 +5,10 @@
 namespace rankone::cuda {
 
 // One token with the state in registers.
-template <int kBlocks, bool kDelta>
+template <int kBlocks, bool kDelta, bool kTrace>
 SIMT_DEV void advanceToken(const TokenArgs& args, const TokenHead& head, const TokenStage<kBlocks>& stage, int t,
                            int64_t token, StateTile<kBlocks>& state) {
-  state.decay(stage, t, args.gate);
+  if (args.gate != RANKONE_GATE_NONE) state.decay(stage, t);
   SIMT_NOUNROLL
   for (int j = 0; j < args.n; ++j) {
     const int step = t * args.n + j;
@@ -20,7 +20,7 @@ SIMT_DEV void advanceToken(const TokenArgs& args, const TokenHead& head, const T
       const float beta = stage.beta[step];
       SIMT_UNROLL
       for (int e = 0; e < 4; ++e) u[e] = beta * (u[e] - p[e]);
-      if (args.traceRows && state.writes())
+      if (kTrace && state.writes())
         state.writeColumns(args.traceRows + ((token * args.n + j) * args.HV + head.hv) * args.V, u);
     }
     state.add(stage.k[step], u);
@@ -34,9 +34,11 @@ SIMT_DEV void advanceToken(const TokenArgs& args, const TokenHead& head, const T
   if (state.writes()) state.writeColumns(args.o, args.dtype, token * args.HV + head.hv, o);
 }
 
-template <int kBlocks, bool kDelta>
-__global__ void __launch_bounds__(kTokenThreads, kBlocks <= 4 ? 3 : 2) recurrenceToken(const TokenArgs args) {
-  auto& stages = simt::shared<TokenShared<kBlocks>>().stages;
+template <int kBlocks, bool kDelta, bool kTrace>
+__global__ void __launch_bounds__(tokenThreads(kBlocks), kTrace&& kBlocks > 2 ? 2 : tokenBlocks(kBlocks))
+    recurrenceToken(const TokenArgs args) {
+  auto& shared = simt::shared<TokenShared<kBlocks>>();
+  auto& stages = shared.stages;
   const TokenHead head(args);
   const int warp = static_cast<int>(threadIdx.x) / 32, stageTokens = kStageSteps / args.n;
   const int64_t size = static_cast<int64_t>(args.K) * args.V;
@@ -56,6 +58,8 @@ __global__ void __launch_bounds__(kTokenThreads, kBlocks <= 4 ? 3 : 2) recurrenc
   }
 
   const int64_t at = ((args.stateRows ? args.stateRows[head.sequence] : head.sequence) * args.HV + head.hv) * size;
+  if (threadIdx.x % 32 == 0) shared.V[warp] = args.V;
+  simt::syncwarp();
   StateTile<kBlocks> state(args, head);
   if (args.firstState)
     state.load(args.firstState + at);
@@ -66,14 +70,15 @@ __global__ void __launch_bounds__(kTokenThreads, kBlocks <= 4 ? 3 : 2) recurrenc
     const int count = countOf(first);
     for (int t = 0; t < count; ++t) {
       const int64_t token = first + t;
-      if (args.traceStates && token % args.chunkTokens == 0) {
+      if (kTrace && token % args.chunkTokens == 0) {
         const int64_t chunk = args.firstChunks[head.sequence] + token / args.chunkTokens;
-        state.store(args.traceStates + (chunk * args.HV + head.hv) * size);
+        state.store(args.traceStates + (chunk * args.HV + head.hv) * size, shared.V[warp]);
       }
-      advanceToken<kBlocks, kDelta>(args, head, stages[i % 2], t, head.start + token, state);
+      advanceToken<kBlocks, kDelta, kTrace>(args, head, stages[i % 2], t, head.start + token, state);
     }
   }
-  if (args.lastState && (head.tokens > 0 || args.lastState != args.firstState)) state.store(args.lastState + at);
+  if (args.lastState && (head.tokens > 0 || args.lastState != args.firstState))
+    state.store(args.lastState + at, shared.V[warp]);
 }
 
 }  // namespace rankone::cuda

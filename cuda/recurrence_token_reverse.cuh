@@ -29,12 +29,14 @@ SIMT_DEV void reverseToken(const TokenArgs& args, const TokenHead& head, const T
       state.add(stage.k[step], x);
     }
   }
-  state.decay(stage, t, args.gate);
+  if (args.gate != RANKONE_GATE_NONE) state.decay(stage, t);
 }
 
 template <int kBlocks, bool kDelta>
-__global__ void __launch_bounds__(kTokenThreads, kBlocks <= 4 ? 3 : 2) recurrenceTokenReverse(const TokenArgs args) {
-  auto& stages = simt::shared<TokenShared<kBlocks>>().stages;
+__global__ void __launch_bounds__(tokenThreads(kBlocks), kBlocks > 2 ? 2 : tokenBlocks(kBlocks))
+    recurrenceTokenReverse(const TokenArgs args) {
+  auto& shared = simt::shared<TokenShared<kBlocks>>();
+  auto& stages = shared.stages;
   const TokenHead head(args);
   const int warp = static_cast<int>(threadIdx.x) / 32, stageTokens = kStageSteps / args.n;
   const int64_t size = static_cast<int64_t>(args.K) * args.V, fills = (head.tokens + stageTokens - 1) / stageTokens;
@@ -54,6 +56,8 @@ __global__ void __launch_bounds__(kTokenThreads, kBlocks <= 4 ? 3 : 2) recurrenc
   }
 
   const int64_t at = (head.sequence * args.HV + head.hv) * size;
+  if (threadIdx.x % 32 == 0) shared.V[warp] = args.V;
+  simt::syncwarp();
   StateTile<kBlocks> state(args, head);
   if (args.firstState)
     state.load(args.firstState + at);
@@ -66,12 +70,12 @@ __global__ void __launch_bounds__(kTokenThreads, kBlocks <= 4 ? 3 : 2) recurrenc
       const int64_t token = first + t;
       if ((token + 1) % args.chunkTokens == 0 || token + 1 == head.tokens) {
         const int64_t chunk = args.firstChunks[head.sequence] + token / args.chunkTokens;
-        state.store(args.traceStates + (chunk * args.HV + head.hv) * size);
+        state.store(args.traceStates + (chunk * args.HV + head.hv) * size, shared.V[warp]);
       }
       reverseToken<kBlocks, kDelta>(args, head, stages[i % 2], t, head.start + token, state);
     }
   }
-  if (args.lastState) state.store(args.lastState + at);
+  if (args.lastState) state.store(args.lastState + at, shared.V[warp]);
 }
 
 }  // namespace rankone::cuda
