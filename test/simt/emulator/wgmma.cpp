@@ -1,6 +1,7 @@
 // wgmma: each warp of a warpgroup issues, commits and waits for itself; nothing here orders one warp after another.
 // Operands in shared memory are read, and accumulators written, when the warp waits. Until then accumulators are NaNs.
 
+#include <array>
 #include <cstring>
 
 #include "copies.h"
@@ -131,7 +132,8 @@ void carryOut(Warp& warp, const Issued& issued) {
   const Product& product = issued.product;
   const int columns = product.columns;
   double a[16][16];
-  static thread_local double b[16][256];
+  // On the heap: a library that is opened late has little thread-local memory.
+  static thread_local std::vector<std::array<double, 256>> b(16);
   const unsigned char* shared = warp.block->shared;
   const auto element = [&](const Operand& operand, int r, int k, bool transposed) {
     uint16_t bits;
