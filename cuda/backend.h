@@ -90,8 +90,8 @@ typedef struct RankoneRecurrenceBackward {
   /* As q, k, v; with respect to the arguments as given: dk through keysFromGates too. But dv is that of the rows that
    * the recurrence uses, after valueScale. */
   float *dq, *dk, *dv;
-  float *dg, *dbeta;        /* as g and beta, or null */
-  float* dInitialState;     /* [N,HV,K,V] or null */
+  float *dg, *dbeta;    /* as g and beta, or null */
+  float* dInitialState; /* [N,HV,K,V] or null */
   float* dInitialZ;
   float *dALog, *dDtBias; /* as aLog and dtBias, or null */
 } RankoneRecurrenceBackward;

@@ -9,9 +9,9 @@ namespace rankone::cuda {
 template <class A, bool kDelta>
 class ChannelGradients : public ChunkRows<A, ChunkGate::CHANNEL, kDelta> {
   using Base = ChunkRows<A, ChunkGate::CHANNEL, kDelta>;
-  using typename Base::T;
   using Base::a, Base::s, Base::t, Base::rows, Base::row0, Base::hv, Base::head, Base::group, Base::chunk;
   using Base::kElements, Base::ofOutputs, Base::ofUpdates;
+  using typename Base::T;
   static constexpr int kOwn = 16;  // rows of a thread
   static constexpr int kPair = Base::Shared::kPair, kPairStride = Base::Shared::kPairStride;
 

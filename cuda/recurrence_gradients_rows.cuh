@@ -1,7 +1,7 @@
-// The gradients of one chunk of R rows and one key head, from the states and rows that both scans left. Row l belongs to
-// token l / n; the decay of its token falls before its first row, and its q and dO stand at its last one, elsewhere they
-// are zeros. With G the cumulative log decay, S0 the state before the chunk, D the gradient of that behind it, u and w
-// the traces' rows:
+// The gradients of one chunk of R rows and one key head, from the states and rows that both scans left. Row l belongs
+// to token l / n; the decay of its token falls before its first row, and its q and dO stand at its last one, elsewhere
+// they are zeros. With G the cumulative log decay, S0 the state before the chunk, D the gradient of that behind it, u
+// and w the traces' rows:
 //
 //   M1[l,j] = scale dO_l . u_j (j <= l),  M2[l,j] = -w_l . u_j (j < l),  both times e^(G_l - G_j)
 //   dq_l = scale e^G_l S0 dO_l + sum_j M1[l,j] k_j
@@ -224,8 +224,8 @@ class ChunkRows {
   SIMT_DEV float stateProduct() const {
     const int at = t / 4 * A::kStride + t % 4 * (A::kBlock / 4);
     float sum = 0;
-    SIMT_UNROLL for (int c = 0; c < A::kBlock / 4; ++c)
-      sum = fmaf(floatOf(s.byV.states[at + c]), floatOf(s.byV.dStates[at + c]), sum);
+    SIMT_UNROLL for (int c = 0; c < A::kBlock / 4; ++c) sum =
+        fmaf(floatOf(s.byV.states[at + c]), floatOf(s.byV.dStates[at + c]), sum);
     return sum;
   }
 

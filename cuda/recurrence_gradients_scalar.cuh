@@ -8,9 +8,9 @@ namespace rankone::cuda {
 template <class A, ChunkGate kGate, bool kDelta>
 class ScalarGradients : public ChunkRows<A, kGate, kDelta> {
   using Base = ChunkRows<A, kGate, kDelta>;
-  using typename Base::T;
   using Base::a, Base::s, Base::t, Base::rows, Base::row0, Base::hv, Base::head, Base::group;
   using Base::kElements, Base::kGated, Base::ofOutputs, Base::ofUpdates;
+  using typename Base::T;
 
  public:
   using Base::Base;

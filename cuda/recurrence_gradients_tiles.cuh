@@ -1,5 +1,5 @@
-// What the gradient kernel computes with: tiles of 64 rows in shared memory, their products, and who holds which element
-// of a product. Two arithmetics of one interface, for blocks of 256 threads:
+// What the gradient kernel computes with: tiles of 64 rows in shared memory, their products, and who holds which
+// element of a product. Two arithmetics of one interface, for blocks of 256 threads:
 //
 //   Float32  FMA, 4 x 4 elements a thread
 //   Bf16     mma.sync on bf16 operands, float32 accumulators, 16 x 32 elements a warp
@@ -41,8 +41,7 @@ struct Float32 {
         load<kTransposedA>(x[i], a, aStride, ty + 16 * i, k);
         load<kTransposedB>(y[i], b, bStride, tx + 16 * i, k);
       }
-      SIMT_UNROLL for (int i = 0; i < 4; ++i)
-        SIMT_UNROLL for (int j = 0; j < 4; ++j)
+      SIMT_UNROLL for (int i = 0; i < 4; ++i) SIMT_UNROLL for (int j = 0; j < 4; ++j)
           SIMT_UNROLL for (int e = 0; e < 4; ++e) sums[4 * i + j] = fmaf(x[i][e], y[j][e], sums[4 * i + j]);
     }
   }

@@ -153,9 +153,8 @@ class TokenReader {
       SIMT_UNROLL
       for (int i = 0; i < kBlockColumns / 32; ++i) {
         const int at = 32 * i + lane_, column = head_.column0 + at;
-        x.columns[i] = at < a_.tiles * kTileColumns && column < a_.V
-                           ? elementAt(a_.columns, a_.columnsDType, row + column)
-                           : 0.0f;
+        x.columns[i] =
+            at < a_.tiles * kTileColumns && column < a_.V ? elementAt(a_.columns, a_.columnsDType, row + column) : 0.0f;
       }
     }
     x.beta = a_.beta ? elementAt(a_.beta, a_.betaDType, update * a_.HV + head_.hv) : 1.0f;

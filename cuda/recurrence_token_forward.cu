@@ -1,6 +1,5 @@
-#include "recurrence_token_forward.cuh"
-
 #include "recurrence_token.h"
+#include "recurrence_token_forward.cuh"
 
 namespace rankone::cuda {
 

@@ -1,0 +1,332 @@
+// The fused LoRA product as one grid of blocks that work through a list, each taking every so manieth piece of it:
+//
+//   strips  t = A x' of a tile of rows, some ranks at a time
+//   ranks   w = gate scale M phi(t + a) of a tile's rows, when its strips are done
+//   tiles   y = d (W x) + bias of a tile of rows and outputs, then the adapters' B w, when its ranks are done
+//
+// A piece waits only for pieces ahead of it in the list, and all blocks are resident, so that one can always go on. Sums
+// run over ascending k in one accumulator, then over a row's adapters by ascending number.
+#pragma once
+#include "lora_ranks.cuh"
+#include "matmul_tile.cuh"
+
+// Last, as everywhere.
+#include "simt/simt.cuh"
+
+namespace rankone::cuda {
+
+// Tiles of outputs, tiles of ranks, whether W is made of elements as they are multiplied, pieces of k on their way, and
+// blocks of a multiprocessor.
+template <class Base_, class Strip_, bool DIRECT_, int STAGES_, int RESIDENT_>
+struct LoraSchedule {
+  using Base = Base_;
+  using Strip = Strip_;
+  static constexpr bool DIRECT = DIRECT_;
+  static constexpr int STAGES = STAGES_, RESIDENT = RESIDENT_, THREADS = Base::THREADS;
+  static_assert(Base::THREADS == Strip::THREADS && Base::BM == Strip::BM && Base::BN >= Strip::BN);
+};
+
+template <int BN>
+struct LoraShared {
+  __align__(16) const uint8_t* codes[BN];
+  const float* scales[BN];
+  float nf4[16];
+  __align__(128) uint8_t ring[16];  // and what the launch adds: loraShared()
+};
+
+inline WeightFormat floatFormat(int32_t dtype, int64_t columns) {
+  return {dtype, columns * (dtype == RANKONE_F32 ? 4 : 2), 0, 0, 0};
+}
+
+// Bytes of the ring. dtypes: of the factors A that come.
+template <class Schedule>
+size_t loraRing(const WeightFormat& format, bool hasBase, const bool (&dtypes)[3]) {
+  using Base = typename Schedule::Base;
+  using Strip = typename Schedule::Strip;
+  size_t most = sizeof(float) * kRankStride * (Base::BM + Base::BN);
+  const auto more = [&](size_t bytes) { most = bytes > most ? bytes : most; };
+  if (hasBase) more(tileBytes<Base, Schedule::DIRECT>(Schedule::STAGES, format));
+  for (int32_t dtype = 0; dtype < 3; ++dtype) {
+    if (!dtypes[dtype]) continue;
+    if (dtype == Strip::Element::kFormat) {
+      more(tileBytes<Strip, true>(Schedule::STAGES, floatFormat(dtype, 0)));
+    } else {
+      more(tileBytes<Strip, false>(Schedule::STAGES, floatFormat(dtype, 0)));
+    }
+  }
+  return most;
+}
+
+// Drops elements of a thread's pieces of X.
+template <class Strip>
+struct DropElements {
+  const Dropout& dropout;
+  const uint32_t* order;  // of the tile
+
+  template <class Pieces>
+  SIMT_DEV void operator()(const Pieces& pieces, uint8_t* x, int64_t step) const {
+    constexpr int SIZE = sizeof(typename Strip::Element::Word), GROUPS = 4 / SIZE;  // of four, in a piece
+    if (!dropout.least) return;
+    SIMT_UNROLL for (int i = 0; i < Pieces::COUNT; ++i) {
+      if (!pieces.from[i]) continue;
+      uint32_t word[4];
+      uint8_t* at = x + pieceAt<Strip::PIECES>(pieces.row(i), pieces.piece());
+      simt::ld4(word, at);
+      SIMT_UNROLL for (int group = 0; group < GROUPS; ++group) {
+        const uint32_t kept = keptOf(dropout, order[pieces.row(i)],
+                                     (step * Strip::PIECES + pieces.piece()) * GROUPS + group);
+        SIMT_UNROLL for (int e = 0; e < 4; ++e) {
+          if (kept >> e & 1) continue;
+          if constexpr (SIZE == 4) {
+            word[e] = 0;
+          } else {
+            word[group * 2 + e / 2] &= e % 2 ? 0xffffu : 0xffff0000u;
+          }
+        }
+      }
+      simt::st4(at, word[0], word[1], word[2], word[3]);
+    }
+  }
+};
+
+template <class Schedule>
+class LoraBlock {
+  using Base = typename Schedule::Base;
+  using Strip = typename Schedule::Strip;
+  using Shared = LoraShared<Base::BN>;
+  static constexpr int THREADS = Schedule::THREADS, BM = Base::BM;
+
+ public:
+  SIMT_DEV LoraBlock(const LoraForwardArgs& args) : args(args), shared(simt::shared<Shared>()) {
+    if (threadIdx.x < 16) shared.nf4[threadIdx.x] = kNf4Values[threadIdx.x];
+  }
+
+  // t = A x' of a strip.
+  SIMT_DEV void sumStrip(int64_t index) {
+    const LoraStrip strip = args.strips[index];
+    const LoraTile tile = args.tiles[strip.tile];
+    simt::syncthreads();  // the last piece of work is done with shared memory
+    for (int n = threadIdx.x; n < Strip::BN; n += THREADS) {
+      const uint8_t* from = nullptr;
+      if (n < strip.count) {
+        const LoraColumn column = args.columns[strip.first + n];
+        const RankoneAdapter& a = args.adapters[args.uses[column.use].adapter];
+        from = static_cast<const uint8_t*>(a.a.data) + column.rank * a.aStride * (strip.dtype == RANKONE_F32 ? 4 : 2);
+      }
+      shared.codes[n] = from;
+    }
+    simt::syncthreads();
+    Strip sum;
+    sum.clear();
+    const TilePieces<Strip, BM> x = rowsOf<Strip>(tile);
+    const WeightFormat format = {strip.dtype, args.in * (strip.dtype == RANKONE_F32 ? 4 : 2), 0, 0, 0};
+    const int columns = (strip.count + 15) / 16 * 16;
+    const DropElements<Strip> drop{args.dropout, args.order + tile.first};
+    if (strip.dtype == Strip::Element::kFormat) {
+      sumTile<true, Schedule::STAGES>(sum, x, args.operandBytes, rows(), format, columns, args.in, shared.ring,
+                                      args.operand, drop);
+    } else {
+      sumTile<false, Schedule::STAGES>(sum, x, args.operandBytes, rows(), format, columns, args.in, shared.ring,
+                                       args.operand, drop);
+    }
+    SIMT_UNROLL for (int j = 0; j < Strip::COLUMNS; ++j) {
+      if (Strip::column(j) >= strip.count) continue;
+      const LoraColumn column = args.columns[strip.first + Strip::column(j)];
+      SIMT_UNROLL for (int i = 0; i < Strip::ROWS; ++i) {
+        const uint32_t pair = pairOf(column.use, Strip::row(i));
+        if (pair != kNoPair) args.t[pair * args.tStride + column.rank] = sum.at(i, j) * args.dropout.kept;
+      }
+    }
+    done(args.stripsDone + strip.tile);
+  }
+
+  // w of a tile's rows.
+  SIMT_DEV void finishTileRanks(int64_t index) {
+    const LoraTile tile = args.tiles[index];
+    if (tile.uses == 0) return;
+    await(args.stripsDone + index, tile.strips);
+    for (int e = threadIdx.x / 32; e < tile.uses * BM; e += THREADS / 32) {
+      const int use = tile.firstUse + e / BM;
+      const uint32_t pair = pairOf(use, e % BM);
+      if (pair != kNoPair)
+        finishRanks(args, args.adapters[args.uses[use].adapter], args.order[tile.first + e % BM], pair);
+    }
+    done(args.ranksDone + index);
+  }
+
+  // y of a tile's rows and of the outputs from n0 on.
+  SIMT_DEV void sumOutputs(int64_t index, int64_t n0) {
+    const LoraTile tile = args.tiles[index];
+    Base sum;
+    sum.clear();
+    simt::syncthreads();
+    if (args.hasBase) {
+      for (int n = threadIdx.x; n < Base::BN; n += THREADS) {
+        const bool there = n0 + n < args.out;
+        shared.codes[n] = there ? args.codes + (n0 + n) * args.format.rowBytes : nullptr;
+        shared.scales[n] = there && args.scales ? args.scales + (n0 + n) * args.format.blocks : nullptr;
+      }
+      simt::syncthreads();
+      sumTile<Schedule::DIRECT, Schedule::STAGES>(sum, rowsOf<Base>(tile), args.operandBytes, rows(), args.format,
+                                                  Base::BN, args.in, shared.ring, args.operand, AsItIs{});
+      if (args.format.format == RANKONE_WEIGHT_INT8)
+        forColumns(n0, [&](int j, int64_t n) { scaleColumn(sum, j, args.scales[n]); });
+    } else if (args.identity) {
+      forColumns(n0, [&](int j, int64_t n) {
+        SIMT_UNROLL for (int i = 0; i < Base::ROWS; ++i)
+          if (Base::row(i) < tile.rows)
+            sum.at(i, j) = loadFloat(args.x.data, args.x.dtype, rowOf(tile, Base::row(i)) * args.in + n);
+      });
+    }
+    scaleBase(sum, tile, n0);
+    if (args.bias.data)
+      forColumns(n0, [&](int j, int64_t n) {
+        const float bias = loadFloat(args.bias.data, args.bias.dtype, n);
+        SIMT_UNROLL for (int i = 0; i < Base::ROWS; ++i) sum.at(i, j) += bias;
+      });
+    if (tile.uses > 0) {
+      await(args.ranksDone + index, 1);
+      for (int use = tile.firstUse; use < tile.firstUse + tile.uses; ++use) addUse(sum, use, n0);
+    }
+    forColumns(n0, [&](int j, int64_t n) {
+      SIMT_UNROLL for (int i = 0; i < Base::ROWS; ++i)
+        if (Base::row(i) < tile.rows)
+          storeFloat(args.y, args.x.dtype, rowOf(tile, Base::row(i)) * args.out + n, sum.at(i, j));
+    });
+  }
+
+ private:
+  SIMT_DEV WeightRows rows() const { return {shared.codes, shared.scales, shared.nf4}; }
+  SIMT_DEV uint32_t pairOf(int64_t use, int row) const { return args.pairs[use * BM + row]; }
+  SIMT_DEV int64_t rowOf(const LoraTile& tile, int row) const { return args.order[tile.first + row]; }
+
+  template <class Tile>
+  SIMT_DEV TilePieces<Tile, BM> rowsOf(const LoraTile& tile) const {
+    TilePieces<Tile, BM> x;
+    SIMT_UNROLL for (int i = 0; i < x.COUNT; ++i)
+      x.from[i] = x.row(i) < tile.rows ? args.operand + rowOf(tile, x.row(i)) * args.operandStride : nullptr;
+    return x;
+  }
+
+  // What this block wrote is there for those that await the counter.
+  SIMT_DEV void done(uint32_t* counter) const {
+    simt::syncthreads();
+    if (threadIdx.x == 0) simt::add_release(counter, 1);
+  }
+  SIMT_DEV void await(const uint32_t* counter, int count) const {
+    if (threadIdx.x == 0)
+      while (simt::load_acquire(counter) != static_cast<uint32_t>(count)) simt::sleep(100);
+    simt::syncthreads();
+  }
+
+  // visit(j, n) for this thread's columns.
+  template <class Visit>
+  SIMT_DEV void forColumns(int64_t n0, Visit&& visit) const {
+    SIMT_UNROLL for (int j = 0; j < Base::COLUMNS; ++j)
+      if (n0 + Base::column(j) < args.out) visit(j, n0 + Base::column(j));
+  }
+  SIMT_DEV void scaleColumn(Base& sum, int j, float scale) const {
+    SIMT_UNROLL for (int i = 0; i < Base::ROWS; ++i) sum.at(i, j) *= scale;
+  }
+
+  // The adapters' scales d of the rows' outputs.
+  SIMT_DEV void scaleBase(Base& sum, const LoraTile& tile, int64_t n0) const {
+    for (int use = tile.firstUse; use < tile.firstUse + tile.uses; ++use) {
+      const float* scale = args.adapters[args.uses[use].adapter].baseScale;
+      if (!scale) continue;
+      bool has[Base::ROWS];
+      SIMT_UNROLL for (int i = 0; i < Base::ROWS; ++i) has[i] = pairOf(use, Base::row(i)) != kNoPair;
+      forColumns(n0, [&](int j, int64_t n) {
+        SIMT_UNROLL for (int i = 0; i < Base::ROWS; ++i)
+          if (has[i]) sum.at(i, j) *= scale[n];
+      });
+    }
+  }
+
+  // Adds gate scale (B M phi + c) of one adapter to the rows that have it.
+  SIMT_DEV void addUse(Base& sum, int use, int64_t n0) {
+    const RankoneAdapter& a = args.adapters[args.uses[use].adapter];
+    float* u = reinterpret_cast<float*>(shared.ring);
+    float* v = u + BM * kRankStride;
+    bool has[Base::ROWS];
+    SIMT_UNROLL for (int i = 0; i < Base::ROWS; ++i) has[i] = pairOf(use, Base::row(i)) != kNoPair;
+    for (int64_t rank = 0; rank < a.midRank; rank += kRankChunk) {
+      simt::syncthreads();
+      for (int e = threadIdx.x; e < BM * kRankChunk / 4; e += THREADS) {
+        const int row = e / (kRankChunk / 4), first = e % (kRankChunk / 4) * 4;
+        const uint32_t pair = pairOf(use, row);
+        float part[4] = {0, 0, 0, 0};
+        if (pair != kNoPair && rank + first < a.midRank) simt::ld4(part, args.w + pair * args.wStride + rank + first);
+        SIMT_UNROLL for (int r = 0; r < 4; ++r) part[r] = Base::rankOperand(part[r]);
+        simt::st4(u + row * kRankStride + first, part);
+      }
+      for (int e = threadIdx.x; e < Base::BN * kRankChunk / 4; e += THREADS) {
+        const int column = e / (kRankChunk / 4), first = e % (kRankChunk / 4) * 4;
+        float part[4] = {0, 0, 0, 0};
+        if (n0 + column < args.out) loadB(a, n0 + column, rank + first, part);
+        SIMT_UNROLL for (int r = 0; r < 4; ++r) part[r] = Base::rankOperand(part[r]);
+        simt::st4(v + column * kRankStride + first, part);
+      }
+      simt::syncthreads();
+      const int64_t left = a.midRank - rank;
+      sum.multiplyRanks(u, v, left < kRankChunk ? static_cast<int>(left) : kRankChunk, has);
+    }
+    if (!a.outBias) return;
+    SIMT_UNROLL for (int i = 0; i < Base::ROWS; ++i) {
+      if (!has[i]) continue;
+      const uint32_t pair = pairOf(use, Base::row(i));
+      const float factor = (args.gates ? args.gates[pair] : 1.0f) * a.scale;
+      forColumns(n0, [&](int j, int64_t n) { sum.at(i, j) += factor * a.outBias[n]; });
+    }
+  }
+
+  // Ranks first to first + 3 of B's row n.
+  SIMT_DEV void loadB(const RankoneAdapter& a, int64_t n, int64_t first, float (&part)[4]) const {
+    if (a.bIndex) {
+      SIMT_UNROLL for (int r = 0; r < 4; ++r)
+        if (first + r < a.midRank) part[r] = a.bIndex[first + r] == n ? 1 : 0;
+      return;
+    }
+    const int64_t at = n * a.bStride + first;
+    if (first + 4 > a.midRank) {
+      SIMT_UNROLL for (int r = 0; r < 4; ++r)
+        if (first + r < a.midRank) part[r] = loadFloat(a.b.data, a.b.dtype, at + r);
+    } else if (a.b.dtype == RANKONE_F32) {
+      simt::ld4(part, static_cast<const float*>(a.b.data) + at);
+    } else {
+      uint32_t word[2];
+      simt::ld2(word, static_cast<const uint16_t*>(a.b.data) + at);
+      SIMT_UNROLL for (int r = 0; r < 4; ++r) {
+        const uint16_t u = static_cast<uint16_t>(word[r / 2] >> r % 2 * 16);
+        part[r] = a.b.dtype == RANKONE_BF16 ? simt::bf16_to_f32(u) : simt::f16_to_f32(u);
+      }
+    }
+  }
+
+  const LoraForwardArgs& args;
+  Shared& shared;
+};
+
+// Tiles of rows that share the weights in L2 while a group of them is worked on.
+constexpr int64_t kGroupedTiles = 16;
+
+template <class Schedule>
+__global__ void __launch_bounds__(Schedule::THREADS, Schedule::RESIDENT)
+    loraForwardKernel(const __grid_constant__ LoraForwardArgs args) {
+  LoraBlock<Schedule> block(args);
+  const int64_t ranks = args.stripCount, outputs = ranks + (args.hasUses ? args.tileCount : 0);
+  const int64_t end = outputs + args.tileCount * args.blockCount;
+  for (int64_t item = blockIdx.x; item < end; item += gridDim.x) {
+    if (item < ranks) {
+      block.sumStrip(item);
+    } else if (item < outputs) {
+      block.finishTileRanks(item - ranks);
+    } else {
+      const int64_t at = item - outputs, group = kGroupedTiles * args.blockCount, first = at / group * kGroupedTiles;
+      const int64_t tiles = args.tileCount - first < kGroupedTiles ? args.tileCount - first : kGroupedTiles;
+      block.sumOutputs(first + at % group % tiles, at % group / tiles * Schedule::Base::BN);
+    }
+  }
+}
+
+}  // namespace rankone::cuda

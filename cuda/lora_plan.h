@@ -1,0 +1,46 @@
+// How rows share the work of the fused LoRA product: tiles of rows in the order of their adapters, and what each needs.
+#pragma once
+#include <cstdint>
+#include <vector>
+
+#include "backend.h"
+
+namespace rankone::cuda {
+
+// Rows order[first] to order[first + rows - 1], and their uses of adapters, by ascending adapter.
+struct LoraTile {
+  uint32_t first;
+  int32_t rows;
+  int32_t firstUse, uses;
+  int32_t strips;
+};
+
+// An adapter of some of a tile's rows. pairs[use * tileRows + i]: the place of row i in slots, or kNoPair. A row that has
+// an adapter twice is in two uses.
+struct LoraUse {
+  int32_t adapter;
+};
+constexpr uint32_t kNoPair = ~0u;
+
+// Ranks of a tile's uses that are computed together, with factors A of one dtype.
+struct LoraStrip {
+  int32_t tile;
+  int32_t first, count;  // columns
+  int32_t dtype;
+};
+struct LoraColumn {
+  int32_t use, rank;
+};
+
+struct LoraPlan {
+  std::vector<uint32_t> order;
+  std::vector<LoraTile> tiles;
+  std::vector<LoraUse> uses;
+  std::vector<uint32_t> pairs;
+  std::vector<LoraStrip> strips;
+  std::vector<LoraColumn> columns;
+
+  LoraPlan(const RankoneLora& problem, int tileRows, int stripColumns);
+};
+
+}  // namespace rankone::cuda

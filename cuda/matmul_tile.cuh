@@ -1,0 +1,184 @@
+// Tiles of C[m, n] = sum over k of X[m, k] W[n, k], both matrices with k along their rows: 16-bit operands on the tensor
+// cores, sums in float32 over ascending k. What an element of C is does not depend on the tile's size nor on its place
+// in it, so that every schedule gives the same bits.
+#pragma once
+#include "matmul_tile_weights.cuh"
+
+// Last, as everywhere.
+#include "simt/simt.cuh"
+
+namespace rankone::cuda {
+
+// WARPS_M x WARPS_N warps share a tile of BM x BN; BK of k at a time pass through shared memory.
+template <class Element_, int BM_, int BN_, int BK_, int WARPS_M, int WARPS_N>
+struct MmaTile {
+  using Element = Element_;
+  static constexpr int BM = BM_, BN = BN_, BK = BK_, THREADS = 32 * WARPS_M * WARPS_N;
+  static constexpr int PIECES = BK / 8;                                 // of 16 bytes, of a row
+  static constexpr int MI = BM / WARPS_M / 16, NI = BN / WARPS_N / 8;  // of m16n8 products, of a warp
+  static constexpr int ROWS = 2 * MI, COLUMNS = 2 * NI;                // of a thread's elements
+  static_assert(NI == 1 || NI % 2 == 0);
+
+  float acc[MI][NI][4];
+
+  static SIMT_DEV int warpRow() { return threadIdx.x / 32 / WARPS_N * (MI * 16); }
+  static SIMT_DEV int warpColumn() { return threadIdx.x / 32 % WARPS_N * (NI * 8); }
+  // Of a thread's elements; columns come in neighbouring pairs.
+  static SIMT_DEV int row(int i) { return warpRow() + i / 2 * 16 + i % 2 * 8 + threadIdx.x % 32 / 4; }
+  static SIMT_DEV int column(int j) { return warpColumn() + j / 2 * 8 + threadIdx.x % 4 * 2 + j % 2; }
+  SIMT_DEV float& at(int i, int j) { return acc[i / 2][j / 2][i % 2 * 2 + j % 2]; }
+
+  SIMT_DEV void clear() {
+    SIMT_UNROLL for (int i = 0; i < ROWS; ++i) SIMT_UNROLL for (int j = 0; j < COLUMNS; ++j) at(i, j) = 0;
+  }
+
+  // Adds the products of BK of k; only the first `columns` of W's rows count.
+  SIMT_DEV void multiply(const uint8_t* x, const uint8_t* w, int columns) {
+    const int lane = threadIdx.x % 32, quarter = lane / 8, r = lane % 8;
+    if constexpr (NI == 1) {
+      if (warpColumn() >= columns) return;
+      SIMT_UNROLL for (int k = 0; k < PIECES; k += 4) {
+        uint32_t b[4];
+        simt::ldmatrix_x4(b, w + pieceAt<PIECES>(warpColumn() + r, k + quarter));
+        SIMT_UNROLL for (int half = 0; half < 2; ++half) {
+          SIMT_UNROLL for (int mi = 0; mi < MI; ++mi) {
+            uint32_t a[4];
+            loadRows(a, x, mi, k + 2 * half);
+            Element::mma(acc[mi][0], a, b[2 * half], b[2 * half + 1]);
+          }
+        }
+      }
+    } else {
+      SIMT_UNROLL for (int k = 0; k < PIECES; k += 2) {
+        uint32_t a[MI][4];
+        SIMT_UNROLL for (int mi = 0; mi < MI; ++mi) loadRows(a[mi], x, mi, k);
+        SIMT_UNROLL for (int ni = 0; ni < NI; ni += 2) {
+          if (warpColumn() + ni * 8 >= columns) continue;
+          uint32_t b[4];
+          simt::ldmatrix_x4(b, w + pieceAt<PIECES>(warpColumn() + (ni + quarter / 2) * 8 + r, k + quarter % 2));
+          SIMT_UNROLL for (int mi = 0; mi < MI; ++mi) {
+            Element::mma(acc[mi][ni], a[mi], b[0], b[1]);
+            Element::mma(acc[mi][ni + 1], a[mi], b[2], b[3]);
+          }
+        }
+      }
+    }
+  }
+
+  // Adds u v^T over `count` (at most 32) ranks in float32 or, here, tf32 operands: u [BM], v [BN] rows of kRankStride
+  // floats, zeros up to the next multiple of 8. A row i with has[i] not set keeps its bits.
+  SIMT_DEV void multiplyRanks(const float* u, const float* v, int count, const bool (&has)[ROWS]) {
+    const int g = threadIdx.x % 32 / 4, q = threadIdx.x % 4;
+    SIMT_UNROLL for (int mi = 0; mi < MI; ++mi) {
+      uint32_t a[kRankChunk / 8][4];
+      SIMT_UNROLL for (int s = 0; s < kRankChunk / 8; ++s) {
+        const float* from = u + (warpRow() + mi * 16 + g) * kRankStride + s * 8 + q;
+        SIMT_UNROLL for (int e = 0; e < 4; ++e)
+          a[s][e] = s * 8 < count ? simt::f32_bits(from[e % 2 * 8 * kRankStride + e / 2 * 4]) : 0;
+      }
+      SIMT_UNROLL for (int ni = 0; ni < NI; ++ni) {
+        float sum[4] = {acc[mi][ni][0], acc[mi][ni][1], acc[mi][ni][2], acc[mi][ni][3]};
+        const float* from = v + (warpColumn() + ni * 8 + g) * kRankStride + q;
+        SIMT_UNROLL for (int s = 0; s < kRankChunk / 8; ++s)
+          if (s * 8 < count) simt::mma_tf32(sum, a[s], simt::f32_bits(from[s * 8]), simt::f32_bits(from[s * 8 + 4]));
+        SIMT_UNROLL for (int e = 0; e < 4; ++e) acc[mi][ni][e] = has[2 * mi + e / 2] ? sum[e] : acc[mi][ni][e];
+      }
+    }
+  }
+  // What an operand of multiplyRanks is rounded to.
+  static SIMT_DEV float rankOperand(float x) { return simt::f32_from_bits(simt::to_tf32(x)); }
+
+ private:
+  SIMT_DEV void loadRows(uint32_t (&a)[4], const uint8_t* x, int mi, int piece) const {
+    const int lane = threadIdx.x % 32, quarter = lane / 8;
+    simt::ldmatrix_x4(a, x + pieceAt<PIECES>(warpRow() + mi * 16 + quarter % 2 * 8 + lane % 8, piece + quarter / 2));
+  }
+};
+
+// A thread's pieces of a tile of ROWS rows: which rows of the matrix they are of, and their way to shared memory.
+template <class Tile, int ROWS>
+struct TilePieces {
+  static constexpr int COUNT = ROWS * Tile::PIECES / Tile::THREADS, STEP = Tile::THREADS / Tile::PIECES;
+  static_assert(COUNT * Tile::THREADS == ROWS * Tile::PIECES && STEP > 0);
+  const uint8_t* from[COUNT];  // beginnings of the rows, null: zeros
+
+  static SIMT_DEV int row(int i) { return static_cast<int>(threadIdx.x) / Tile::PIECES + i * STEP; }
+  static SIMT_DEV int piece() { return static_cast<int>(threadIdx.x) % Tile::PIECES; }
+
+  // Copies k from `step` BKs on; what lies beyond the row's `bytes` becomes zeros. somewhere: any global address.
+  SIMT_DEV void copy(uint8_t* to, int64_t step, int64_t bytes, const void* somewhere) const {
+    const int64_t at = (step * Tile::PIECES + piece()) * 16, left = bytes - at;
+    const int count = left >= 16 ? 16 : left > 0 ? static_cast<int>(left) : 0;
+    SIMT_UNROLL for (int i = 0; i < COUNT; ++i) {
+      const bool there = from[i] && count > 0;
+      simt::cp_async16_zfill(to + pieceAt<Tile::PIECES>(row(i), piece()), there ? from[i] + at : somewhere,
+                             there ? count : 0);
+    }
+  }
+};
+
+// Nothing is done to X in shared memory.
+struct AsItIs {
+  template <class Pieces>
+  SIMT_DEV void operator()(const Pieces&, uint8_t*, int64_t) const {}
+};
+
+// Shared memory of sumTile().
+template <class Tile, bool DIRECT>
+SIMT_HOST_DEV size_t tileBytes(int stages, const WeightFormat& format) {
+  const size_t x = sizeof(typename Tile::Element::Word) * Tile::BM * Tile::BK;
+  const size_t w = sizeof(typename Tile::Element::Word) * Tile::BN * Tile::BK;
+  return DIRECT ? stages * (x + w) : 2 * w + stages * (x + rawBytes(Tile::BN, Tile::BK, format));
+}
+
+// Adds to `tile` the products of all k: `x` are the thread's pieces of X, xBytes long; W's first `columns` rows stand in
+// `rows`, which is in shared memory. DIRECT: W is made of elements as they are multiplied. change(pieces, x, step) may
+// alter the thread's pieces of X before they are used. `memory`: tileBytes() of it, which no thread uses any more; nor
+// does one after the next barrier.
+template <bool DIRECT, int STAGES, class Tile, class Change>
+SIMT_DEV void sumTile(Tile& tile, const TilePieces<Tile, Tile::BM>& x, int64_t xBytes, const WeightRows& rows,
+                      const WeightFormat& format, int columns, int64_t k, uint8_t* memory, const void* somewhere,
+                      const Change& change) {
+  using Element = typename Tile::Element;
+  constexpr int X = sizeof(typename Element::Word) * Tile::BM * Tile::BK;
+  constexpr int W = sizeof(typename Element::Word) * Tile::BN * Tile::BK;
+  const int64_t steps = (k + Tile::BK - 1) / Tile::BK;
+  TilePieces<Tile, Tile::BN> w;
+  if constexpr (DIRECT) {
+    SIMT_UNROLL for (int i = 0; i < w.COUNT; ++i) w.from[i] = w.row(i) < columns ? rows.codes[w.row(i)] : nullptr;
+  }
+  uint8_t* ring = DIRECT ? memory : memory + 2 * W;
+  const int stride = DIRECT ? X + W : X + rawBytes(Tile::BN, Tile::BK, format);
+  const auto copy = [&](int64_t step, int slot) {
+    if (step < steps) {
+      x.copy(ring + slot * stride, step, xBytes, somewhere);
+      if constexpr (DIRECT) {
+        w.copy(ring + slot * stride + X, step, format.rowBytes, somewhere);
+      } else {
+        copyRaw<Tile::BK, Tile::THREADS>(ring + slot * stride + X, rows, format, columns, step, somewhere);
+      }
+    }
+    simt::cp_async_commit();
+  };
+  SIMT_UNROLL for (int s = 0; s < STAGES - 1; ++s) copy(s, s);
+  int slot = 0;
+  SIMT_NOUNROLL for (int64_t step = 0; step < steps; ++step) {
+    simt::cp_async_wait<STAGES - 2>();
+    uint8_t* stage = ring + slot * stride;
+    // Each thread has its own pieces now; what it makes of them, the others see after the barrier.
+    change(x, stage, step);
+    const uint8_t* operand = stage + X;
+    if constexpr (!DIRECT) {
+      uint8_t* made = memory + step % 2 * W;
+      expandRaw<Element, Tile::BK, Tile::THREADS>(made, stage + X, rows, format, columns, step);
+      operand = made;
+    }
+    simt::syncthreads();
+    copy(step + STAGES - 1, slot ? slot - 1 : STAGES - 1);
+    tile.multiply(stage, operand, columns);
+    if (++slot == STAGES) slot = 0;
+  }
+  simt::cp_async_wait<0>();
+}
+
+}  // namespace rankone::cuda
