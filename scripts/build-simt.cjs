@@ -23,7 +23,7 @@ async function main() {
         [
           '-shared',
           '-pthread',
-          '-Wl,--version-script=cuda/exports.map',
+          '-Wl,--version-script=cuda/exports.map,-z,defs',
           ...objects,
           '-o',
           file,

@@ -20,12 +20,16 @@ function run(command, args, timeout, env = process.env) {
   return new Promise((resolve) => {
     const child = spawn(command, args, { cwd: root, env });
     let output = '';
+    let stdout = '';
     let late = false;
     const timer = setTimeout(() => {
       late = true;
       child.kill('SIGKILL');
     }, timeout);
-    child.stdout.on('data', (text) => (output += text));
+    child.stdout.on('data', (text) => {
+      output += text;
+      stdout += text;
+    });
     child.stderr.on('data', (text) => (output += text));
     child.on('error', (error) => (output += error.message));
     child.on('close', (status, signal) => {
@@ -35,7 +39,7 @@ function run(command, args, timeout, env = process.env) {
         : signal
           ? `ended by ${signal}`
           : `exit code ${status}`;
-      resolve({ ok: status === 0, status, how, output });
+      resolve({ ok: status === 0, status, how, output, stdout });
     });
   });
 }

@@ -50,8 +50,8 @@ async function test(source, kind, objects) {
     return report(label, false, 'does not build', linked.output);
   }
   const built = performance.now();
-  const { ok, status, how, output } = await run(program, programArguments, 10 * MINUTE);
-  const counts = /(\d+) passed, (\d+) failed\s*$/.exec(output);
+  const { ok, status, how, output, stdout } = await run(program, programArguments, 10 * MINUTE);
+  const counts = /(\d+) passed, (\d+) failed\s*$/.exec(stdout);
   const whole = counts && status === (counts[2] === '0' ? 0 : 1);
   passed += counts ? Number(counts[1]) : 0;
   failed += whole ? Number(counts[2]) : 1;

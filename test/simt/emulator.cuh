@@ -54,11 +54,11 @@ struct Site {
 };
 
 struct Indices {
-  dim3 thread, block, blockSize, gridSize;
+  dim3 threadIndex, blockIndex, blockSize, gridSize;
+  unsigned char* shared;
 };
 // Of the emulated thread that runs on this thread of the machine; set at every switch.
-extern thread_local const Indices* indices;
-extern thread_local unsigned char* sharedMemory;
+extern thread_local const Indices* indices __attribute__((tls_model("initial-exec")));
 
 enum class Element { BF16, F16, TF32 };
 
@@ -76,7 +76,7 @@ void commitCopies(Site);
 void waitCopies(int pending, Site);
 uint32_t loadAcquire(const uint32_t* p, Site);
 void addRelease(uint32_t* p, uint32_t v, Site);
-void sleep(Site);
+void pause(Site);
 void initBarrier(uint64_t* bar, uint32_t arrivals, Site);
 void fenceBarrierInit(Site);
 void arrive(uint64_t* bar, uint32_t bytes, Site);
@@ -101,11 +101,13 @@ void wgmma(const Product&, float* d, Site);
 void setMaxRegisters(int count, Site);
 void nonCoherent(const void* p, size_t bytes, Site);
 
-constexpr bool instrumented =
+// Whether the program has code that calls the compiler's hooks, so that every byte's history must be kept.
+extern bool shadowed;
 #if defined(__SANITIZE_THREAD__)
-    true;
+constexpr bool instrumented = true;
+inline const bool shadowedByThis = shadowed = true;
 #else
-    false;
+constexpr bool instrumented = false;
 #endif
 
 struct LaunchConfig {
@@ -123,7 +125,7 @@ Status launch(const LaunchConfig&, void (*thread)(const void* call), const void*
 
 template <class T>
 SIMT_DEV T& shared() {
-  return *reinterpret_cast<T*>(emulator::sharedMemory);
+  return *reinterpret_cast<T*>(emulator::indices->shared);
 }
 SIMT_DEV void syncthreads(SIMT_SITE) { emulator::syncthreads(site); }
 SIMT_DEV void syncwarp(uint32_t mask = ~0u, SIMT_SITE) { emulator::syncwarp(mask, site); }
@@ -233,7 +235,7 @@ SIMT_DEV void st4(float* p, const float (&v)[4]) { *reinterpret_cast<Float4*>(p)
 
 SIMT_DEV uint32_t load_acquire(const uint32_t* p, SIMT_SITE) { return emulator::loadAcquire(p, site); }
 SIMT_DEV void add_release(uint32_t* p, uint32_t v, SIMT_SITE) { emulator::addRelease(p, v, site); }
-SIMT_DEV void sleep(uint32_t, SIMT_SITE) { emulator::sleep(site); }
+SIMT_DEV void sleep(uint32_t, SIMT_SITE) { emulator::pause(site); }
 
 // ---- Hopper
 
@@ -353,7 +355,7 @@ Status make_tensor_map(TensorMap* map, MapType type, int rank, const void* base,
 
 #include "simt/arithmetic.h"
 
-#define threadIdx (::simt::emulator::indices->thread)
-#define blockIdx (::simt::emulator::indices->block)
+#define threadIdx (::simt::emulator::indices->threadIndex)
+#define blockIdx (::simt::emulator::indices->blockIndex)
 #define blockDim (::simt::emulator::indices->blockSize)
 #define gridDim (::simt::emulator::indices->gridSize)

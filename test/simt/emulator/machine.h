@@ -1,0 +1,262 @@
+// The emulated machine: threads, warps, blocks, and the worker that runs blocks on one thread of the host.
+#pragma once
+
+#include <atomic>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "clocks.h"
+#include "fiber.h"
+#include "report.h"
+#include "shadow.h"
+#include "simt/emulator.cuh"
+#include "traffic.h"
+
+// The macros of kernels.
+#undef threadIdx
+#undef blockIdx
+#undef blockDim
+#undef gridDim
+
+namespace simt::emulator {
+
+constexpr int WARP = 32;
+constexpr int WARPGROUP = 4;
+constexpr int BARRIERS = 16;
+constexpr int MAX_THREADS = 1024;
+constexpr size_t MAX_SHARED = 227 << 10;
+
+struct Block;
+struct Warp;
+struct Worker;
+struct Launched;
+
+enum class State : uint8_t { READY, AT_WARP, AT_BARRIER, AT_MBARRIER, ASLEEP, DONE };
+
+// cp.async: the bytes move when the thread waits for them.
+struct Copy {
+  unsigned char* to;
+  const unsigned char* from;
+  int size, bytes;
+  uint32_t place;
+};
+
+// A TMA store: shared memory is read when the thread waits for that, global memory written when it waits for all.
+struct Store {
+  TensorMap map;
+  int at[4];
+  const unsigned char* from;
+  uint32_t place;
+  std::vector<unsigned char> bytes;  // once read
+};
+
+// Accumulators of wgmma under way.
+struct Accumulators {
+  float* d;
+  int count;
+  Site site;
+  std::vector<float> values;
+  int pending;  // products that are still to be added
+};
+
+// The indices come first: kernels see them through `indices`, which is thus the running thread.
+struct Thread : Indices {
+  Block* block;
+  Warp* warp;
+  int id, lane;
+
+  unsigned char* stack;
+  void* context;
+  State state;
+
+  // Where it waits, or waited last, and with what.
+  Site site;
+  const char* what;
+  void* argument;
+  uint32_t mask;
+  uint64_t* mbarrier;
+  uint32_t parity;
+  int barrier;
+
+  std::vector<std::vector<Copy>> copies;  // committed groups, oldest first
+  std::vector<Copy> openCopies;
+  std::vector<std::vector<Store>> stores;  // likewise
+  std::vector<Store> openStores;
+  std::vector<Accumulators> accumulators;
+
+  const uint32_t* polled;  // the last load_acquire, and what it saw
+  uint32_t polledValue;
+
+  Ref<Clocks> known;
+  uint32_t clock;
+  uint32_t fenceClock;  // writes up to it are seen by the async proxy
+};
+
+// A warp-wide operation that some of the lanes have come to.
+struct Meeting {
+  const char* what;
+  uint32_t mask, arrived;
+  bool aligned;
+  Site site;
+  void (*execute)(Warp&, void* const* arguments, uint32_t mask);
+};
+
+// A wgmma that one warp has issued.
+struct Issued {
+  Product product;
+  uint32_t registers[WARP][4];  // A
+  float* d[WARP];
+  uint32_t place;
+};
+
+struct Warp {
+  Block* block;
+  int id;
+  Thread* lanes;  // the first of its threads
+  uint32_t exists, live;
+  std::vector<Meeting> meetings;
+  std::vector<std::vector<Issued>> products;  // committed groups, oldest first
+  std::vector<Issued> openProducts;
+  size_t issued;        // wgmma so far
+  bool fenced;          // wgmma.fence since the last wait
+  uint32_t agentClock;  // of its wgmma reads
+  TrafficOfWarp traffic;
+};
+
+struct Barrier {
+  int arrived = 0;
+  int expected = 0;  // of the round under way; 0: all threads that have not ended
+  std::vector<Thread*> waiting;
+  uint32_t lanes[MAX_THREADS / WARP] = {};  // that arrived
+  Site sites[MAX_THREADS / WARP] = {};      // where the first of them did
+  Gathering gathered;
+};
+
+// A TMA load under way.
+struct Transfer {
+  TensorMap map;
+  int at[4];
+  unsigned char* to;
+  uint32_t place;
+  Thread* thread;
+};
+
+struct Mbarrier {
+  uint64_t* address;
+  uint32_t count, left, phase;
+  int64_t bytes;         // expected and not yet here
+  int component;         // of clocks: its copies
+  const Thread* fences;  // who initialised it and has not fenced yet, or null
+  uint32_t agentClock;
+  std::vector<Transfer> transfers;  // under way
+  Gathering gathered;
+  Ref<Clocks> ended;  // what the phases that ended let their waiters know
+};
+
+// The wgmma of a warpgroup, as the first of its warps issued them: the others must issue the same.
+struct Agreed {
+  uint64_t descA, descB;
+  int columns;
+  Site site;
+};
+using Agreement = std::vector<Agreed>;
+
+struct Block {
+  Worker* worker;
+  Launched* launch;
+  uint32_t serial;  // from 1
+  dim3 index;
+  unsigned char* shared;
+  std::vector<unsigned char*> stacks;
+  std::vector<Thread> threads;
+  std::vector<Warp> warps;
+  std::vector<Agreement> warpgroups;
+  Barrier barriers[BARRIERS];
+  std::vector<std::unique_ptr<Mbarrier>> mbarriers;
+  SharedShadow shadow;
+  int done;
+
+  int threadCount() const { return static_cast<int>(threads.size()); }
+  int warpCount() const { return static_cast<int>(warps.size()); }
+};
+
+// Components of clocks.
+constexpr int MBARRIER_AGENTS = 32;
+inline int warpAgent(const Block& block, int warp) { return block.threadCount() + warp; }
+inline int mbarrierAgent(const Block& block, int mbarrier) {
+  return block.threadCount() + block.warpCount() + mbarrier % MBARRIER_AGENTS;
+}
+inline int components(const Block& block) { return block.threadCount() + block.warpCount() + MBARRIER_AGENTS; }
+
+struct Launched {
+  LaunchConfig config;
+  void (*body)(const void*);
+  const void* call;
+  bool checked;
+  unsigned seed;
+  uint32_t blocks, residentBlocks;
+  std::atomic<uint32_t> nextBlock{0};
+  std::atomic<uint64_t> progress{0};  // of blocks, as others may see it
+  std::atomic<int> workers{0}, idleWorkers{0};
+  std::atomic<bool> aborted{false}, deadlocked{false};
+};
+
+struct Worker {
+  explicit Worker(Launched& launch, int number) : launch(launch), number(number) {}
+  ~Worker();
+  // Runs blocks until none is left or the launch is given up.
+  void run();
+
+  void ready(Thread&);
+  // From a thread that waits: others run until it is ready again.
+  void suspend(Thread&, State, Site, const char* what);
+  // Ends the launch from within a thread.
+  [[noreturn]] void abort(Thread&);
+  [[noreturn]] void finish(Thread&);
+
+  Launched& launch;
+  int number;
+  Statistics statistics;
+  std::vector<Thread*> sleeping;
+  uint64_t activity = 0;  // threads woken by others
+  std::string stuck;      // its part of the report of a deadlock
+
+ private:
+  bool startBlock();
+  void endBlock(Block&);
+  Thread* next();
+  void switchFrom(Thread&);
+  void switchToMain(Thread&);
+  bool poll();
+  void describeDeadlock();
+
+  void* context_ = nullptr;
+  std::vector<Thread*> ring_ = std::vector<Thread*>(64);
+  size_t first_ = 0, count_ = 0;
+  uint32_t random_ = 0;
+  int idleRounds_ = 0;
+  bool idle_ = false;
+  uint64_t seenProgress_ = 0, seenActivity_ = 0;
+  std::vector<Block*> resident_;
+  std::vector<std::unique_ptr<Block>> blocks_, spare_;
+  Block* ended_ = nullptr;
+  bool exhausted_ = false;
+};
+
+inline Thread* running() { return const_cast<Thread*>(static_cast<const Thread*>(indices)); }
+
+// ---- between the files
+
+void checkExit(Thread&);       // what a thread must not leave behind
+void threadExits(Thread&);     // barriers and warps that need not wait for it any more
+void checkEnd(Block&);         // what a block must not leave behind
+bool finishTransfers(Block&);  // TMA loads that are under way; false where there were none
+std::string describeThread(const Thread&);
+std::string describeBlock(const Block&);
+
+void nextEpoch();       // of global memory: launches are ordered
+void forgetCounters();  // of acquire and release
+void add(Statistics& to, const Statistics&);
+
+}  // namespace simt::emulator
