@@ -10,6 +10,7 @@
 #include "convert.h"
 #include "graph.h"
 #include "lora.h"
+#include "mamba2.h"
 #include "recurrence.h"
 
 using rankone::cuda::expect;
@@ -227,6 +228,24 @@ int loraBackward(RankoneStream* stream, const RankoneLoraBackward* args, Rankone
   return guarded(error, [&] { rankone::cuda::loraBackward(stream->stream, *args); });
 }
 
+int mamba2Prepare(RankoneStream* stream, const RankoneMamba2* args, float* step, float* g, RankoneError* error) {
+  return guarded(error, [&] { rankone::cuda::mamba2Prepare(stream->stream, *args, step, g); });
+}
+
+int mamba2Skip(RankoneStream* stream, const RankoneMamba2* args, RankoneFloats o, void* y, int32_t yDType,
+               RankoneError* error) {
+  return guarded(error, [&] { rankone::cuda::mamba2Skip(stream->stream, *args, o, y, yDType); });
+}
+
+int mamba2Gradients(RankoneStream* stream, const RankoneMamba2* args, const RankoneMamba2Gradients* gradients,
+                    RankoneError* error) {
+  return guarded(error, [&] { rankone::cuda::mamba2Gradients(stream->stream, *args, *gradients); });
+}
+
+int add(RankoneStream* stream, float* to, const float* from, int64_t count, RankoneError* error) {
+  return guarded(error, [&] { rankone::cuda::add(stream->stream, to, from, count); });
+}
+
 const RankoneCuda table = {
     RANKONE_CUDA_VERSION,
     sizeof(RankoneCuda),
@@ -257,6 +276,10 @@ const RankoneCuda table = {
     recurrenceBackward,
     loraForward,
     loraBackward,
+    mamba2Prepare,
+    mamba2Skip,
+    mamba2Gradients,
+    add,
 };
 
 }  // namespace

@@ -257,7 +257,7 @@ typedef struct RankoneCuda {
 
   /* step = clamp(softplus(dt + dtBias)), g = step A, both [rows,HV]. */
   int (*mamba2Prepare)(RankoneStream* stream, const RankoneMamba2* args, float* step, float* g, RankoneError* error);
-  /* y = o + D x in yDType, of the sums rounded once; y may be o itself where that is float32. */
+  /* y = o + D x in yDType, rounded once; y may be o itself where the dtypes are equal. */
   int (*mamba2Skip)(RankoneStream* stream, const RankoneMamba2* args, RankoneFloats o, void* y, int32_t yDType,
                     RankoneError* error);
   int (*mamba2Gradients)(RankoneStream* stream, const RankoneMamba2* args, const RankoneMamba2Gradients* gradients,

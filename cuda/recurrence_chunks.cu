@@ -13,12 +13,13 @@ std::vector<Segment> segmentsOf(const Sequences& sequences, int64_t first, int64
   const int64_t count = static_cast<int64_t>(sequences.hostFirstChunks.size()) - 1;
   for (int64_t s = 0; s < count; ++s) {
     const int64_t begins = sequences.hostFirstChunks[s], ends = sequences.hostFirstChunks[s + 1];
-    const int64_t low = std::max(begins, first), high = std::min(ends, end);
-    if (low >= high && !(begins == ends && first == 0)) continue;
+    const bool empty = begins == ends;  // of those the first call hands the states on
+    const int64_t low = empty ? begins : std::max(begins, first), high = empty ? ends : std::min(ends, end);
+    if (empty ? first > 0 : low >= high) continue;
     Segment segment{};
     segment.chunk = low;
     segment.slot = low - first;
-    segment.chunks = static_cast<int32_t>(std::max<int64_t>(high - low, 0));
+    segment.chunks = static_cast<int32_t>(high - low);
     segment.sequence = static_cast<int32_t>(s);
     segment.from = begins < low ? odd : Segment::ARGUMENT;
     segment.to = high < ends ? 1 - odd : Segment::ARGUMENT;
