@@ -1,9 +1,8 @@
-#include "lora_backward.h"
-
 #include <algorithm>
 #include <cmath>
 
 #include "lora.h"
+#include "lora_backward.h"
 #include "lora_backward_dx.cuh"
 #include "lora_backward_ranks.cuh"
 #include "lora_backward_sums.cuh"
@@ -94,19 +93,14 @@ float* Backward::take(int64_t floats) {
 template <RankSide kSide>
 int64_t Backward::multiplyRanks(const Lines& rows, int64_t depth, Scratch<float>& partial) {
   constexpr bool kB = kSide == RankSide::U;
-  const std::vector<LoraItemTile> tiles = items_.tiles(
-      kItemTile, [](const LoraUse& use) { return kB ? !use.adapter.bIndex : !use.adapter.aIndex; });
+  const std::vector<LoraItemTile> tiles =
+      items_.tiles(kItemTile, [](const LoraUse& use) { return kB ? !use.adapter.bIndex : !use.adapter.aIndex; });
   const int64_t floats = kB ? items_.w : items_.t, pieces = (depth + kDepthOfSums - 1) / kDepthOfSums;
   partial = Scratch<float>(stream_, static_cast<size_t>(pieces * floats));
   const Scratch<LoraItemTile> deviceTiles(stream_, tiles);
-  const RankProducts args{rows,
-                          depth,
-                          kB ? Dropout{} : dropout_,
-                          uses_.data(),
-                          deviceItems_.data(),
-                          deviceTiles.data(),
-                          floats,
-                          partial.data()};
+  const RankProducts args{
+      rows,   depth,         kB ? Dropout{} : dropout_, uses_.data(), deviceItems_.data(), deviceTiles.data(),
+      floats, partial.data()};
   const dim3 grid(static_cast<unsigned>(tiles.size()), blocksOf(kB ? items_.mostMidRank : items_.mostRank, 64),
                   static_cast<unsigned>(pieces));
   withArithmetic(arithmetic_, [&](auto math) {
@@ -300,8 +294,7 @@ void Backward::addBaseScales() {
     const dim3 grid(static_cast<unsigned>(tiles.size()), blocksOf(p_.out, Of::T::kColumns));
     stream_.launch("base scales", sumBaseScales<decltype(math)>, grid, kTileThreads, sizeof(typename Of::Shared), g);
   });
-  for (const Wanted& w : wanted)
-    addPieces({sums + w.first * p_.out, w.count, p_.out, 1, p_.out, p_.out, w.to});
+  for (const Wanted& w : wanted) addPieces({sums + w.first * p_.out, w.count, p_.out, 1, p_.out, p_.out, w.to});
 }
 
 void Backward::sumOverRows() {
@@ -325,8 +318,7 @@ void Backward::sumOverRows() {
       addMatrix(use, du, ldW, a.midRank, linesOf(h, ldT), false, a.rank, {}, to.mid, to.midRanks, false, true);
     if (to.mid && !a.mid)
       addColumns({linesOf(du, ldW), linesOf(h, ldT), nullptr, nullptr, nullptr, count, a.rank, nullptr}, to.mid);
-    if (to.rankBias)
-      addColumns({linesOf(dt, ldT), {}, nullptr, nullptr, nullptr, count, a.rank, nullptr}, to.rankBias);
+    if (to.rankBias) addColumns({linesOf(dt, ldT), {}, nullptr, nullptr, nullptr, count, a.rank, nullptr}, to.rankBias);
     if (to.scale)
       addColumns({linesOf(scales_.data() + use.first, 1), {}, nullptr, nullptr, nullptr, count, 1, nullptr}, to.scale);
     if (to.outBias)
@@ -360,10 +352,10 @@ void Backward::launchSums() {
                  sums.data());
   for (const PieceSum& j : pieces_) largest = std::max(largest, j.lines * j.toColumns);
   const Scratch<PieceSum> jobs(stream_, pieces_);
-  stream_.launch("sums of pieces", sumPieces,
-                 dim3(static_cast<unsigned>(pieces_.size()),
-                      std::min<unsigned>(256, blocksOf(largest, 4 * kPieceThreads))),
-                 kPieceThreads, 0, jobs.data());
+  stream_.launch(
+      "sums of pieces", sumPieces,
+      dim3(static_cast<unsigned>(pieces_.size()), std::min<unsigned>(256, blocksOf(largest, 4 * kPieceThreads))),
+      kPieceThreads, 0, jobs.data());
 }
 
 void Backward::run() {

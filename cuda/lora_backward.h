@@ -8,8 +8,8 @@
 
 namespace rankone::cuda {
 
-constexpr int kItemTile = 64;        // items whose ranks are made together
-constexpr int kRowTile = 128;        // rows of dx that are
+constexpr int kItemTile = 64;           // items whose ranks are made together
+constexpr int kRowTile = 128;           // rows of dx that are
 constexpr int64_t kDepthOfSums = 1024;  // outputs or inputs in one chain of a rank's sum
 constexpr int64_t kItemsOfSums = 512;   // items in one chain of a sum over rows
 

@@ -11,8 +11,8 @@ namespace rankone::cuda {
 struct InputGradient {
   int64_t rows, in, out;
   Lines dY;
-  RankoneWeight base;  // codes null: none, or
-  int32_t identity;    // W = 1
+  RankoneWeight base;          // codes null: none, or
+  int32_t identity;            // W = 1
   const float* const* scales;  // [rows] d of a row, or null; or null where no row has one
   const LoraUse* uses;
   const int64_t* firstSteps;  // as LoraItems::place() makes them
@@ -53,8 +53,7 @@ template <class Math>
 struct InputGradientTiles {
   static constexpr int kDepth = isF32<Math> ? 16 : 32;
   using Base = Tile<Math, Along::DEPTH, Along::SIDE, kRowTile, 128, kDepth>;
-  using Adapter =
-      Tile<typename AdapterArithmetic<Math>::Of, Along::DEPTH, Along::SIDE, kRowTile, 128, kDepth>;
+  using Adapter = Tile<typename AdapterArithmetic<Math>::Of, Along::DEPTH, Along::SIDE, kRowTile, 128, kDepth>;
   struct Shared {
     union {
       typename Base::Stage base[2];
@@ -85,8 +84,9 @@ SIMT_DEV void storePair(void* to, int32_t dtype, int64_t at, bool both, float fi
 
 // sums += what one adapter adds to the tile's columns from column0 on. By a whole block.
 template <class Math>
-SIMT_DEV void addAdapter(const InputGradient& p, typename InputGradientTiles<Math>::Shared& shared, const LoraTileStep& step,
-                         int64_t column0, typename InputGradientTiles<Math>::Base::Sums& sums) {
+SIMT_DEV void addAdapter(const InputGradient& p, typename InputGradientTiles<Math>::Shared& shared,
+                         const LoraTileStep& step, int64_t column0,
+                         typename InputGradientTiles<Math>::Base::Sums& sums) {
   using T = typename InputGradientTiles<Math>::Adapter;
   const int thread = static_cast<int>(threadIdx.x);
   const LoraUse& use = p.uses[step.use];

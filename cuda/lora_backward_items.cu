@@ -75,9 +75,8 @@ void LoraItems::place(const RankoneLora& problem, std::vector<int64_t>& firstSte
         tile.push_back({use, turn, {static_cast<int32_t>(row - row0), static_cast<int32_t>(next[use]++)}});
       }
     }
-    std::stable_sort(tile.begin(), tile.end(), [](const Placed& a, const Placed& b) {
-      return a.use != b.use ? a.use < b.use : a.turn < b.turn;
-    });
+    std::stable_sort(tile.begin(), tile.end(),
+                     [](const Placed& a, const Placed& b) { return a.use != b.use ? a.use < b.use : a.turn < b.turn; });
     for (size_t i = 0; i < tile.size(); ++i) {
       const bool isNew = i == 0 || tile[i].use != tile[i - 1].use || tile[i].turn != tile[i - 1].turn;
       if (isNew) steps.push_back({tile[i].use, 0, static_cast<int64_t>(entries.size())});

@@ -1,4 +1,5 @@
-// Gradients that are sums over rows: dA = dt^T x', dB = dY^T w, dM = du^T h, those of vectors, and of d, which needs W x.
+// Gradients that are sums over rows: dA = dt^T x', dB = dY^T w, dM = du^T h, those of vectors, and of d, which needs W
+// x.
 //
 // Every sum is made over pieces of kItemsOfSums (or fewer) of an adapter's own items in ascending order, then over the
 // pieces.

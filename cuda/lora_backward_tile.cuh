@@ -153,17 +153,14 @@ struct Tile {
     const int thread = static_cast<int>(threadIdx.x), lane = thread % 32, warp = thread / 32;
     if constexpr (isF32<Math>) {
       SIMT_UNROLL
-      for (int m = 0; m < kM; ++m)
-        SIMT_UNROLL
-      for (int n = 0; n < kN; n += 2)
-        visit(rowOf(m), columnOf(n), sums.of[m * kN + n], sums.of[m * kN + n + 1]);
+      for (int m = 0; m < kM; ++m) SIMT_UNROLL
+      for (int n = 0; n < kN; n += 2) visit(rowOf(m), columnOf(n), sums.of[m * kN + n], sums.of[m * kN + n + 1]);
     } else {
-      const int row = warp / kWarpColumns * (kM * 16) + lane / 4, column = warp % kWarpColumns * (kN * 8) + lane % 4 * 2;
+      const int row = warp / kWarpColumns * (kM * 16) + lane / 4,
+                column = warp % kWarpColumns * (kN * 8) + lane % 4 * 2;
       SIMT_UNROLL
-      for (int m = 0; m < kM; ++m)
-        SIMT_UNROLL
-      for (int n = 0; n < kN; ++n)
-        SIMT_UNROLL
+      for (int m = 0; m < kM; ++m) SIMT_UNROLL
+      for (int n = 0; n < kN; ++n) SIMT_UNROLL
       for (int half = 0; half < 2; ++half) {
         float* at = sums.of + (m * kN + n) * 4 + half * 2;
         visit(row + m * 16 + half * 8, column + n * 8, at[0], at[1]);
@@ -178,8 +175,8 @@ struct Tile {
     return thread / 32 / kWarpColumns * (kM * 16) + i / 4 / kN * 16 + i % 4 / 2 * 8 + thread % 32 / 4;
   }
 
-  // sums += what a stage holds. Tensor cores: groups of 16 rows whose bit is not set, and columns from `columns` on, may
-  // be left out.
+  // sums += what a stage holds. Tensor cores: groups of 16 rows whose bit is not set, and columns from `columns` on,
+  // may be left out.
   static SIMT_DEV void step(const Stage& stage, Sums& sums, uint32_t groups, int columns) {
     if constexpr (isF32<Math>)
       stepFloats(stage, sums);
@@ -210,8 +207,7 @@ struct Tile {
         for (int i = 0; i < 4; ++i) b[n + i] = four[i];
       }
       SIMT_UNROLL
-      for (int m = 0; m < kM; ++m)
-        SIMT_UNROLL
+      for (int m = 0; m < kM; ++m) SIMT_UNROLL
       for (int n = 0; n < kN; ++n) sums.of[m * kN + n] = fmaf(a[m], b[n], sums.of[m * kN + n]);
     }
   }
@@ -232,8 +228,7 @@ struct Tile {
         if constexpr (kAlongB == Along::SIDE) {
           simt::ldmatrix_x4_trans(four, stage.b + (k + low) * B::kLd + column + n * 8 + high);
         } else {
-          simt::ldmatrix_x4(four,
-                            stage.b + (column + n * 8 + high + lane % 8) * B::kLd + k + (lane / 8 % 2) * 8);
+          simt::ldmatrix_x4(four, stage.b + (column + n * 8 + high + lane % 8) * B::kLd + k + (lane / 8 % 2) * 8);
         }
         b[n][0] = four[0], b[n][1] = four[1], b[n + 1][0] = four[2], b[n + 1][1] = four[3];
       }

@@ -14,8 +14,8 @@ namespace {
 
 // Many rows; and few, where W is read once and what counts is how much of it is on its way.
 template <class Element, bool DIRECT>
-using ManyRows = LoraSchedule<MmaTile<Element, 128, 128, 64, 2, 4>, MmaTile<Element, 128, 64, 64, 4, 2>, DIRECT,
-                              DIRECT ? 3 : 2, 2>;
+using ManyRows =
+    LoraSchedule<MmaTile<Element, 128, 128, 64, 2, 4>, MmaTile<Element, 128, 64, 64, 4, 2>, DIRECT, DIRECT ? 3 : 2, 2>;
 template <class Element, bool DIRECT, int ROWS>
 using FewRows = LoraSchedule<MmaTile<Element, ROWS, 32, 128, 1, 4>, MmaTile<Element, ROWS, 32, 128, 1, 4>, DIRECT,
                              ROWS == 64 ? 4 : 6, 2>;
@@ -55,7 +55,8 @@ class Image {
 WeightFormat formatOf(const RankoneWeight& w) {
   WeightFormat f = {w.format, w.rowBytes, 0, 0, w.format == RANKONE_WEIGHT_INT8 ? 1 : 0};
   if (w.format != RANKONE_WEIGHT_Q8 && w.format != RANKONE_WEIGHT_NF4 && w.format != RANKONE_WEIGHT_Q4) return f;
-  if (w.block < 8 || (w.block & (w.block - 1)) != 0) throw Failure(1, "scales of a number of columns that is no power of two from 8 on");
+  if (w.block < 8 || (w.block & (w.block - 1)) != 0)
+    throw Failure(1, "scales of a number of columns that is no power of two from 8 on");
   f.block = static_cast<int32_t>(w.block);
   while (int64_t{1} << f.blockShift < w.block) ++f.blockShift;
   f.blocks = (w.in + w.block - 1) / w.block;
@@ -158,28 +159,30 @@ void runFloats(Call& call) {
 void loraForward(Stream& stream, const RankoneLoraForward& forward) {
   const RankoneLora& p = forward.problem;
   if (p.rows == 0) return;
-  if (p.rows >= int64_t{kNoPair} / std::max<int64_t>(1, p.perRow)) throw Failure(1, "more than 2^32 pairs of rows and adapters");
+  if (p.rows >= int64_t{kNoPair} / std::max<int64_t>(1, p.perRow))
+    throw Failure(1, "more than 2^32 pairs of rows and adapters");
   if (p.t) stream.fill(p.t, 0, static_cast<size_t>(p.rows * p.perRow * p.tRanks) * sizeof(float));
 
   Call call = {stream, p, {}};
   LoraForwardArgs& args = call.args;
   // Products are made of x's own elements on the tensor cores, and of float32 otherwise.
-  const int32_t dtype = p.compute == RANKONE_COMPUTE_F32 ? RANKONE_F32
-                        : p.x.dtype != RANKONE_F32       ? p.x.dtype
+  const int32_t dtype = p.compute == RANKONE_COMPUTE_F32    ? RANKONE_F32
+                        : p.x.dtype != RANKONE_F32          ? p.x.dtype
                         : p.compute == RANKONE_COMPUTE_BF16 ? RANKONE_BF16
                                                             : RANKONE_F32;
   const int64_t size = dtype == RANKONE_F32 ? 4 : 2;
   args.operandBytes = p.in * size;
   args.operandStride = (args.operandBytes + 15) / 16 * 16;
   Scratch<uint8_t> operand;
-  if (dtype == p.x.dtype && args.operandStride == args.operandBytes && reinterpret_cast<uintptr_t>(p.x.data) % 16 == 0) {
+  if (dtype == p.x.dtype && args.operandStride == args.operandBytes &&
+      reinterpret_cast<uintptr_t>(p.x.data) % 16 == 0) {
     args.operand = static_cast<const uint8_t*>(p.x.data);
   } else {
     operand = Scratch<uint8_t>(stream, static_cast<size_t>(p.rows * args.operandStride));
     args.operand = operand.data();
     const int64_t stride = args.operandStride / size;
-    const int64_t blocks = std::min<int64_t>((p.rows * stride + kOperandThreads - 1) / kOperandThreads,
-                                             8 * stream.info().multiprocessors);
+    const int64_t blocks =
+        std::min<int64_t>((p.rows * stride + kOperandThreads - 1) / kOperandThreads, 8 * stream.info().multiprocessors);
     stream.launch("loraOperand", loraOperandKernel, dim3(static_cast<unsigned>(blocks)), dim3(kOperandThreads), 0,
                   static_cast<void*>(operand.data()), dtype, stride, p.x, p.rows, p.in);
   }

@@ -4,8 +4,8 @@
 //   ranks   w = gate scale M phi(t + a) of a tile's rows, when its strips are done
 //   tiles   y = d (W x) + bias of a tile of rows and outputs, then the adapters' B w, when its ranks are done
 //
-// A piece waits only for pieces ahead of it in the list, and all blocks are resident, so that one can always go on. Sums
-// run over ascending k in one accumulator, then over a row's adapters by ascending number.
+// A piece waits only for pieces ahead of it in the list, and all blocks are resident, so that one can always go on.
+// Sums run over ascending k in one accumulator, then over a row's adapters by ascending number.
 #pragma once
 #include "lora_ranks.cuh"
 #include "matmul_tile.cuh"
@@ -73,8 +73,8 @@ struct DropElements {
       uint8_t* at = x + pieceAt<Strip::PIECES>(pieces.row(i), pieces.piece());
       simt::ld4(word, at);
       SIMT_UNROLL for (int group = 0; group < GROUPS; ++group) {
-        const uint32_t kept = keptOf(dropout, order[pieces.row(i)],
-                                     (step * Strip::PIECES + pieces.piece()) * GROUPS + group);
+        const uint32_t kept =
+            keptOf(dropout, order[pieces.row(i)], (step * Strip::PIECES + pieces.piece()) * GROUPS + group);
         SIMT_UNROLL for (int e = 0; e < 4; ++e) {
           if (kept >> e & 1) continue;
           if constexpr (SIZE == 4) {
@@ -173,9 +173,8 @@ class LoraBlock {
         forColumns(n0, [&](int j, int64_t n) { scaleColumn(sum, j, args.scales[n]); });
     } else if (args.identity) {
       forColumns(n0, [&](int j, int64_t n) {
-        SIMT_UNROLL for (int i = 0; i < Base::ROWS; ++i)
-          if (Base::row(i) < tile.rows)
-            sum.at(i, j) = loadFloat(args.x.data, args.x.dtype, rowOf(tile, Base::row(i)) * args.in + n);
+        SIMT_UNROLL for (int i = 0; i < Base::ROWS; ++i) if (Base::row(i) < tile.rows) sum.at(i, j) =
+            loadFloat(args.x.data, args.x.dtype, rowOf(tile, Base::row(i)) * args.in + n);
       });
     }
     scaleBase(sum, tile, n0);
@@ -189,8 +188,7 @@ class LoraBlock {
       for (int use = tile.firstUse; use < tile.firstUse + tile.uses; ++use) addUse(sum, use, n0);
     }
     forColumns(n0, [&](int j, int64_t n) {
-      SIMT_UNROLL for (int i = 0; i < Base::ROWS; ++i)
-        if (Base::row(i) < tile.rows)
+      SIMT_UNROLL for (int i = 0; i < Base::ROWS; ++i) if (Base::row(i) < tile.rows)
           storeFloat(args.y, args.x.dtype, rowOf(tile, Base::row(i)) * args.out + n, sum.at(i, j));
     });
   }
@@ -203,8 +201,8 @@ class LoraBlock {
   template <class Tile>
   SIMT_DEV TilePieces<Tile, BM> rowsOf(const LoraTile& tile) const {
     TilePieces<Tile, BM> x;
-    SIMT_UNROLL for (int i = 0; i < x.COUNT; ++i)
-      x.from[i] = x.row(i) < tile.rows ? args.operand + rowOf(tile, x.row(i)) * args.operandStride : nullptr;
+    SIMT_UNROLL for (int i = 0; i < x.COUNT; ++i) x.from[i] =
+        x.row(i) < tile.rows ? args.operand + rowOf(tile, x.row(i)) * args.operandStride : nullptr;
     return x;
   }
 
@@ -222,8 +220,8 @@ class LoraBlock {
   // visit(j, n) for this thread's columns.
   template <class Visit>
   SIMT_DEV void forColumns(int64_t n0, Visit&& visit) const {
-    SIMT_UNROLL for (int j = 0; j < Base::COLUMNS; ++j)
-      if (n0 + Base::column(j) < args.out) visit(j, n0 + Base::column(j));
+    SIMT_UNROLL for (int j = 0; j < Base::COLUMNS; ++j) if (n0 + Base::column(j) < args.out)
+        visit(j, n0 + Base::column(j));
   }
   SIMT_DEV void scaleColumn(Base& sum, int j, float scale) const {
     SIMT_UNROLL for (int i = 0; i < Base::ROWS; ++i) sum.at(i, j) *= scale;
@@ -237,8 +235,7 @@ class LoraBlock {
       bool has[Base::ROWS];
       SIMT_UNROLL for (int i = 0; i < Base::ROWS; ++i) has[i] = pairOf(use, Base::row(i)) != kNoPair;
       forColumns(n0, [&](int j, int64_t n) {
-        SIMT_UNROLL for (int i = 0; i < Base::ROWS; ++i)
-          if (has[i]) sum.at(i, j) *= scale[n];
+        SIMT_UNROLL for (int i = 0; i < Base::ROWS; ++i) if (has[i]) sum.at(i, j) *= scale[n];
       });
     }
   }
@@ -283,14 +280,13 @@ class LoraBlock {
   // Ranks first to first + 3 of B's row n.
   SIMT_DEV void loadB(const RankoneAdapter& a, int64_t n, int64_t first, float (&part)[4]) const {
     if (a.bIndex) {
-      SIMT_UNROLL for (int r = 0; r < 4; ++r)
-        if (first + r < a.midRank) part[r] = a.bIndex[first + r] == n ? 1 : 0;
+      SIMT_UNROLL for (int r = 0; r < 4; ++r) if (first + r < a.midRank) part[r] = a.bIndex[first + r] == n ? 1 : 0;
       return;
     }
     const int64_t at = n * a.bStride + first;
     if (first + 4 > a.midRank) {
-      SIMT_UNROLL for (int r = 0; r < 4; ++r)
-        if (first + r < a.midRank) part[r] = loadFloat(a.b.data, a.b.dtype, at + r);
+      SIMT_UNROLL for (int r = 0; r < 4; ++r) if (first + r < a.midRank) part[r] =
+          loadFloat(a.b.data, a.b.dtype, at + r);
     } else if (a.b.dtype == RANKONE_F32) {
       simt::ld4(part, static_cast<const float*>(a.b.data) + at);
     } else {

@@ -1,7 +1,7 @@
-#include "lora_plan.h"
-
 #include <algorithm>
 #include <numeric>
+
+#include "lora_plan.h"
 
 namespace rankone::cuda {
 

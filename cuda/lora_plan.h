@@ -15,8 +15,8 @@ struct LoraTile {
   int32_t strips;
 };
 
-// An adapter of some of a tile's rows. pairs[use * tileRows + i]: the place of row i in slots, or kNoPair. A row that has
-// an adapter twice is in two uses.
+// An adapter of some of a tile's rows. pairs[use * tileRows + i]: the place of row i in slots, or kNoPair. A row that
+// has an adapter twice is in two uses.
 struct LoraUse {
   int32_t adapter;
 };

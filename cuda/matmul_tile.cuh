@@ -1,6 +1,6 @@
-// Tiles of C[m, n] = sum over k of X[m, k] W[n, k], both matrices with k along their rows: 16-bit operands on the tensor
-// cores, sums in float32 over ascending k. What an element of C is does not depend on the tile's size nor on its place
-// in it, so that every schedule gives the same bits.
+// Tiles of C[m, n] = sum over k of X[m, k] W[n, k], both matrices with k along their rows: 16-bit operands on the
+// tensor cores, sums in float32 over ascending k. What an element of C is does not depend on the tile's size nor on its
+// place in it, so that every schedule gives the same bits.
 #pragma once
 #include "matmul_tile_weights.cuh"
 
@@ -14,7 +14,7 @@ template <class Element_, int BM_, int BN_, int BK_, int WARPS_M, int WARPS_N>
 struct MmaTile {
   using Element = Element_;
   static constexpr int BM = BM_, BN = BN_, BK = BK_, THREADS = 32 * WARPS_M * WARPS_N;
-  static constexpr int PIECES = BK / 8;                                 // of 16 bytes, of a row
+  static constexpr int PIECES = BK / 8;                                // of 16 bytes, of a row
   static constexpr int MI = BM / WARPS_M / 16, NI = BN / WARPS_N / 8;  // of m16n8 products, of a warp
   static constexpr int ROWS = 2 * MI, COLUMNS = 2 * NI;                // of a thread's elements
   static_assert(NI == 1 || NI % 2 == 0);
@@ -73,14 +73,14 @@ struct MmaTile {
       uint32_t a[kRankChunk / 8][4];
       SIMT_UNROLL for (int s = 0; s < kRankChunk / 8; ++s) {
         const float* from = u + (warpRow() + mi * 16 + g) * kRankStride + s * 8 + q;
-        SIMT_UNROLL for (int e = 0; e < 4; ++e)
-          a[s][e] = s * 8 < count ? simt::f32_bits(from[e % 2 * 8 * kRankStride + e / 2 * 4]) : 0;
+        SIMT_UNROLL for (int e = 0; e < 4; ++e) a[s][e] =
+            s * 8 < count ? simt::f32_bits(from[e % 2 * 8 * kRankStride + e / 2 * 4]) : 0;
       }
       SIMT_UNROLL for (int ni = 0; ni < NI; ++ni) {
         float sum[4] = {acc[mi][ni][0], acc[mi][ni][1], acc[mi][ni][2], acc[mi][ni][3]};
         const float* from = v + (warpColumn() + ni * 8 + g) * kRankStride + q;
-        SIMT_UNROLL for (int s = 0; s < kRankChunk / 8; ++s)
-          if (s * 8 < count) simt::mma_tf32(sum, a[s], simt::f32_bits(from[s * 8]), simt::f32_bits(from[s * 8 + 4]));
+        SIMT_UNROLL for (int s = 0; s < kRankChunk / 8; ++s) if (s * 8 < count)
+            simt::mma_tf32(sum, a[s], simt::f32_bits(from[s * 8]), simt::f32_bits(from[s * 8 + 4]));
         SIMT_UNROLL for (int e = 0; e < 4; ++e) acc[mi][ni][e] = has[2 * mi + e / 2] ? sum[e] : acc[mi][ni][e];
       }
     }
@@ -131,10 +131,10 @@ SIMT_HOST_DEV size_t tileBytes(int stages, const WeightFormat& format) {
   return DIRECT ? stages * (x + w) : 2 * w + stages * (x + rawBytes(Tile::BN, Tile::BK, format));
 }
 
-// Adds to `tile` the products of all k: `x` are the thread's pieces of X, xBytes long; W's first `columns` rows stand in
-// `rows`, which is in shared memory. DIRECT: W is made of elements as they are multiplied. change(pieces, x, step) may
-// alter the thread's pieces of X before they are used. `memory`: tileBytes() of it, which no thread uses any more; nor
-// does one after the next barrier.
+// Adds to `tile` the products of all k: `x` are the thread's pieces of X, xBytes long; W's first `columns` rows stand
+// in `rows`, which is in shared memory. DIRECT: W is made of elements as they are multiplied. change(pieces, x, step)
+// may alter the thread's pieces of X before they are used. `memory`: tileBytes() of it, which no thread uses any more;
+// nor does one after the next barrier.
 template <bool DIRECT, int STAGES, class Tile, class Change>
 SIMT_DEV void sumTile(Tile& tile, const TilePieces<Tile, Tile::BM>& x, int64_t xBytes, const WeightRows& rows,
                       const WeightFormat& format, int columns, int64_t k, uint8_t* memory, const void* somewhere,

@@ -29,13 +29,13 @@ struct FmaTile {
     SIMT_NOUNROLL for (int piece = 0; piece < PIECES; ++piece) {
       float a[ROWS][4];
       SIMT_UNROLL for (int i = 0; i < ROWS; ++i)
-        simt::ld4(a[i], reinterpret_cast<const float*>(x + pieceAt<PIECES>(row(i), piece)));
+          simt::ld4(a[i], reinterpret_cast<const float*>(x + pieceAt<PIECES>(row(i), piece)));
       SIMT_UNROLL for (int j = 0; j < COLUMNS; ++j) {
         if (column(j) >= columns) continue;
         float b[4];
         simt::ld4(b, reinterpret_cast<const float*>(w + pieceAt<PIECES>(column(j), piece)));
-        SIMT_UNROLL for (int i = 0; i < ROWS; ++i)
-          SIMT_UNROLL for (int e = 0; e < 4; ++e) acc[i][j] = fmaf(a[i][e], b[e], acc[i][j]);
+        SIMT_UNROLL for (int i = 0; i < ROWS; ++i) SIMT_UNROLL for (int e = 0; e < 4; ++e) acc[i][j] =
+            fmaf(a[i][e], b[e], acc[i][j]);
       }
     }
   }

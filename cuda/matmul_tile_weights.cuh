@@ -43,10 +43,10 @@ SIMT_DEV int pieceAt(int row, int piece) {
 
 struct WeightFormat {
   int32_t format;
-  int64_t rowBytes;   // of a row that may be read
-  int32_t block;      // columns of a scale, a power of two from 8 on; 0: none here (of int8 the caller has them)
+  int64_t rowBytes;  // of a row that may be read
+  int32_t block;     // columns of a scale, a power of two from 8 on; 0: none here (of int8 the caller has them)
   int32_t blockShift;
-  int64_t blocks;     // of a row
+  int64_t blocks;  // of a row
 };
 
 // Rows of a tile, in shared memory: null: zeros.
@@ -75,10 +75,10 @@ SIMT_CONSTANT float kNf4Values[16] = {-1.0f,
                                       1.0f};
 
 SIMT_HOST_DEV constexpr int bitsOf(int32_t format) {
-  return format == RANKONE_WEIGHT_F32                                     ? 32
+  return format == RANKONE_WEIGHT_F32                                    ? 32
          : format == RANKONE_WEIGHT_BF16 || format == RANKONE_WEIGHT_F16 ? 16
          : format == RANKONE_WEIGHT_INT8 || format == RANKONE_WEIGHT_Q8  ? 8
-                                                                          : 4;
+                                                                         : 4;
 }
 // Scales that are copied with each 16 bytes of codes.
 SIMT_HOST_DEV int scalesPerPiece(const WeightFormat& f) {
@@ -146,8 +146,8 @@ SIMT_DEV void expandPiece(const uint32_t (&word)[4], const WeightFormat& f, cons
       SIMT_UNROLL for (int i = 0; i < 4; ++i) {
         const float scale = f.block ? scaleAt(i * 4) : 1;
         float v[4];
-        SIMT_UNROLL for (int e = 0; e < 4; ++e)
-          v[e] = scale * static_cast<float>(static_cast<int8_t>(word[i] >> e * 8));
+        SIMT_UNROLL for (int e = 0; e < 4; ++e) v[e] =
+            scale * static_cast<float>(static_cast<int8_t>(word[i] >> e * 8));
         put(i * 4, v[0], v[1], v[2], v[3]);
       }
       break;
