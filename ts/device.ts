@@ -1,5 +1,5 @@
 /// <reference lib="esnext.disposable" preserve="true" />
-import { binding, description, type Handle } from './binding';
+import { binding, type Handle } from './binding';
 import { cudaLibrary } from './cuda';
 import { disposeSymbol } from './dispose';
 import { rangeError, show, typeError } from './errors';
