@@ -2,6 +2,7 @@
 // Operands in shared memory are read, and accumulators written, when the warp waits. Until then accumulators are NaNs.
 
 #include <cstring>
+#include <memory>
 
 #include "copies.h"
 #include "warp.h"
@@ -131,7 +132,8 @@ void carryOut(Warp& warp, const Issued& issued) {
   const Product& product = issued.product;
   const int columns = product.columns;
   double a[16][16];
-  static thread_local double b[16][256];
+  // On the heap: thread-local memory of a library that is opened while a program runs is a matter of bytes.
+  static thread_local const std::unique_ptr<double[][256]> b(new double[16][256]);
   const unsigned char* shared = warp.block->shared;
   const auto element = [&](const Operand& operand, int r, int k, bool transposed) {
     uint16_t bits;
