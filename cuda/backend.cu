@@ -12,12 +12,12 @@
 #include "lora.h"
 <<<<<<< HEAD
 #include "peak.h"
-=======
+    =======
 #include "mamba2.h"
->>>>>>> 5c0978f50a5345d57a9d1cf5971a3b90dc4e5e05
+    >>>>>>> 5c0978f50a5345d57a9d1cf5971a3b90dc4e5e05
 #include "recurrence.h"
 
-using rankone::cuda::expect;
+    using rankone::cuda::expect;
 using rankone::cuda::Failure;
 using rankone::cuda::Stream;
 namespace runtime = rankone::cuda::runtime;

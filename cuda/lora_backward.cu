@@ -75,14 +75,14 @@ void Backward::planInputGradient() {
   std::vector<AdapterStep> steps, indexSteps;
   std::vector<int32_t> tileItems;
   const std::vector<LoraTilePart> parts = items_.parts(p_, firstParts);
-  const int64_t depth = arithmetic_ == RANKONE_F32 ? kInputGradientDepth<F32Arithmetic>
-                                                   : kInputGradientDepth<Bf16Arithmetic>;
+  const int64_t depth =
+      arithmetic_ == RANKONE_F32 ? kInputGradientDepth<F32Arithmetic> : kInputGradientDepth<Bf16Arithmetic>;
   for (size_t tile = 0; tile + 1 < firstParts.size(); ++tile) {
     for (int64_t k = firstParts[tile]; k < firstParts[tile + 1]; ++k) {
       const LoraUse& use = items_.uses[parts[k].use];
       const RankoneAdapter& a = use.adapter;
-      AdapterStep step{linesOf(t_.data() + use.t, use.ldT), {}, a.aIndex, a.rank,
-                       static_cast<int64_t>(tileItems.size())};
+      AdapterStep step{
+          linesOf(t_.data() + use.t, use.ldT), {}, a.aIndex, a.rank, static_cast<int64_t>(tileItems.size())};
       tileItems.insert(tileItems.end(), parts[k].items.begin(), parts[k].items.end());
       if (a.aIndex) {
         indexSteps.push_back(step);
@@ -129,8 +129,8 @@ void Backward::plan() {
   const Dropout dropout = dropoutOf(p_.dropout, p_.seed);
   keptWords_ = Scratch<uint32_t>(stream_, static_cast<size_t>(p_.rows * words));
   kept_ = {reinterpret_cast<const uint8_t*>(keptWords_.data()), words * 4, dropout.kept};
-  stream_.launch("dropout", keepBits, blocksOf(p_.rows * words, kKeepThreads), kKeepThreads, 0, dropout, p_.rows,
-                 words, keptWords_.data());
+  stream_.launch("dropout", keepBits, blocksOf(p_.rows * words, kKeepThreads), kKeepThreads, 0, dropout, p_.rows, words,
+                 keptWords_.data());
 }
 
 // How many pieces of the depth there are.
@@ -273,8 +273,7 @@ void Backward::sumOverRows() {
     else
       sums.addZeros(to.baseScale, p_.out);
   }
-  if (!baseScales.empty())
-    sums.addBaseScales(baseScales, x_, dY_, *p_.base, plan_.uses.data(), plan_.itemRows.data());
+  if (!baseScales.empty()) sums.addBaseScales(baseScales, x_, dY_, *p_.base, plan_.uses.data(), plan_.itemRows.data());
   sums.launch();
 }
 

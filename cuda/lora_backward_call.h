@@ -18,9 +18,7 @@ class Lists {
   struct Place {
     const Lists* lists;
     size_t offset, count;
-    const T* data() const {
-      return count ? reinterpret_cast<const T*>(lists->device_.data() + offset) : nullptr;
-    }
+    const T* data() const { return count ? reinterpret_cast<const T*>(lists->device_.data() + offset) : nullptr; }
   };
   template <class T>
   Place<T> add(const std::vector<T>& list) {

@@ -13,8 +13,8 @@ namespace rankone::cuda {
 
 // Some ranks of an adapter, for some rows of a tile.
 struct AdapterStep {
-  Lines dt;  // of the adapter's items, from the first of these ranks on
-  Lines a;   // A from that rank on
+  Lines dt;              // of the adapter's items, from the first of these ranks on
+  Lines a;               // A from that rank on
   const int32_t* index;  // where A is an index list: all of it
   int64_t ranks;         // from the first of these ranks on
   int64_t items;         // where the rows' items begin
@@ -83,7 +83,7 @@ constexpr int kInputGradientDepth = isF32<Math> ? 16 : 32;
 template <class Math, Way kRowsWay, Way kBaseWay>
 struct InputGradientTiles {
   static constexpr int kDepth = kInputGradientDepth<Math>;
-  static constexpr int kStages = kRowsWay == Way::COPIED && kBaseWay == Way::COPIED ? 4
+  static constexpr int kStages = kRowsWay == Way::COPIED && kBaseWay == Way::COPIED   ? 4
                                  : kRowsWay == Way::COPIED || kBaseWay == Way::COPIED ? 3
                                                                                       : 2;
   using Base = Tile<Math, Along::DEPTH, Along::SIDE, kRowTile, 128, kDepth>;
@@ -165,7 +165,7 @@ __global__ void __launch_bounds__(kTileThreads, isF32<Math> ? 1 : 2) inputGradie
     SIMT_UNROLL
     for (int i = 0; i < T::kSums; ++i) part.of[i] = sums.of[i];
     multiply<A, 2, Way::MOVED, Way::MOVED, true>(shared.adapter, part, TurnedSource<A::kDepth>{{}, steps, p.items},
-                                                   AdapterSource<A::kDepth>{{}, steps, p.in, column0}, 0, ranks);
+                                                 AdapterSource<A::kDepth>{{}, steps, p.in, column0}, 0, ranks);
     SIMT_UNROLL
     for (int i = 0; i < T::kSums; ++i) sums.of[i] = part.of[i];
     if (p.kept.bits)

@@ -58,7 +58,7 @@ std::vector<LoraItemTile> LoraItems::tiles(int64_t most, bool (*wanted)(const Lo
 
 std::vector<LoraTilePart> LoraItems::parts(const RankoneLora& problem, std::vector<int64_t>& first) const {
   std::vector<LoraTilePart> list;
-  std::vector<int32_t> next(uses.size());  // items that rows before have taken
+  std::vector<int32_t> next(uses.size());                    // items that rows before have taken
   std::map<std::pair<int32_t, int64_t>, LoraTilePart> tile;  // by use, and how often the row has named it before
   first.assign(1, 0);
   for (int64_t row0 = 0; row0 < problem.rows; row0 += kRowTile) {

@@ -64,13 +64,12 @@ __global__ void __launch_bounds__(kTileThreads) rankProducts(RankProducts p) {
   const int64_t begin = int64_t{blockIdx.z} * kDepthOfSums;
   const int64_t end = begin + kDepthOfSums < p.depth ? begin + kDepthOfSums : p.depth;
   const int thread = static_cast<int>(threadIdx.x);
-  if (thread < kItemTile)
-    shared.rows[thread] = thread < tile.count ? p.items[use.first + tile.first + thread].row : -1;
+  if (thread < kItemTile) shared.rows[thread] = thread < tile.count ? p.items[use.first + tile.first + thread].row : -1;
 
   const GatheredSource rows{{}, p.rows, shared.rows, 0, kItemTile, p.depth, 0, p.kept};
   const Lines factor = kB ? linesOf(a.b, a.bStride) : linesOf(a.a, a.aStride);
-  const MatrixSource matrix = kB ? MatrixSource{{}, factor, p.depth, ranks, 0, rank0}
-                                 : MatrixSource{{}, factor, ranks, p.depth, rank0, 0};
+  const MatrixSource matrix =
+      kB ? MatrixSource{{}, factor, p.depth, ranks, 0, rank0} : MatrixSource{{}, factor, ranks, p.depth, rank0, 0};
   typename T::Sums sums;
   T::clear(sums);
   const int columns = static_cast<int>(ranks - rank0 < 64 ? ranks - rank0 : 64);
@@ -92,7 +91,7 @@ struct RankTurn {
   Lines x, dY;
   int64_t out;
   KeptBits kept;
-  const float *partialT, *partialU;     // sums of piecesT and piecesU, floatsT and floatsU apart
+  const float *partialT, *partialU;  // sums of piecesT and piecesU, floatsT and floatsU apart
   int64_t piecesT, piecesU, floatsT, floatsU;
   const float* given;  // t of the forward [rows, perRow, tRanks], in place of partialT and of what index lists read
   int64_t tRanks;
@@ -100,8 +99,8 @@ struct RankTurn {
   const float* gates;
   float *t, *h, *u, *w;  // of items: dt, h, du and w
   float *weights, *dh;   // as t, for SelfTopK; or null where nobody has it
-  float *factors;        // [items] f
-  float *scales;         // [items] what they add to dscale, or null
+  float* factors;        // [items] f
+  float* scales;         // [items] what they add to dscale, or null
   float* dGates;         // by slots, or null
 };
 
@@ -252,8 +251,7 @@ __global__ void __launch_bounds__(32 * kTurnWarps) turnRanks(RankTurn g) {
   const float gate = g.gates ? g.gates[item.slot] : 1.0f, factor = gate * a.scale;
   if (g.dGates || g.scales) {
     if (a.outBias)
-      for (int64_t n = lane; n < g.out; n += 32)
-        dot = fmaf(elementOf(g.dY, item.row * g.dY.ld + n), a.outBias[n], dot);
+      for (int64_t n = lane; n < g.out; n += 32) dot = fmaf(elementOf(g.dY, item.row * g.dY.ld + n), a.outBias[n], dot);
     dot = warpSum(dot);
     if (lane == 0 && g.dGates) g.dGates[item.slot] = a.scale * dot;
     if (lane == 0 && g.scales) g.scales[index] = gate * dot;

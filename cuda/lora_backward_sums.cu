@@ -1,8 +1,7 @@
-#include "lora_backward_sums.cuh"
-
 #include <algorithm>
 
 #include "lora_backward_call.h"
+#include "lora_backward_sums.cuh"
 
 namespace rankone::cuda {
 
@@ -89,8 +88,8 @@ void LoraRowSums::addBaseScales(const std::vector<BaseScale>& sums, const Lines&
   });
   for (size_t i = 0; i < sums.size(); ++i) {
     const auto count = static_cast<int64_t>(firstTiles[i + 1] - firstTiles[i]);
-    jobs_->pieces.push_back({to + static_cast<int64_t>(firstTiles[i]) * base.out, count, base.out, 1, base.out,
-                             base.out, sums[i].to});
+    jobs_->pieces.push_back(
+        {to + static_cast<int64_t>(firstTiles[i]) * base.out, count, base.out, 1, base.out, base.out, sums[i].to});
   }
 }
 
@@ -125,10 +124,10 @@ void LoraRowSums::launch() {
                  dim3(static_cast<unsigned>(jobs_->columns.size()), blocksOf(widest, kColumnThreads)), kColumnThreads,
                  0, columns.data());
   for (const PieceSum& j : jobs_->pieces) largest = std::max(largest, j.lines * j.toColumns);
-  stream_.launch("sums of pieces", sumPieces,
-                 dim3(static_cast<unsigned>(jobs_->pieces.size()),
-                      std::min<unsigned>(256, blocksOf(largest, 4 * kPieceThreads))),
-                 kPieceThreads, 0, pieces.data());
+  stream_.launch(
+      "sums of pieces", sumPieces,
+      dim3(static_cast<unsigned>(jobs_->pieces.size()), std::min<unsigned>(256, blocksOf(largest, 4 * kPieceThreads))),
+      kPieceThreads, 0, pieces.data());
 }
 
 }  // namespace rankone::cuda
