@@ -109,7 +109,7 @@ SIMT_DEV void loadTile(T* to, int stride, bool vector, int valid, Row&& row) {
   constexpr int kPiece = 16 / sizeof(T), kPieces = kColumns / kPiece;
   const int t = static_cast<int>(threadIdx.x);
   if (vector) {
-    SIMT_UNROLL for (int i = 0; i < kTileRows * kPieces; i += kGradientThreads) {
+    SIMT_NOUNROLL for (int i = 0; i < kTileRows * kPieces; i += kGradientThreads) {
       const int r = (i + t) / kPieces, c = (i + t) % kPieces * kPiece;
       const T* from = row(r);
       T* at = to + r * stride + c;

@@ -165,17 +165,20 @@ class ReverseScan {
       }
     }
 
-    uint32_t outputs[4][4];  // dO transposed
+    const auto outputs = [&](uint32_t(&x)[4], int m) {  // dO transposed
+      simt::ldmatrix_x4_trans(
+          x, tile(Stage::kOutputs) + swizzled(m * 16 + high, warp * 16 + (matrix & 1) * 8, kReverseColumns));
+    };
     SIMT_UNROLL for (int m = 0; m < 4; ++m) {
       if (m >= layout.tiles) continue;
-      simt::ldmatrix_x4_trans(
-          outputs[m], tile(Stage::kOutputs) + swizzled(m * 16 + high, warp * 16 + (matrix & 1) * 8, kReverseColumns));
+      uint32_t x[4];
+      outputs(x, m);
       SIMT_UNROLL for (int b = 0; b < 4; ++b) {
         if (b >= layout.rowBlocks(m)) continue;
         uint32_t y[4];  // P's tiles [token half][row half]
         simt::ldmatrix_x4_trans(y, prep + layout.p + (layout.firstBlock(m) + b) * kBlockBytes + lane * 16);
-        simt::mma_bf16(dU[2 * b], outputs[m], y[0], y[2]);
-        simt::mma_bf16(dU[2 * b + 1], outputs[m], y[1], y[3]);
+        simt::mma_bf16(dU[2 * b], x, y[0], y[2]);
+        simt::mma_bf16(dU[2 * b + 1], x, y[1], y[3]);
       }
     }
 
@@ -195,16 +198,17 @@ class ReverseScan {
     storeRows(chunk, dU);
 
     decay(prep);
-    SIMT_UNROLL for (int m = 0; m < 4; ++m) {
-      if (m >= layout.tiles) continue;
+    SIMT_NOUNROLL for (int m = 0; m < layout.tiles; ++m) {
+      uint32_t x[4];
+      outputs(x, m);
       if constexpr (!kChannel) {
         SIMT_UNROLL for (int e = 0; e < 4; ++e) {
           float f[2];
           factors(f, layout.qIn, m, e / 2);
-          outputs[m][e] = simt::pack_bf16(f[0] * lowBf16(outputs[m][e]), f[1] * highBf16(outputs[m][e]));
+          x[e] = simt::pack_bf16(f[0] * lowBf16(x[e]), f[1] * highBf16(x[e]));
         }
       }
-      addToD(outputs[m], tile(Stage::kQueries), m * 16 + low, matrix);
+      addToD(x, tile(Stage::kQueries), m * 16 + low, matrix);
     }
     if constexpr (kDelta) {
       SIMT_UNROLL for (int b = 0; b < 4; ++b) {
@@ -219,7 +223,6 @@ class ReverseScan {
         addToD(x, tile(kChannel ? Stage::kReads : 0), b * 16 + low, matrix);
       }
     }
-    clear(prep);
   }
 
   // D^T += x y of 16 rows of a tile, `row` the one that this lane addresses.
@@ -232,20 +235,14 @@ class ReverseScan {
     }
   }
 
-  SIMT_DEV float decayAt(const unsigned char* prep, int n, int e) const {
-    const float* decays = reinterpret_cast<const float*>(prep + a.layout.decay);
-    return decays[kChannel ? n * 8 + lane % 4 * 2 + (e & 1) : 0];
-  }
+  // D of what the chunk keeps of it; a reset clears whatever it was.
   SIMT_DEV void decay(const unsigned char* prep) {
-    SIMT_UNROLL for (int n = 0; n < KD / 8; ++n) SIMT_UNROLL for (int e = 0; e < 4; ++e) {
-      const float by = decayAt(prep, n, e);
-      D[n][e] = by > 0 ? D[n][e] * by : 0.0f;
+    const float* decays = reinterpret_cast<const float*>(prep + a.layout.decay);
+    float by[2] = {decays[0], decays[0]};
+    SIMT_UNROLL for (int n = 0; n < KD / 8; ++n) {
+      if constexpr (kChannel) simt::ld2(by, decays + n * 8 + lane % 4 * 2);
+      SIMT_UNROLL for (int e = 0; e < 4; ++e) D[n][e] = by[e & 1] > 0 ? D[n][e] * by[e & 1] : 0.0f;
     }
-  }
-  // What the chunk's first token clears, whatever it was.
-  SIMT_DEV void clear(const unsigned char* prep) {
-    SIMT_UNROLL for (int n = 0; n < KD / 8; ++n) SIMT_UNROLL for (int e = 0; e < 4; ++e) if (decayAt(prep, n, e) < 0)
-        D[n][e] = 0;
   }
 
   SIMT_DEV void storeRows(const Chunk& chunk, const float (&w)[8][4]) const {

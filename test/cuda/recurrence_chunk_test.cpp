@@ -361,6 +361,47 @@ TEST("chunk form: states in rows of a pool, in place") {
     for (int64_t i = 0; i < size; ++i) check(after.at(row * size + i) == 7, "row %d", static_cast<int>(row));
 }
 
+// Few heads and 64 chunks and more: the sequence is cut, its pieces are scanned at the same time.
+Problem longCell(int32_t update, int32_t gate) {
+  Problem p = cell(update, gate, update == RANKONE_DELTA ? 8 : 1);
+  p.T = update == RANKONE_DELTA ? 530 : 4200;
+  p.scale = 1;
+  drawArguments(p, 250, DType::BF16, DType::F32);
+  for (double& g : p.g) g *= update == RANKONE_DELTA ? 0.1 : 0.003;  // so that a piece hears of those before
+  return p;
+}
+
+TEST("chunk form: pieces of a long sequence") {
+  for (int32_t gate : {RANKONE_GATE_NONE, RANKONE_GATE_TOKEN, RANKONE_GATE_CHANNEL}) {
+    const Problem p = longCell(RANKONE_DELTA, gate);
+    Device device;
+    const Result whole = run(device, p);
+    compare(p, whole);
+    const Setting turns("RANKONE_CUDA_WORKSPACE", "200000");
+    const Result again = run(device, p);
+    check(whole.o.sameBits(again.o) && whole.finalState.sameBits(again.finalState), "other bits in several turns");
+  }
+  const Problem p = longCell(RANKONE_ADDITIVE, RANKONE_GATE_TOKEN);
+  Device device;
+  compare(p, run(device, p));
+}
+
+TEST("chunk form: a reset clears NaN for the pieces behind it") {
+  for (int32_t gate : {RANKONE_GATE_TOKEN, RANKONE_GATE_CHANNEL}) {
+    Problem p = longCell(RANKONE_DELTA, gate);
+    const int64_t width = static_cast<int64_t>(p.g.size()) / p.T;
+    for (int64_t i = 0; i < width; ++i) p.g[272 * width + i] = -INFINITY;
+    const reference::Forward expected = reference::forward(p);
+    p.initialState[5] = NAN;
+    Device device;
+    const Result result = run(device, p);
+    check(std::isnan(result.o.at(5)), "the NaN is not seen");
+    for (int64_t i = 272 * p.V; i < result.o.size(); ++i)
+      check(std::fabs(result.o.at(i) - expected.o[i]) <= 0.1 * std::fabs(expected.o[i]) + 0.1,
+            "o: element %d is %g, not %g", static_cast<int>(i), result.o.at(i), expected.o[i]);
+  }
+}
+
 // Not a number in one sequence's chunk: that sequence and head group, from that chunk on.
 TEST("chunk form: NaN stays in its sequence, its heads and behind its chunk") {
   for (int32_t gate : {RANKONE_GATE_TOKEN, RANKONE_GATE_CHANNEL}) {
