@@ -140,7 +140,7 @@ SIMT_DEV void tileOf(int64_t block, int64_t rowTiles, int64_t columnTiles, int64
 }
 
 template <class Math, Way kRowsWay, Way kBaseWay>
-__global__ void __launch_bounds__(kTileThreads, isF32<Math> ? 1 : 2) inputGradient(InputGradient p) {
+__global__ void __launch_bounds__(kTileThreads, isF32<Math> || kBaseWay != Way::COPIED ? 1 : 2) inputGradient(InputGradient p) {
   using Tiles = InputGradientTiles<Math, kRowsWay, kBaseWay>;
   using T = typename Tiles::Base;
   auto& shared = simt::shared<typename Tiles::Shared>();
