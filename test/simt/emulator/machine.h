@@ -148,7 +148,7 @@ struct Mbarrier {
   uint64_t* address;
   uint32_t count, left, phase;
   int64_t bytes;                    // expected and not yet here
-  int component;                    // of clocks: its copies
+  int agent;                        // of its copies
   const Thread* fences;             // who initialised it and has not fenced yet, or null
   std::vector<Transfer> transfers;  // under way
   Gathering gathered;
