@@ -10,7 +10,11 @@
 #include "convert.h"
 #include "graph.h"
 #include "lora.h"
+<<<<<<< HEAD
+#include "peak.h"
+=======
 #include "mamba2.h"
+>>>>>>> 5c0978f50a5345d57a9d1cf5971a3b90dc4e5e05
 #include "recurrence.h"
 
 using rankone::cuda::expect;
@@ -206,6 +210,10 @@ int convert(RankoneStream* stream, void* to, int32_t toDType, const void* from, 
   return guarded(error, [&] { rankone::cuda::convert(stream->stream, to, toDType, from, fromDType, count); });
 }
 
+int matrixPeak(RankoneStream* stream, int32_t wide, int64_t iterations, double* operations, RankoneError* error) {
+  return guarded(error, [&] { *operations = rankone::cuda::matrixPeak(stream->stream, wide != 0, iterations); });
+}
+
 size_t savedBytes(const RankoneRecurrence* problem) {
   size_t bytes = 0;
   guarded(nullptr, [&] { bytes = rankone::cuda::savedBytes(*problem); });
@@ -271,6 +279,7 @@ const RankoneCuda table = {
     copy,
     fill,
     convert,
+    matrixPeak,
     savedBytes,
     recurrenceForward,
     recurrenceBackward,

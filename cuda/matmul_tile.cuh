@@ -170,7 +170,7 @@ SIMT_DEV void sumTile(Tile& tile, const TilePieces<Tile, Tile::BM>& x, int64_t x
     const uint8_t* operand = stage + X;
     if constexpr (!DIRECT) {
       uint8_t* made = memory + step % 2 * W;
-      expandRaw<Element, Tile::BK, Tile::THREADS>(made, stage + X, rows, format, columns, step);
+      expandRaw<Element, Tile::BK, Tile::THREADS>(made, stage + X, rows, format, columns);
       operand = made;
     }
     simt::syncthreads();

@@ -167,8 +167,7 @@ SIMT_DEV void expandPiece(const uint32_t (&word)[4], const WeightFormat& f, cons
 
 // The pieces that this thread has copied, as elements in a tile [count, BK].
 template <class Element, int BK, int THREADS>
-SIMT_DEV void expandRaw(uint8_t* to, const uint8_t* raw, const WeightRows& rows, const WeightFormat& f, int count,
-                        int64_t step) {
+SIMT_DEV void expandRaw(uint8_t* to, const uint8_t* raw, const WeightRows& rows, const WeightFormat& f, int count) {
   constexpr int SIZE = sizeof(typename Element::Word), PIECES = BK * SIZE / 16;
   const int bits = bitsOf(f.format), perRow = BK * bits / 128, columns = 128 / bits, scales = scalesPerPiece(f);
   const int pieces = count * perRow;

@@ -48,8 +48,14 @@ void recurrenceGradients(Stream& stream, const RankoneRecurrenceBackward& args, 
 
   GradientArgs a = {};
   a.chunks = sequences.chunks.data();
-  a.H = p.H, a.HV = p.HV, a.K = p.K, a.V = p.V, a.n = p.n;
-  a.kStride = prepared.Kp, a.vStride = prepared.Vp, a.uStride = forward.rows ? p.V : prepared.Vp;
+  a.H = static_cast<int32_t>(p.H);
+  a.HV = static_cast<int32_t>(p.HV);
+  a.K = static_cast<int32_t>(p.K);
+  a.V = static_cast<int32_t>(p.V);
+  a.n = static_cast<int32_t>(p.n);
+  a.kStride = static_cast<int32_t>(prepared.Kp);
+  a.vStride = static_cast<int32_t>(prepared.Vp);
+  a.uStride = forward.rows ? a.V : a.vStride;
   a.scale = p.scale;
   a.headGate = headGate;
   a.q = prepared.q, a.k = prepared.k, a.v = prepared.v;

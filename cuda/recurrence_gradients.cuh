@@ -6,7 +6,8 @@
 namespace rankone::cuda {
 
 template <class A, ChunkGate kGate, bool kDelta>
-__global__ void __launch_bounds__(kGradientThreads) recurrenceChunkGradients(const GradientArgs args) {
+__global__ void __launch_bounds__(kGradientThreads, kGate == ChunkGate::CHANNEL || !A::kSparing ? 1 : 2)
+    recurrenceChunkGradients(const GradientArgs args) {
   using Gradients =
       std::conditional_t<kGate == ChunkGate::CHANNEL, ChannelGradients<A, kDelta>, ScalarGradients<A, kGate, kDelta>>;
   Gradients(args, simt::shared<GradientShared<A, kGate>>()).run();

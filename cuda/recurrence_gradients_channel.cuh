@@ -23,7 +23,7 @@ class ChannelGradients : public ChunkRows<A, ChunkGate::CHANNEL, kDelta> {
       this->begin();
       this->productsByRows();
       storePairs();
-      for (int64_t k0 = 0; k0 < a.K; k0 += kTileRows) columns(k0);
+      for (int k0 = 0; k0 < a.K; k0 += kTileRows) columns(k0);
       if constexpr (kDelta) {
         simt::syncthreads();
         if (t < kTileRows)
@@ -51,10 +51,10 @@ class ChannelGradients : public ChunkRows<A, ChunkGate::CHANNEL, kDelta> {
   // A value of the lane with block b of this lane's column.
   SIMT_DEV float ofBlock(float x, int b) const { return simt::shfl(x, (t & 28) + b); }
 
-  SIMT_DEV void columns(int64_t k0) {
+  SIMT_DEV void columns(int k0) {
     float outputs[kElements] = {}, updates[kElements] = {}, ofEnds[kElements] = {};  // S0 dO, S0 w, D u
     float through = 0;
-    SIMT_NOUNROLL for (int64_t v0 = 0; v0 < a.V; v0 += A::kBlock) {
+    SIMT_NOUNROLL for (int v0 = 0; v0 < a.V; v0 += A::kBlock) {
       simt::syncthreads();
       this->loadRowsByV(v0);
       this->loadStatesByV(k0, v0);
@@ -72,7 +72,7 @@ class ChannelGradients : public ChunkRows<A, ChunkGate::CHANNEL, kDelta> {
     simt::syncthreads();
 
     const int c = t / 4, block = t % 4;
-    const int64_t column = k0 + c;
+    const int column = k0 + c;
     float gates[kOwn], queries[kOwn], keys[kOwn], dk[kOwn], dg[kOwn];
     uint32_t reset = 0;
     SIMT_UNROLL for (int i = 0; i < kOwn; ++i) {

@@ -18,13 +18,14 @@
 #include "recurrence.h"
 #include "recurrence_curves.cuh"
 #include "recurrence_gradients_tiles.cuh"
+#include "recurrence_tiles.cuh"
 
 namespace rankone::cuda {
 
 struct GradientArgs {
   const Chunk* chunks;
-  int64_t H, HV, K, V, n;
-  int64_t kStride, vStride, uStride;  // elements between rows of q and k, of v and dO, of u; zeros behind K and V
+  int32_t H, HV, K, V, n;
+  int32_t kStride, vStride, uStride;  // elements between rows of q and k, of v and dO, of u; zeros behind K and V
   float scale;
   bool headGate;
   bool vectorK, vectorV, vectorU,
@@ -88,17 +89,17 @@ class ChunkRows {
         s(shared),
         t(static_cast<int>(threadIdx.x)),
         chunk(args.chunks[blockIdx.x]),
-        head(blockIdx.y),
+        head(static_cast<int>(blockIdx.y)),
         group(args.HV / args.H),
-        rows(static_cast<int>(chunk.tokens * args.n)),
+        rows(chunk.tokens * args.n),
         row0(chunk.token * args.n) {}
 
  protected:
   // ---- rows of the arguments; null behind the chunk's end, and where a token's last row is wanted and l is another
 
-  SIMT_DEV bool ends(int l) const { return l < rows && l % a.n == a.n - 1; }
-  SIMT_DEV bool begins(int l) const { return l < rows && l % a.n == 0; }
-  SIMT_DEV int64_t token(int l) const { return chunk.token + l / a.n; }
+  SIMT_DEV bool ends(int l) const { return l < rows && tokenOf(l + 1, a.n) != tokenOf(l, a.n); }
+  SIMT_DEV bool begins(int l) const { return l < rows && tokenOf(l, a.n) * a.n == l; }
+  SIMT_DEV int64_t token(int l) const { return chunk.token + tokenOf(l, a.n); }
   SIMT_DEV const T* query(int l) const {
     return ends(l) ? static_cast<const T*>(a.q) + (token(l) * a.H + head) * a.kStride : nullptr;
   }
@@ -108,18 +109,18 @@ class ChunkRows {
   SIMT_DEV const T* ofOutput(int l) const {
     return ends(l) ? static_cast<const T*>(a.dO) + (token(l) * a.HV + hv) * a.vStride : nullptr;
   }
-  SIMT_DEV const T* ofRow(const void* rowsOfV, int64_t stride, int l) const {
+  SIMT_DEV const T* ofRow(const void* rowsOfV, int stride, int l) const {
     return l < rows ? static_cast<const T*>(rowsOfV) + ((row0 + l) * a.HV + hv) * stride : nullptr;
   }
-  SIMT_DEV const T* ofState(const void* states, int64_t i) const {
+  SIMT_DEV const T* ofState(const void* states, int i) const {
     return i < a.K ? static_cast<const T*>(states) + ((static_cast<int64_t>(blockIdx.x) * a.HV + hv) * a.K + i) * a.V
                    : nullptr;
   }
   SIMT_DEV float queryFactor(int l) const { return a.qNorm ? a.qNorm[token(l) * a.H + head] : 1.0f; }
   SIMT_DEV float keyFactor(int l) const { return a.kNorm ? a.kNorm[(row0 + l) * a.H + head] : 1.0f; }
 
-  static SIMT_DEV int most(int64_t left, int columns) { return static_cast<int>(left < columns ? left : columns); }
-  SIMT_DEV void loadRowsByV(int64_t v0) {
+  static SIMT_DEV int most(int left, int columns) { return left < columns ? left : columns; }
+  SIMT_DEV void loadRowsByV(int v0) {
     loadTile<A::kBlock>(s.byV.dO, A::kStride, a.vectorV, most(a.vStride - v0, A::kBlock),
                         [&](int l) { return from(ofOutput(l), v0); });
     loadTile<A::kBlock>(s.byV.u, A::kStride, a.vectorU, most(a.uStride - v0, A::kBlock),
@@ -127,13 +128,13 @@ class ChunkRows {
     loadTile<A::kBlock>(s.byV.w, A::kStride, a.vectorTraces, most(a.V - v0, A::kBlock),
                         [&](int l) { return from(ofRow(a.w, a.V, l), v0); });
   }
-  SIMT_DEV void loadStatesByV(int64_t k0, int64_t v0) {
+  SIMT_DEV void loadStatesByV(int k0, int v0) {
     loadTile<A::kBlock>(s.byV.states, A::kStride, a.vectorTraces, most(a.V - v0, A::kBlock),
                         [&](int i) { return from(ofState(a.states, k0 + i), v0); });
     loadTile<A::kBlock>(s.byV.dStates, A::kStride, a.vectorTraces, most(a.V - v0, A::kBlock),
                         [&](int i) { return from(ofState(a.dStates, k0 + i), v0); });
   }
-  SIMT_DEV void loadByK(int64_t k0) {
+  SIMT_DEV void loadByK(int k0) {
     const int valid = most(a.kStride - k0, kTileRows);
     const auto q = [&](int l) { return from(query(l), k0); };
     const auto k = [&](int l) { return from(key(l), k0); };
@@ -145,7 +146,7 @@ class ChunkRows {
       loadTile<kTileRows>(s.byK.k, A::kSquare, a.vectorK, valid, k);
     }
   }
-  static SIMT_DEV const T* from(const T* row, int64_t column) { return row ? row + column : nullptr; }
+  static SIMT_DEV const T* from(const T* row, int column) { return row ? row + column : nullptr; }
   static SIMT_DEV void arrived() {
     simt::cp_async_commit();
     simt::cp_async_wait<0>();
@@ -193,7 +194,7 @@ class ChunkRows {
   SIMT_DEV void productsByRows() {
     SIMT_UNROLL for (int e = 0; e < kElements; ++e) ofOutputs[e] = ofUpdates[e] = 0;
     float product = 0;
-    SIMT_NOUNROLL for (int64_t v0 = 0; v0 < a.V; v0 += A::kBlock) {
+    SIMT_NOUNROLL for (int v0 = 0; v0 < a.V; v0 += A::kBlock) {
       simt::syncthreads();
       loadRowsByV(v0);
       arrived();
@@ -201,7 +202,7 @@ class ChunkRows {
       if constexpr (kDelta) {
         A::template multiply<false, false>(ofUpdates, s.byV.w, A::kStride, s.byV.u, A::kStride, A::kBlock);
       }
-      const int valid = static_cast<int>(a.V - v0 < A::kBlock ? a.V - v0 : A::kBlock);
+      const int valid = most(a.V - v0, A::kBlock);
       for (int i = t; i < kTileRows * A::kBlock; i += kGradientThreads) {
         const int l = i / A::kBlock, c = i % A::kBlock;
         if (l < rows && c < valid)
@@ -259,10 +260,10 @@ class ChunkRows {
   Shared& s;
   const int t;
   const Chunk chunk;
-  const int64_t head, group;
+  const int head, group;
   const int rows;
   const int64_t row0;
-  int64_t hv = 0;
+  int hv = 0;
   float ofOutputs[kElements], ofUpdates[kElements];  // dO u^T, w u^T
 };
 

@@ -21,7 +21,7 @@ class ScalarGradients : public ChunkRows<A, kGate, kDelta> {
       this->productsByRows();
       storePairs();
       float reads[A::kRows] = {}, writes[A::kRows] = {}, ofBeta[A::kRows] = {}, through = 0;
-      for (int64_t k0 = 0; k0 < a.K; k0 += kTileRows) columns(k0, reads, writes, ofBeta, through);
+      for (int k0 = 0; k0 < a.K; k0 += kTileRows) columns(k0, reads, writes, ofBeta, through);
       if constexpr (kDelta) this->addRows(ofBeta, s.sums);
       if constexpr (kGated) storeGates(reads, writes, through);
       if constexpr (kDelta) this->storeBetas();
@@ -33,7 +33,7 @@ class ScalarGradients : public ChunkRows<A, kGate, kDelta> {
   SIMT_DEV void storePairs() {
     float queries[kElements] = {}, keys[kElements] = {};  // q_l . k_j and k_l . k_j
     if constexpr (kGated || kDelta) {
-      SIMT_NOUNROLL for (int64_t k0 = 0; k0 < a.K; k0 += kTileRows) {
+      SIMT_NOUNROLL for (int k0 = 0; k0 < a.K; k0 += kTileRows) {
         simt::syncthreads();
         this->loadByK(k0);
         this->arrived();
@@ -91,10 +91,10 @@ class ScalarGradients : public ChunkRows<A, kGate, kDelta> {
   }
 
   // dq and dk in columns k0 .. k0 + 63, and their parts of what sums over K.
-  SIMT_DEV void columns(int64_t k0, float (&reads)[A::kRows], float (&writes)[A::kRows], float (&ofBeta)[A::kRows],
+  SIMT_DEV void columns(int k0, float (&reads)[A::kRows], float (&writes)[A::kRows], float (&ofBeta)[A::kRows],
                         float& through) {
     float dq[kElements] = {}, read[kElements] = {}, dk[kElements] = {};  // S0 dO, S0 w, D u
-    SIMT_NOUNROLL for (int64_t v0 = 0; v0 < a.V; v0 += A::kBlock) {
+    SIMT_NOUNROLL for (int v0 = 0; v0 < a.V; v0 += A::kBlock) {
       simt::syncthreads();
       this->loadRowsByV(v0);
       this->loadStatesByV(k0, v0);
@@ -134,7 +134,7 @@ class ScalarGradients : public ChunkRows<A, kGate, kDelta> {
     }
     SIMT_UNROLL for (int e = 0; e < kElements; ++e) {
       const int l = A::row(e);
-      const int64_t column = k0 + A::column(e);
+      const int column = k0 + A::column(e);
       if (l >= rows || column >= a.K) continue;
       if (this->ends(l)) this->addTo(this->dQuery(l) + column, dq[e]);
       this->addTo(this->dKey(l) + column, dk[e]);

@@ -24,6 +24,7 @@ struct Float32 {
   static constexpr int kStride = 36;  // of their rows in shared memory
   static constexpr int kSquare = 68;  // of rows of 64 columns
   static constexpr int kRows = 4;     // rows of a thread's elements
+  static constexpr bool kSparing = false;  // of registers: two blocks a multiprocessor
   static constexpr int kSlots = 16;   // threads that share a row
 
   static SIMT_DEV int row(int e) { return threadIdx.x / 16 + 16 * (e / 4); }
@@ -63,6 +64,7 @@ struct Bf16 {
   static constexpr int kStride = 72;  // 8 rows of a matrix meet all banks
   static constexpr int kSquare = 72;
   static constexpr int kRows = 2;
+  static constexpr bool kSparing = true;
   static constexpr int kSlots = 8;
 
   static SIMT_DEV int lane() { return threadIdx.x & 31; }
@@ -76,7 +78,7 @@ struct Bf16 {
   template <bool kTransposedA, bool kTransposedB>
   static SIMT_DEV void multiply(float (&sums)[16], const T* a, int aStride, const T* b, int bStride, int depth) {
     const int matrix = lane() >> 3, r = lane() & 7, low = (matrix & 1) * 8 + r, high = (matrix >> 1) * 8 + r;
-    SIMT_UNROLL for (int k = 0; k < depth; k += 16) {
+    SIMT_NOUNROLL for (int k = 0; k < depth; k += 16) {
       uint32_t x[4];
       if constexpr (kTransposedA) {
         simt::ldmatrix_x4_trans(x, a + (k + high) * aStride + firstRow() + (matrix & 1) * 8);

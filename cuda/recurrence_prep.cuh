@@ -61,13 +61,14 @@ SIMT_DEV void loadNorms(Shared& s, const PrepArgs& p, int64_t token, int tokens,
 }
 
 // A warp's tile of 16 rows of a b^T, b in blocks of 16 rows of which the first `blocks` count.
-SIMT_DEV void multiplyRows(float (&d)[4][2][4], const uint16_t* a, const uint16_t* b, int width, int columns,
+template <int MOST>
+SIMT_DEV void multiplyRows(float (&d)[MOST][2][4], const uint16_t* a, const uint16_t* b, int width, int columns,
                            int rowTile, int blocks, int lane) {
   const int matrix = lane >> 3, r = lane & 7;
   SIMT_NOUNROLL for (int k = 0; k < columns; k += 16) {
     uint32_t x[4], y[4];
     simt::ldmatrix_x4(x, a + swizzled(rowTile * 16 + (matrix & 1) * 8 + r, k + (matrix >> 1) * 8, width));
-    SIMT_UNROLL for (int c = 0; c < 4; ++c) {
+    SIMT_UNROLL for (int c = 0; c < MOST; ++c) {
       if (c >= blocks) continue;
       simt::ldmatrix_x4(y, b + swizzled(c * 16 + (matrix >> 1) * 8 + r, k + (matrix & 1) * 8, width));
       multiply(d[c], x, y);

@@ -59,28 +59,32 @@ struct ChannelChunk {
 SIMT_DEV void sumGates(ChannelShared& s, const PrepArgs& p, const ChannelChunk& at, int channel0, int thread) {
   const int channel = thread & 63, part = thread >> 6;
   const bool inside = channel0 + channel < p.K;
-  float sums[16], sum = 0;
+  float* G = s.slice.G + part * 16 * ChannelShared::kGates + channel;
+  const float* from = p.g + ((at.token + part * 16) * p.HV + at.hv) * p.K + channel0 + channel;
+  const int64_t stride = static_cast<int64_t>(p.HV) * p.K;
+  float sum = 0;
   int resets = 0;
-  SIMT_UNROLL for (int i = 0; i < 16; ++i) {
-    const int t = part * 16 + i;
-    float g = 0;
-    if (inside && t < at.tokens) g = p.g[((at.token + t) * p.HV + at.hv) * p.K + channel0 + channel];
-    if (g < kResetLog2) resets |= t == 0 ? 2 : 1;
-    sum += summand(g);
-    sums[i] = sum;
+  SIMT_NOUNROLL for (int i0 = 0; i0 < 16; i0 += 8) {
+    float g[8];
+    SIMT_UNROLL for (int i = 0; i < 8; ++i) g[i] =
+        inside && part * 16 + i0 + i < at.tokens ? from[(i0 + i) * stride] : 0.0f;
+    SIMT_UNROLL for (int i = 0; i < 8; ++i) {
+      if (g[i] < kResetLog2) resets |= part + i0 + i == 0 ? 2 : 1;
+      sum += summand(g[i]);
+      G[(i0 + i) * ChannelShared::kGates] = sum;
+    }
   }
   s.totals[part][channel] = sum;
   s.resets[part][channel] = resets;
   simt::syncthreads();
   float before = 0;
   for (int i = 0; i < part; ++i) before += s.totals[i][channel];
-  SIMT_UNROLL for (int i = 0; i < 16; ++i) s.slice.G[(part * 16 + i) * ChannelShared::kGates + channel] =
-      before + sums[i];
+  SIMT_UNROLL for (int i = 0; i < 16; ++i) G[i * ChannelShared::kGates] += before;
   if (part == 3) {
     int any = 0;
     SIMT_UNROLL for (int i = 0; i < 4; ++i) any |= s.resets[i][channel];
     reinterpret_cast<float*>(at.workspace + p.layout.decay)[channel0 + channel] =
-        chunkDecay(before + sum, any != 0, (any & 2) != 0);
+        chunkDecay(before + sum, any != 0, (any & 2) != 0 || !inside);
   }
 }
 
@@ -190,7 +194,7 @@ __global__ void __launch_bounds__(256, 2) prepareChannelChunks(const PrepArgs p)
     reinterpret_cast<float*>(at.workspace + layout.beta)[thread] = beta;
   }
   for (int i = (p.K + 63) / 64 * 64 + thread; i < layout.KD; i += 256)
-    reinterpret_cast<float*>(at.workspace + layout.decay)[i] = 1;
+    reinterpret_cast<float*>(at.workspace + layout.decay)[i] = -1;
 
   // On the diagonal: block c, its row i and columns j0 .. j0 + 3; of P the block is of token tile c / n.
   const int c = thread >> 6, i = c * 16 + (thread & 15), j0 = c * 16 + ((thread >> 4) & 3) * 4;
@@ -199,7 +203,7 @@ __global__ void __launch_bounds__(256, 2) prepareChannelChunks(const PrepArgs p)
   float a[4] = {}, b[4] = {};
   // Off it: the first `blocks` blocks of row tile `warp`, with the rows before row block `block` on the right.
   const int block = ofP ? (warp < layout.tiles ? warp * n : 0) : DELTA ? warp : 0;
-  float products[4][2][4] = {};
+  float products[3][2][4] = {};
   SIMT_NOUNROLL for (int channel0 = 0; channel0 < p.K; channel0 += ChannelShared::kChannels) {
     simt::syncthreads();  // the slice before is read
     const int columns = p.Kp - channel0;
@@ -228,7 +232,7 @@ __global__ void __launch_bounds__(256, 2) prepareChannelChunks(const PrepArgs p)
   }
   simt::syncthreads();  // the slices give way to the tiles of the inverse
 
-  SIMT_UNROLL for (int x = 0; x < 4; ++x) {
+  SIMT_UNROLL for (int x = 0; x < 3; ++x) {
     if (x >= block) continue;
     SIMT_UNROLL for (int e = 0; e < 8; ++e) {
       const int row = warp * 16 + row0 + ((e >> 1) & 1) * 8, j = x * 16 + (e >> 2) * 8 + column0 + (e & 1);

@@ -202,12 +202,15 @@ struct Scan {
         simt::ld2(by, beta + row);
         SIMT_UNROLL for (int e = 0; e < 2; ++e) {
           const float* ks = &x[2 * r + half][2 * e];
-          rows[r][half * 2 + e] = simt::pack_bf16(by[0] * (lowBf16(v[half * 2 + e]) - f[0] * ks[0]),
-                                                  by[1] * (highBf16(v[half * 2 + e]) - f[1] * ks[1]));
+          const float x0 = by[0] * (lowBf16(v[half * 2 + e]) - f[0] * ks[0]);
+          const float x1 = by[1] * (highBf16(v[half * 2 + e]) - f[1] * ks[1]);
+          const uint32_t pair = rows[r][half * 2 + e] = simt::pack_bf16(x0, x1);
+          // T's diagonal is 1: what rounding took from X goes past the product.
+          u[2 * r + half][2 * e] = x0 - lowBf16(pair);
+          u[2 * r + half][2 * e + 1] = x1 - highBf16(pair);
         }
       }
     }
-    SIMT_UNROLL for (int i = 0; i < 8; ++i) { SIMT_UNROLL for (int e = 0; e < 4; ++e) u[i][e] = 0; }
     SIMT_UNROLL for (int j = 0; j < 4; ++j) {
       SIMT_UNROLL for (int i = j; i < 4; ++i) {
         uint32_t b[4];

@@ -50,12 +50,12 @@ void checkElsewhere(Thread& me, const void* p, size_t bytes, bool write, const v
   if (within(p, &me, sizeof me) || within(p, &indices, sizeof indices)) return;
   const char* call = static_cast<const char*>(me.block->launch->call);
   if (within(p, call - (64 << 10), 256 << 10)) return;
-  static const void* allowed[64];
-  const auto page = reinterpret_cast<size_t>(p) >> 12;
-  const void*& slot = allowed[page % 64];
-  if (slot == reinterpret_cast<const void*>(page)) return;
+  static size_t allowed[64];
+  const size_t page = (reinterpret_cast<size_t>(p) >> 12) + 1;
+  size_t& slot = allowed[page % 64];
+  if (slot == page) return;
   if (ofProgram(p)) {
-    slot = reinterpret_cast<const void*>(page);
+    slot = page;
     return;
   }
   const uint32_t place = placeOf(returnAddress);

@@ -199,7 +199,7 @@ struct Launched {
   std::atomic<uint32_t> nextBlock{0};
   std::atomic<uint64_t> progress{0};  // of blocks, as others may see it
   std::atomic<int> workers{0}, idleWorkers{0};
-  std::atomic<bool> aborted{false};
+  std::atomic<bool> aborted{false}, deadlocked{false};
 };
 
 struct Worker {
@@ -220,6 +220,7 @@ struct Worker {
   Statistics statistics;
   std::vector<Thread*> sleeping;
   uint64_t activity = 0;  // threads woken by others
+  std::string stuck;      // its part of the report of a deadlock
 
  private:
   bool startBlock();
@@ -228,7 +229,7 @@ struct Worker {
   void switchFrom(Thread&);
   void switchToMain(Thread&);
   bool poll();
-  void reportDeadlock();
+  void describeDeadlock();
 
   void* context_ = nullptr;
   std::vector<Thread*> ring_ = std::vector<Thread*>(64);
