@@ -10,6 +10,8 @@
 #include "convert.h"
 #include "graph.h"
 #include "lora.h"
+#include "mamba2.h"
+#include "peak.h"
 #include "recurrence.h"
 
 using rankone::cuda::expect;
@@ -205,6 +207,10 @@ int convert(RankoneStream* stream, void* to, int32_t toDType, const void* from, 
   return guarded(error, [&] { rankone::cuda::convert(stream->stream, to, toDType, from, fromDType, count); });
 }
 
+int matrixPeak(RankoneStream* stream, int32_t wide, int64_t iterations, double* operations, RankoneError* error) {
+  return guarded(error, [&] { *operations = rankone::cuda::matrixPeak(stream->stream, wide != 0, iterations); });
+}
+
 size_t savedBytes(const RankoneRecurrence* problem) {
   size_t bytes = 0;
   guarded(nullptr, [&] { bytes = rankone::cuda::savedBytes(*problem); });
@@ -225,6 +231,24 @@ int loraForward(RankoneStream* stream, const RankoneLoraForward* args, RankoneEr
 
 int loraBackward(RankoneStream* stream, const RankoneLoraBackward* args, RankoneError* error) {
   return guarded(error, [&] { rankone::cuda::loraBackward(stream->stream, *args); });
+}
+
+int mamba2Prepare(RankoneStream* stream, const RankoneMamba2* args, float* step, float* g, RankoneError* error) {
+  return guarded(error, [&] { rankone::cuda::mamba2Prepare(stream->stream, *args, step, g); });
+}
+
+int mamba2Skip(RankoneStream* stream, const RankoneMamba2* args, RankoneFloats o, void* y, int32_t yDType,
+               RankoneError* error) {
+  return guarded(error, [&] { rankone::cuda::mamba2Skip(stream->stream, *args, o, y, yDType); });
+}
+
+int mamba2Gradients(RankoneStream* stream, const RankoneMamba2* args, const RankoneMamba2Gradients* gradients,
+                    RankoneError* error) {
+  return guarded(error, [&] { rankone::cuda::mamba2Gradients(stream->stream, *args, *gradients); });
+}
+
+int add(RankoneStream* stream, float* to, const float* from, int64_t count, RankoneError* error) {
+  return guarded(error, [&] { rankone::cuda::add(stream->stream, to, from, count); });
 }
 
 const RankoneCuda table = {
@@ -252,11 +276,16 @@ const RankoneCuda table = {
     copy,
     fill,
     convert,
+    matrixPeak,
     savedBytes,
     recurrenceForward,
     recurrenceBackward,
     loraForward,
     loraBackward,
+    mamba2Prepare,
+    mamba2Skip,
+    mamba2Gradients,
+    add,
 };
 
 }  // namespace

@@ -27,6 +27,7 @@ struct LoraForwardArgs {
   const uint32_t* pairs;
   const LoraStrip* strips;
   const LoraColumn* columns;
+  const LoraGroup* groups;
   int64_t tileCount, stripCount, blockCount;  // blockCount: tiles along the outputs
   bool hasUses;
   int64_t perRow;
@@ -36,10 +37,10 @@ struct LoraForwardArgs {
   int64_t tStride;
   float* w;  // what B is multiplied by [pairs, wStride], a multiple of 4, and zeros up to the next one
   int64_t wStride;
-  float* p;             // of adapters that mix their ranks, or of which each gate needs all: [pairs, wStride]
-  uint32_t* stripsDone; // [tiles] how many
-  uint32_t* ranksDone;  // [tiles] 1 when w is there
-  void* y;              // [rows, out] in x's dtype
+  float* p;              // of adapters that mix their ranks, or of which each gate needs all: [pairs, wStride]
+  uint32_t* stripsDone;  // [tiles] how many
+  uint32_t* ranksDone;   // [tiles] 1 when w is there
+  void* y;               // [rows, out] in x's dtype
 };
 
 SIMT_DEV float loadFloat(const void* data, int32_t dtype, int64_t i) {

@@ -29,10 +29,6 @@ struct F32Element {
   static constexpr int32_t kFormat = RANKONE_WEIGHT_F32;
 };
 
-// Ranks that are added at a time, and the distance of their rows in shared memory: fragments of eight rows and four
-// ranks fall into different banks.
-constexpr int kRankChunk = 32, kRankStride = kRankChunk + 4;
-
 // The place of a row's 16-byte piece in a tile, in bytes: one piece of eight neighbouring rows falls into eight
 // different banks.
 template <int PIECES>
@@ -43,10 +39,10 @@ SIMT_DEV int pieceAt(int row, int piece) {
 
 struct WeightFormat {
   int32_t format;
-  int64_t rowBytes;   // of a row that may be read
-  int32_t block;      // columns of a scale, a power of two from 8 on; 0: none here (of int8 the caller has them)
+  int64_t rowBytes;  // of a row that may be read
+  int32_t block;     // columns of a scale, a power of two from 8 on; 0: none here (of int8 the caller has them)
   int32_t blockShift;
-  int64_t blocks;     // of a row
+  int64_t blocks;  // of a row
 };
 
 // Rows of a tile, in shared memory: null: zeros.
@@ -75,10 +71,10 @@ SIMT_CONSTANT float kNf4Values[16] = {-1.0f,
                                       1.0f};
 
 SIMT_HOST_DEV constexpr int bitsOf(int32_t format) {
-  return format == RANKONE_WEIGHT_F32                                     ? 32
+  return format == RANKONE_WEIGHT_F32                                    ? 32
          : format == RANKONE_WEIGHT_BF16 || format == RANKONE_WEIGHT_F16 ? 16
          : format == RANKONE_WEIGHT_INT8 || format == RANKONE_WEIGHT_Q8  ? 8
-                                                                          : 4;
+                                                                         : 4;
 }
 // Scales that are copied with each 16 bytes of codes.
 SIMT_HOST_DEV int scalesPerPiece(const WeightFormat& f) {
@@ -146,8 +142,8 @@ SIMT_DEV void expandPiece(const uint32_t (&word)[4], const WeightFormat& f, cons
       SIMT_UNROLL for (int i = 0; i < 4; ++i) {
         const float scale = f.block ? scaleAt(i * 4) : 1;
         float v[4];
-        SIMT_UNROLL for (int e = 0; e < 4; ++e)
-          v[e] = scale * static_cast<float>(static_cast<int8_t>(word[i] >> e * 8));
+        SIMT_UNROLL for (int e = 0; e < 4; ++e) v[e] =
+            scale * static_cast<float>(static_cast<int8_t>(word[i] >> e * 8));
         put(i * 4, v[0], v[1], v[2], v[3]);
       }
       break;
@@ -156,8 +152,9 @@ SIMT_DEV void expandPiece(const uint32_t (&word)[4], const WeightFormat& f, cons
         const float scale = scaleAt(i * 8);
         float v[8];
         SIMT_UNROLL for (int e = 0; e < 8; ++e) {
-          const int code = static_cast<int>(word[i] >> e * 4 & 15);
-          v[e] = scale * (f.format == RANKONE_WEIGHT_NF4 ? nf4[code] : static_cast<float>(code - 8));
+          const uint32_t code = word[i] >> e * 4 & 15;
+          v[e] = scale *
+                 (f.format == RANKONE_WEIGHT_NF4 ? nf4[code] : simt::f32_from_bits(0x4b000000u | code) - 8388616.0f);
         }
         put(i * 8, v[0], v[1], v[2], v[3]);
         put(i * 8 + 4, v[4], v[5], v[6], v[7]);
@@ -167,8 +164,7 @@ SIMT_DEV void expandPiece(const uint32_t (&word)[4], const WeightFormat& f, cons
 
 // The pieces that this thread has copied, as elements in a tile [count, BK].
 template <class Element, int BK, int THREADS>
-SIMT_DEV void expandRaw(uint8_t* to, const uint8_t* raw, const WeightRows& rows, const WeightFormat& f, int count,
-                        int64_t step) {
+SIMT_DEV void expandRaw(uint8_t* to, const uint8_t* raw, const WeightRows& rows, const WeightFormat& f, int count) {
   constexpr int SIZE = sizeof(typename Element::Word), PIECES = BK * SIZE / 16;
   const int bits = bitsOf(f.format), perRow = BK * bits / 128, columns = 128 / bits, scales = scalesPerPiece(f);
   const int pieces = count * perRow;

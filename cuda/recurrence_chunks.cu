@@ -1,34 +1,9 @@
-// recurrenceChunks: sequences cut into what is prepared and scanned at once.
+// recurrenceChunks: what is prepared and scanned, and in which order.
 #include <algorithm>
 
-#include "recurrence_scan.h"
+#include "recurrence_segments.h"
 
 namespace rankone::cuda {
-namespace {
-
-// The parts of sequences in chunks [first, end), of which the one that came from before is in slot `odd` of the
-// carried states and the one that goes on in the other.
-std::vector<Segment> segmentsOf(const Sequences& sequences, int64_t first, int64_t end, int odd) {
-  std::vector<Segment> segments;
-  const int64_t count = static_cast<int64_t>(sequences.hostFirstChunks.size()) - 1;
-  for (int64_t s = 0; s < count; ++s) {
-    const int64_t begins = sequences.hostFirstChunks[s], ends = sequences.hostFirstChunks[s + 1];
-    const bool empty = begins == ends;  // of those the first call hands the states on
-    const int64_t low = empty ? begins : std::max(begins, first), high = empty ? ends : std::min(ends, end);
-    if (empty ? first > 0 : low >= high) continue;
-    Segment segment{};
-    segment.chunk = low;
-    segment.slot = low - first;
-    segment.chunks = static_cast<int32_t>(high - low);
-    segment.sequence = static_cast<int32_t>(s);
-    segment.from = begins < low ? odd : Segment::ARGUMENT;
-    segment.to = high < ends ? 1 - odd : Segment::ARGUMENT;
-    segments.push_back(segment);
-  }
-  return segments;
-}
-
-}  // namespace
 
 size_t sharedBytesOf(const RankoneDeviceInfo& info) {
   constexpr size_t kKilobyte = 1024;
@@ -40,7 +15,6 @@ size_t sharedBytesOf(const RankoneDeviceInfo& info) {
 void recurrenceChunks(Stream& stream, const RankoneRecurrenceForward& args, const Sequences& sequences,
                       const Prepared& prepared, const Trace* trace) {
   const RankoneRecurrence& p = args.problem;
-  const int64_t stateSize = p.HV * p.K * p.V;
   ScanArgs scan{};
   scan.layout = prepLayout(p, prepared);
   scan.q = static_cast<const uint16_t*>(prepared.q);
@@ -61,23 +35,52 @@ void recurrenceChunks(Stream& stream, const RankoneRecurrenceForward& args, cons
   scan.V = static_cast<int32_t>(p.V);
   scan.Vp = static_cast<int32_t>(prepared.Vp);
 
-  const int64_t atOnce = chunksAtOnce(scan.layout, p.HV);
-  Scratch<float> carry;
-  if (atOnce < sequences.chunkCount) carry = Scratch<float>(stream, static_cast<size_t>(2 * stateSize));
-  scan.carry = carry.data();
-  int odd = 0;
-  for (int64_t first = 0; first == 0 || first < sequences.chunkCount; first += atOnce) {
-    const int64_t count = std::min(atOnce, sequences.chunkCount - first);
-    const std::vector<Segment> list = segmentsOf(sequences, first, first + count, odd);
-    const Scratch<Segment> segments(stream, list);
-    ChunkPrep prep{};
-    if (count > 0) prep = recurrencePrep(stream, p, sequences, prepared, first, count);
-    scan.workspace = prep.memory.data();
-    scan.segments = segments.data();
-    const auto run = p.gate == RANKONE_GATE_CHANNEL ? scanChannelChunks : scanChunks;
-    run(stream, scan, p.update == RANKONE_DELTA, static_cast<int64_t>(list.size()));
-    odd = 1 - odd;
+  const int64_t turn = chunksAtOnce(scan.layout, p.HV);
+  const std::vector<Piece> pieces = piecesOf(sequences, p, turn);
+  int64_t slots = 0;
+  bool cut = false;
+  for (const Piece& piece : pieces) {
+    slots = std::max<int64_t>(slots, piece.slot + 1);
+    cut |= piece.count > 1;
   }
+  const Scratch<float> carry(stream, static_cast<size_t>(slots * p.HV * p.K * p.V));
+  scan.carry = carry.data();
+
+  ChunkPrep prep{};
+  const auto overTurns = [&](auto&& scans) {
+    for (int64_t first = 0; first == 0 || first < sequences.chunkCount; first += turn) {
+      const int64_t count = std::min(turn, sequences.chunkCount - first);
+      // In one turn all passes share what was prepared.
+      if (count > 0 && (prep.count == 0 || prep.first != first))
+        prep = recurrencePrep(stream, p, sequences, prepared, first, count);
+      scans(first, first + count);
+    }
+  };
+  const auto run = [&](ScanArgs args, Pass pass, int64_t first, int64_t end) {
+    const std::vector<Segment> parts = partsOf(pieces, pass, first, end);
+    const Scratch<Segment> segments(stream, parts);
+    args.workspace = prep.memory.data();
+    args.segments = segments.data();
+    const auto launch = p.gate == RANKONE_GATE_CHANNEL ? scanChannelChunks : scanChunks;
+    launch(stream, args, p.update == RANKONE_DELTA, static_cast<int64_t>(parts.size()));
+  };
+  if (cut) {
+    const Scratch<float> M(stream, static_cast<size_t>(slots * p.HV * p.K * p.K));
+    ScanArgs ofN = scan;
+    ofN.o = nullptr;
+    ofN.traceStates = ofN.traceRows = nullptr;
+    ScanArgs ofM = ofN;
+    ofM.v = nullptr;
+    ofM.V = ofM.K;
+    ofM.Vp = 0;
+    ofM.carry = M.data();
+    overTurns([&](int64_t first, int64_t end) {
+      run(ofN, Pass::N, first, end);
+      run(ofM, Pass::M, first, end);
+    });
+    carryStates(stream, pieces, p, carry.data(), M.data());
+  }
+  overTurns([&](int64_t first, int64_t end) { run(scan, Pass::FINAL, first, end); });
 }
 
 }  // namespace rankone::cuda

@@ -29,7 +29,8 @@ constexpr int kTriangleBlocks = 10;
 //       [t half][j half], in them rows t, elements along j.
 //   beta   float[64]; delta only
 //   decay  2^G of the last token: float[4], of which the first counts, or with a gate per channel float[KD]. It is at
-//          least 2^-126, but 0 where a reset clears what the chunk begins with, and -1 where its first token does.
+//          least 2^-126, but 0 where a reset clears what the chunk begins with, and -1 where its first token does, and
+//          in channels behind K.
 //   kIn, kOut, qIn   factors, float[64] each: of a row of K in K S, of a row of K in K^T U and of a token of Q in Q S,
 //          2^G / |k|, 2^(G_last - G) / |k| and scale 2^G / |q|. Not with a gate per channel, but
 //   kInRows, kOutRows, qInRows   bf16 [64][Kp] (q: [tokens][Kp]), the rows times these; only those in use are written.

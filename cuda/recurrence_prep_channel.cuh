@@ -84,7 +84,7 @@ SIMT_DEV void sumGates(ChannelShared& s, const PrepArgs& p, const ChannelChunk& 
     int any = 0;
     SIMT_UNROLL for (int i = 0; i < 4; ++i) any |= s.resets[i][channel];
     reinterpret_cast<float*>(at.workspace + p.layout.decay)[channel0 + channel] =
-        chunkDecay(before + sum, any != 0, (any & 2) != 0);
+        chunkDecay(before + sum, any != 0, (any & 2) != 0 || !inside);
   }
 }
 
@@ -194,7 +194,7 @@ __global__ void __launch_bounds__(256, 2) prepareChannelChunks(const PrepArgs p)
     reinterpret_cast<float*>(at.workspace + layout.beta)[thread] = beta;
   }
   for (int i = (p.K + 63) / 64 * 64 + thread; i < layout.KD; i += 256)
-    reinterpret_cast<float*>(at.workspace + layout.decay)[i] = 1;
+    reinterpret_cast<float*>(at.workspace + layout.decay)[i] = -1;
 
   // On the diagonal: block c, its row i and columns j0 .. j0 + 3; of P the block is of token tile c / n.
   const int c = thread >> 6, i = c * 16 + (thread & 15), j0 = c * 16 + ((thread >> 4) & 3) * 4;

@@ -4,9 +4,9 @@
 //   dU = P^T dO + 2^(G_last - G) K^ D      w = T^T dU (additive: dU)
 //   D <- 2^(G_last) D + Q^T (scale 2^G dO) - K^T (beta 2^G w)  (additive: without the last)
 //
-// Columns of V are independent of each other. A block takes 32 of them. Two warps share 16 columns: each holds half of the
-// rows of D, transposed, in registers, so that D, dU and w go from accumulator to operand without leaving them; what
-// the halves owe to dU meets in shared memory. Two more warps fetch the chunk that is next.
+// Columns of V are independent of each other. A block takes 32 of them. Two warps share 16 columns: each holds half of
+// the rows of D, transposed, in registers, so that D, dU and w go from accumulator to operand without leaving them;
+// what the halves owe to dU meets in shared memory. Two more warps fetch the chunk that is next.
 #pragma once
 #include "recurrence_prep.h"
 #include "recurrence_tiles.cuh"
@@ -17,14 +17,14 @@ constexpr int kReverseColumns = 32, kReverseWarps = 4, kReverseThreads = (kRever
 
 struct ReverseArgs {
   PrepLayout layout;
-  const char* prep;      // [count,HV] of layout.bytes: of chunks from `first` on
-  const uint16_t* q;     // [B,T,H,Kp]
-  const uint16_t* k;     // [B,T*n,H,Kp]
-  const uint16_t* dO;    // [B,T,HV,Vp]
-  const Chunk* chunks;   // [chunks]
+  const char* prep;            // [count,HV] of layout.bytes: of chunks from `first` on
+  const uint16_t* q;           // [B,T,H,Kp]
+  const uint16_t* k;           // [B,T*n,H,Kp]
+  const uint16_t* dO;          // [B,T,HV,Vp]
+  const Chunk* chunks;         // [chunks]
   const int64_t* firstChunks;  // [N+1]
-  int64_t first, count;  // chunks of this launch
-  bool opens;            // no launch came before: every sequence begins with dFinalState
+  int64_t first, count;        // chunks of this launch
+  bool opens;                  // no launch came before: every sequence begins with dFinalState
   int32_t H, HV, K, V, Kp, Vp;
   const float* dFinalState;  // [N,HV,K,V] or null
   float* carried;            // [N,HV,K,V] D before the launch's first chunk; or null: not wanted
@@ -37,16 +37,16 @@ struct ReverseArgs {
 template <int KD, bool kDelta, bool kChannel>
 struct ReverseStage {
   static constexpr int kRowTile = kChunkRows * KD * 2;
-  static constexpr int kQueries = kRowTile;                                     // q, or qInRows
-  static constexpr int kReads = 2 * kRowTile;                                   // kInRows
-  static constexpr int kOutputs = (kChannel && kDelta ? 3 : 2) * kRowTile;      // dO
-  static constexpr int kHead = kOutputs + kChunkRows * kReverseColumns * 2;     // T, P and factors
+  static constexpr int kQueries = kRowTile;                                  // q, or qInRows
+  static constexpr int kReads = 2 * kRowTile;                                // kInRows
+  static constexpr int kOutputs = (kChannel && kDelta ? 3 : 2) * kRowTile;   // dO
+  static constexpr int kHead = kOutputs + kChunkRows * kReverseColumns * 2;  // T, P and factors
   static SIMT_HOST_DEV int bytes(const PrepLayout& layout) { return (kHead + layout.head + 127) / 128 * 128; }
 };
 
 struct ReverseShared {
   __align__(128) float halves[kReverseWarps][8][32][4];  // of dU, in the order of registers
-  __align__(128) unsigned char stages[128];  // as many as the launch gives it
+  __align__(128) unsigned char stages[128];              // as many as the launch gives it
 };
 
 template <int KD, bool kDelta, bool kChannel>
@@ -106,9 +106,8 @@ class ReverseScan {
       loadTile(tile(Stage::kQueries), a.layout.tiles * 16, KD, a.q + (chunk.token * a.H + head) * a.Kp, stride,
                chunk.tokens, Kp, thread, threads);
     }
-    loadTile(tile(Stage::kOutputs), a.layout.tiles * 16, kReverseColumns,
-             a.dO + (chunk.token * a.HV + hv) * a.Vp + v0, a.HV * a.Vp, chunk.tokens, a.Vp - v0,
-             thread, threads);
+    loadTile(tile(Stage::kOutputs), a.layout.tiles * 16, kReverseColumns, a.dO + (chunk.token * a.HV + hv) * a.Vp + v0,
+             a.HV * a.Vp, chunk.tokens, a.Vp - v0, thread, threads);
     for (int i = thread * 16; i < a.layout.head; i += threads * 16) simt::cp_async16(to + Stage::kHead + i, prep + i);
     simt::cp_async_commit();
   }
@@ -127,21 +126,19 @@ class ReverseScan {
   SIMT_DEV void loadD(bool ends) {
     const float* from = ends ? a.dFinalState : a.carried;
     if (from) from += state();
-    SIMT_UNROLL for (int n = 0; n < kTiles; ++n)
-      SIMT_UNROLL for (int e = 0; e < 4; ++e)
-        D[n][e] = from && row(n, e) < a.K && column(e) < a.V ? from[inState(n, e)] : 0.0f;
+    SIMT_UNROLL for (int n = 0; n < kTiles; ++n) SIMT_UNROLL for (int e = 0; e < 4; ++e) D[n][e] =
+        from && row(n, e) < a.K && column(e) < a.V ? from[inState(n, e)] : 0.0f;
   }
   SIMT_DEV void storeD() const {
     float* to = a.carried + state();
     SIMT_UNROLL for (int n = 0; n < kTiles; ++n)
-      SIMT_UNROLL for (int e = 0; e < 4; ++e)
-        if (row(n, e) < a.K && column(e) < a.V) to[inState(n, e)] = D[n][e];
+        SIMT_UNROLL for (int e = 0; e < 4; ++e) if (row(n, e) < a.K && column(e) < a.V) to[inState(n, e)] = D[n][e];
   }
   SIMT_DEV void storeTrace(int64_t c) const {
     uint16_t* to = a.states + (c * a.HV + hv) * a.K * a.V;
     SIMT_UNROLL for (int n = 0; n < kTiles; ++n)
-      SIMT_UNROLL for (int e = 0; e < 4; ++e)
-        if (row(n, e) < a.K && column(e) < a.V) to[inState(n, e)] = simt::f32_to_bf16(D[n][e]);
+        SIMT_UNROLL for (int e = 0; e < 4; ++e) if (row(n, e) < a.K && column(e) < a.V) to[inState(n, e)] =
+            simt::f32_to_bf16(D[n][e]);
   }
 
   SIMT_DEV void step(int64_t c, const unsigned char* stage) {
@@ -152,7 +149,7 @@ class ReverseScan {
     const unsigned char* prep = stage + Stage::kHead;
     const auto tile = [&](int at) { return reinterpret_cast<const uint16_t*>(stage + at); };
     // Two factors of rows or tokens 16 b + 8 half + ..., of the pair that this lane holds.
-    const auto factors = [&](float (&f)[2], int at, int b, int half) {
+    const auto factors = [&](float(&f)[2], int at, int b, int half) {
       simt::ld2(f, reinterpret_cast<const float*>(prep + at) + b * 16 + half * 8 + lane % 4 * 2);
     };
 
@@ -174,9 +171,9 @@ class ReverseScan {
       }
     }
 
-    const auto outputs = [&](uint32_t (&x)[4], int m) {  // dO transposed
-      simt::ldmatrix_x4_trans(x, tile(Stage::kOutputs) + swizzled(m * 16 + high, firstColumn() + (matrix & 1) * 8,
-                                                                  kReverseColumns));
+    const auto outputs = [&](uint32_t(&x)[4], int m) {  // dO transposed
+      simt::ldmatrix_x4_trans(
+          x, tile(Stage::kOutputs) + swizzled(m * 16 + high, firstColumn() + (matrix & 1) * 8, kReverseColumns));
     };
     SIMT_UNROLL for (int m = 0; m < 4; ++m) {
       if (m >= layout.tiles || (m == 1 || m == 2) != half()) continue;  // halves of about as many blocks
@@ -271,9 +268,8 @@ class ReverseScan {
     const int rows = chunk.tokens * a.layout.n;
     uint16_t* to = a.rows + (chunk.token * a.layout.n * a.HV + hv) * a.V;
     SIMT_UNROLL for (int n = 0; n < 8; ++n)
-      SIMT_UNROLL for (int e = 0; e < 4; ++e)
-        if (n / 4 == half() && pairRow(n, e) < rows && column(e) < a.V)
-          to[pairRow(n, e) * a.HV * a.V + column(e)] = simt::f32_to_bf16(w[n][e]);
+        SIMT_UNROLL for (int e = 0; e < 4; ++e) if (n / 4 == half() && pairRow(n, e) < rows && column(e) < a.V)
+            to[pairRow(n, e) * a.HV * a.V + column(e)] = simt::f32_to_bf16(w[n][e]);
   }
 
   const ReverseArgs& a;
@@ -284,8 +280,7 @@ class ReverseScan {
 };
 
 template <int KD, bool kDelta, bool kChannel>
-__global__ void __launch_bounds__(kReverseThreads, KD <= 128 ? 2 : 1)
-    recurrenceReverseScan(const ReverseArgs args) {
+__global__ void __launch_bounds__(kReverseThreads, KD <= 128 ? 2 : 1) recurrenceReverseScan(const ReverseArgs args) {
   ReverseScan<KD, kDelta, kChannel>(args, simt::shared<ReverseShared>()).run();
 }
 

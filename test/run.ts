@@ -1,7 +1,7 @@
 // npm test [-- pattern...]
 //
 // Lint, types, then every test file (or those whose paths contain one of the patterns), each in a process of its own. Files under test/ops
-// run once per instruction set of this machine. Ends with the plain line `N passed, N failed`.
+// run once per instruction set of this machine, but for those of CUDA. Ends with the plain line `N passed, N failed`.
 import { fork, spawnSync } from 'node:child_process';
 import fs from 'node:fs';
 import os from 'node:os';
@@ -110,6 +110,9 @@ async function main(): Promise<void> {
   const files = all.filter(
     (file) => patterns.length === 0 || patterns.some((p) => file.includes(p)),
   );
+  // What tests of CUDA need where there is no GPU; without it they say that they are skipped.
+  if (files.some((file) => /cuda/i.test(file)) && process.env.RANKONE_TEST_CUDA !== 'real')
+    step('the emulated CUDA library', ['scripts/build-simt.cjs']);
   const asked = process.env.RANKONE_ISA;
   // avx512bf16 runs the kernels of avx512 and more.
   const available = info().availableIsas;
@@ -117,7 +120,7 @@ async function main(): Promise<void> {
     ? [asked]
     : available.filter((isa) => isa !== 'avx512' || !available.includes('avx512bf16'));
   const jobs = files.flatMap((file) =>
-    file.startsWith('test/ops/')
+    file.startsWith('test/ops/') && !file.startsWith('test/ops/cuda/')
       ? isas.map((isa) => [file, isa] as const)
       : [[file, asked] as const],
   );

@@ -17,7 +17,7 @@ export interface EntryDescription {
   options: {
     name: string;
     slot: number;
-    kind: 'flag' | 'integer' | 'number' | 'choice' | 'pair';
+    kind: 'flag' | 'integer' | 'number' | 'choice' | 'pair' | 'device';
     choices?: string;
     group?: string;
   }[];
@@ -50,6 +50,7 @@ export interface Description {
   bankAt: number;
   jobAt: number;
   resultsAt: number;
+  deviceAt: number;
   isa: string;
   availableIsas: string[];
 }
@@ -58,15 +59,35 @@ export interface Description {
 export type Handle = object & { readonly handle: unique symbol };
 
 /**
- * What a call returns, as the header's number at `resultsAt` says. 0: nothing; 1: the one typed array that it made;
- * 2: an array of them in the spec's order (or null), then the handle of a `saved` or of a packed weight. @internal
+ * What a call returns, as the header's number at `resultsAt` says. 0: nothing; 1: the one typed array that it made, or
+ * the handle of a tensor on the device that the number at `deviceAt` names; 2: an array of them in the spec's order (or
+ * null), then the handle of a `saved` or of a packed weight. @internal
  */
 export type RawResults =
   | undefined
   | Float32Array
   | Uint16Array
   | Int32Array
+  | Handle
   | (Float32Array | Uint16Array | Int32Array | Handle | null | undefined)[];
+
+/** A CUDA device of this machine. */
+export interface CudaDevice {
+  name: string;
+  /** Of the form `'9.0'`. */
+  computeCapability: string;
+  multiprocessors: number;
+  memoryBytes: number;
+  freeBytes: number;
+  /** Its blocks run on the processor: a backend for tests. */
+  emulated: boolean;
+}
+
+/** The CUDA backend's library. @internal */
+export interface CudaLibrary {
+  path: string;
+  devices: CudaDevice[];
+}
 
 /** The addon's exports. @internal */
 export interface Binding {
@@ -86,6 +107,7 @@ export interface Binding {
     keyDim: number,
     valueDim: number,
     keyHeads: number | undefined,
+    device?: number,
   ): Handle;
   stateRead(state: Handle, into: Float32Array, z: Float32Array | undefined): void;
   stateWrite(state: Handle, from: Float32Array, z: Float32Array | undefined): void;
@@ -96,7 +118,9 @@ export interface Binding {
   packedInfo(packed: Handle): [number, number, number, number];
   packedRead(packed: Handle, into: Float32Array): void;
   packedDispose(packed: Handle): void;
-  createBank(inFeatures: number, outFeatures: number): Handle;
+  packedToDevice(packed: Handle, device: number): Promise<Handle>;
+  packedToDeviceSync(packed: Handle, device: number): Handle;
+  createBank(inFeatures: number, outFeatures: number, device?: number): Handle;
   bankEvict(bank: Handle, id: number): void;
   bankHas(bank: Handle, id: number): boolean;
   bankIds(bank: Handle): number[];
@@ -104,6 +128,21 @@ export interface Binding {
   bankMemory(bank: Handle): [number, number, number, number, number, number];
   bankDispose(bank: Handle): void;
   externalMemory(): number;
+  /** Opens the CUDA backend's library, unless one is open already, which stays. */
+  cudaOpen(path: string): CudaLibrary;
+  deviceUpload(device: number, array: ArrayBufferView, dtype: number): Handle;
+  deviceUploadAsync(device: number, array: ArrayBufferView, dtype: number): Promise<Handle>;
+  deviceDownload(tensor: Handle, into: ArrayBufferView): void;
+  /** Nobody else may have `into` before the promise is settled. */
+  deviceDownloadAsync(tensor: Handle, into: ArrayBufferView): Promise<unknown>;
+  deviceClone(tensor: Handle): Handle;
+  /** Elements of the same memory. */
+  deviceView(tensor: Handle, first: number, count: number): Handle;
+  deviceDispose(tensor: Handle): void;
+  deviceSynchronize(device: number): void;
+  deviceSynchronizeAsync(device: number): Promise<void>;
+  /** `[bytes in use, bytes held]` */
+  deviceMemory(device: number): [number, number];
 }
 
 const root = path.join(__dirname, '..');

@@ -1,12 +1,14 @@
 // Tensors <-> their places in a call's header: [rank, dtype, dimensions...].
 import { description } from './binding';
 import { rangeError, show, typeError } from './errors';
+import { deviceTensors } from './handles';
 import type { DType } from './types';
 
 /** Numbers per tensor in a header. @internal */
 export const TENSOR = 2 + description.maxRank;
 // The bytes of quantised weights are no tensors of the caller's: only the package makes tensors of them.
-const DTYPES = ['f32', 'bf16', 'f16', 'i32', 'i64', 'i8', 'u8'];
+/** @internal */
+export const DTYPES = ['f32', 'bf16', 'f16', 'i32', 'i64', 'i8', 'u8'];
 const PUBLIC = DTYPES.slice(0, 5);
 const ARRAYS: Record<string, string[]> = {
   Float32Array: ['f32'],
@@ -62,7 +64,7 @@ function dtypeOf(operation: string, name: string, data: unknown, dtype: unknown)
   return DTYPES.indexOf(dtype as string);
 }
 
-/** Writes a tensor's numbers into the header and returns its array. @internal */
+/** Writes a tensor's numbers into the header and returns its array, or its handle on a device. @internal */
 export function writeTensor(
   operation: string,
   name: string,
@@ -73,6 +75,13 @@ export function writeTensor(
   if (typeof tensor !== 'object' || tensor === null)
     throw typeError(operation, `${name}: expected a tensor {data, shape}, got ${show(tensor)}`);
   const data = tensor.data;
+  const entry = data === undefined ? deviceTensors.get(tensor) : undefined;
+  if (entry) {
+    header[at] = entry.shape.length;
+    header[at + 1] = entry.dtype;
+    header.set(entry.shape, at + 2);
+    return entry.handle;
+  }
   const shape = tensor.shape;
   header[at + 1] = dtypeOf(operation, name, data, tensor.dtype);
   if (!Array.isArray(shape))

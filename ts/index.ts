@@ -7,6 +7,18 @@
  *
  * @packageDocumentation
  */
+export type { CudaDevice } from './binding';
+export {
+  type CudaDeviceName,
+  type Device,
+  type DeviceMemory,
+  DeviceTensor,
+  deviceMemory,
+  synchronize,
+  synchronizeSync,
+  toDevice,
+  toDeviceSync,
+} from './device';
 export * from './linalg/randomizedSvd';
 export type { SketchOptions } from './linalg/sketch';
 export {
@@ -74,7 +86,14 @@ export {
   writeSafetensorsSync,
 } from './peft/safetensors';
 export type * from './peft/types';
-export { type EngineInfo, getNumThreads, info, setNumThreads, version } from './runtime';
+export {
+  type CudaInfo,
+  type EngineInfo,
+  getNumThreads,
+  info,
+  setNumThreads,
+  version,
+} from './runtime';
 export { SavedForward } from './saved';
 export { createState, deserializeState, RecurrentState, type StateShape } from './state';
 export { tensor } from './tensor';

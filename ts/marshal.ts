@@ -1,8 +1,15 @@
 // JavaScript values <-> the numbers and arrays that the addon reads. Everything here is driven by the engine's own
 // description of its functions; no operation is known by name. The engine checks all of it again.
-import { binding, description, type EntryDescription, type RawResults } from './binding';
+import {
+  binding,
+  description,
+  type EntryDescription,
+  type Handle,
+  type RawResults,
+} from './binding';
+import { DeviceTensor, deviceIndex } from './device';
 import { rangeError, show, typeError, unknownKey } from './errors';
-import { handleOf } from './handles';
+import { deviceTensors, handleOf } from './handles';
 import { arrayKind, readDType, readShape, TENSOR, writeIndices, writeTensor } from './header';
 import { PackedWeight } from './lora/packedWeight';
 import { SavedForward } from './saved';
@@ -48,7 +55,7 @@ interface Request {
   args: CallArguments;
   out: unknown[] | undefined;
   signal: AbortSignalLike | undefined;
-  /** An input came as a Float16Array: results of that type shall be ones too. */
+  /** An input came as a Float16Array, here or on its device: results of that type shall be ones too. */
   float16: boolean;
 }
 
@@ -70,6 +77,7 @@ const KINDS = {
   number: 'a number',
   choice: 'one of its names',
   pair: 'two numbers',
+  device: 'a device',
 };
 
 /** As messages name it: with the object that it stands inside of. */
@@ -225,7 +233,10 @@ export class Operation {
       this.#writePlace(header, args, place, values[i]);
       if (!('slot' in place)) continue;
       const half = header[place.at + 1] === F16;
-      if (half && arrayKind(args[VALUES + place.slot]) === 'Float16Array') request.float16 = true;
+      if (!half) continue;
+      const kind = arrayKind(args[VALUES + place.slot]);
+      if (kind === 'Float16Array' || (!kind && deviceTensors.get(values[i] as object)?.float16))
+        request.float16 = true;
     }
     if (takesState) this.#writeState(header, args, values[next++]);
     if (takesSaved) this.#writeSaved(header, args, values[next++]);
@@ -372,6 +383,7 @@ export class Operation {
         throw typeError(this.#name, `${name}: expected true or false, got ${show(value)}`);
       return value ? 1 : 0;
     }
+    if (kind === 'device') return deviceIndex(this.#name, value);
     if (kind === 'choice') {
       const index = choices.indexOf(value as string);
       if (index >= 0) return index;
@@ -414,6 +426,7 @@ export class Operation {
   #read(header: Float64Array, results: RawResults, { out, float16 }: Request): any {
     const result: any = {};
     const all = header[description.resultsAt] === ALL ? (results as unknown[]) : undefined;
+    const device = header[description.deviceAt];
     for (let i = 0; i < this.#outputs.length; i++) {
       const { name, slot, at } = this.#outputs[i];
       if (header[at] < 0) continue;
@@ -423,8 +436,14 @@ export class Operation {
         continue;
       }
       const data = all ? all[slot] : results;
+      const dtype = header[at + 1];
+      if (device >= 0 && dtype <= F16) {
+        const entry = { handle: data as Handle, dtype, shape: readShape(header, at) };
+        result[name] = DeviceTensor.of({ ...entry, float16: float16 && dtype === F16 }, device);
+        continue;
+      }
       result[name] = {
-        data: float16 && header[at + 1] === F16 ? asFloat16(data as Uint16Array) : data,
+        data: float16 && dtype === F16 ? asFloat16(data as Uint16Array) : data,
         shape: readShape(header, at),
         dtype: readDType(header, at),
       };

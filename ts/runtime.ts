@@ -1,4 +1,5 @@
-import { binding, description } from './binding';
+import { binding, type CudaDevice, description } from './binding';
+import { cudaLibrary } from './cuda';
 import { show, typeError } from './errors';
 
 /** The package's version. */
@@ -23,6 +24,16 @@ export function setNumThreads(n: number): void {
   binding.setNumThreads(n);
 }
 
+/** CUDA as {@link info} reports it. */
+export interface CudaInfo {
+  /** In the order of their numbers; none where CUDA is unavailable. */
+  devices: CudaDevice[];
+  /** The file of the backend; absent where CUDA is unavailable. */
+  library?: string;
+  /** Why CUDA is unavailable. */
+  reason?: string;
+}
+
 /** What {@link info} returns. */
 export interface EngineInfo {
   /** The package's version. */
@@ -33,6 +44,17 @@ export interface EngineInfo {
   availableIsas: string[];
   /** See {@link getNumThreads}. */
   threads: number;
+  /** Opens the CUDA backend where there is one. */
+  cuda: CudaInfo;
+}
+
+function cudaInfo(): CudaInfo {
+  try {
+    const { path, devices } = cudaLibrary('info');
+    return { devices: devices.map((device) => ({ ...device })), library: path };
+  } catch (error) {
+    return { devices: [], reason: (error as Error).message.replace(/^\[info\] /, '') };
+  }
 }
 
 /** The engine and what it runs on. */
@@ -42,5 +64,6 @@ export function info(): EngineInfo {
     isa: description.isa,
     availableIsas: [...description.availableIsas],
     threads: binding.getNumThreads(),
+    cuda: cudaInfo(),
   };
 }

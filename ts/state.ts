@@ -1,12 +1,11 @@
 /// <reference lib="esnext.disposable" preserve="true" />
 import { binding, type Handle } from './binding';
+import { type CudaDeviceName, type Device, deviceIndex, deviceName } from './device';
+import { disposeSymbol } from './dispose';
 import { rangeError, show, typeError, unknownKey } from './errors';
 import { TENSOR, writeTensor } from './header';
 import { seal, stateBytes, unseal } from './stateBytes';
 import type { ResultTensor, Tensor } from './types';
-
-/** @internal */
-export const disposeSymbol: symbol = Symbol.dispose ?? Symbol.for('Symbol.dispose');
 
 /** Dimensions of a {@link RecurrentState}. */
 export interface StateShape {
@@ -20,11 +19,14 @@ export interface StateShape {
   valueDim: number;
   /** H: key heads, a divisor of valueHeads; given for calls with `normalize`, whose running sum z the state then holds. */
   keyHeads?: number;
+  /** Where it is: default `'cpu'`. On a device keyDim and valueDim are at most 256. */
+  device?: Device;
 }
 
 /** What only this file can give to the constructor. */
 const OWN = Symbol('own');
-const FIELDS = ['batch', 'valueHeads', 'keyDim', 'valueDim', 'keyHeads'];
+const SIZES = ['batch', 'valueHeads', 'keyDim', 'valueDim', 'keyHeads'];
+const FIELDS = [...SIZES, 'device'];
 
 type Dimensions = readonly [number, number, number, number];
 
@@ -65,7 +67,7 @@ function floats(
  * The recurrent state of a decode, float32 `[N,HV,K,V]`, owned by the engine. Passed as `state` to a forward of any
  * cell of the grid it is read and advanced in place, for one token or for many. It serves one call at a time: a second
  * call, or dispose(), while an asynchronous call uses it is an error. After a call that was aborted or failed half way
- * it is unusable until {@link RecurrentState.copyFrom}.
+ * it is unusable until {@link RecurrentState.copyFrom}. On a device it is advanced there, and the copies are explicit.
  *
  * @example
  * using state = createState({ batch: 1, valueHeads: 4, keyDim: 64, valueDim: 64 });
@@ -75,19 +77,27 @@ export class RecurrentState implements Disposable {
   readonly #handle: Handle;
   readonly #shape: Dimensions;
   readonly #keyHeads: number;
+  readonly #device: number;
   #disposed = false;
 
-  private constructor(own: symbol, handle: Handle, shape: Dimensions, keyHeads: number) {
+  private constructor(
+    own: symbol,
+    handle: Handle,
+    shape: Dimensions,
+    keyHeads: number,
+    device: number,
+  ) {
     if (own !== OWN)
       throw typeError('RecurrentState', 'constructor: expected createState(), got a call of it');
     this.#handle = handle;
     this.#shape = Object.freeze(shape);
     this.#keyHeads = keyHeads;
+    this.#device = device;
   }
 
   /** @internal */
-  static of(handle: Handle, shape: Dimensions, keyHeads: number): RecurrentState {
-    return new RecurrentState(OWN, handle, shape, keyHeads);
+  static of(handle: Handle, shape: Dimensions, keyHeads: number, device: number): RecurrentState {
+    return new RecurrentState(OWN, handle, shape, keyHeads, device);
   }
 
   /** @internal */
@@ -100,6 +110,11 @@ export class RecurrentState implements Disposable {
   /** `[N,HV,K,V]` */
   get shape(): Dimensions {
     return this.#shape;
+  }
+
+  /** Where it is: `'cpu'`, or of the form `'cuda:0'`. Only tensors there go into a call with it. */
+  get device(): 'cpu' | CudaDeviceName {
+    return deviceName(this.#device);
   }
 
   /** Shape of the running sum of keys, `[N,H,K]`; absent where the state was made without `keyHeads`. */
@@ -173,7 +188,8 @@ export class RecurrentState implements Disposable {
 
   /** A second state with the same contents. */
   clone(): RecurrentState {
-    return new RecurrentState(OWN, binding.stateClone(this.#handle), this.#shape, this.#keyHeads);
+    const handle = binding.stateClone(this.#handle);
+    return new RecurrentState(OWN, handle, this.#shape, this.#keyHeads, this.#device);
   }
 
   /**
@@ -206,30 +222,33 @@ export class RecurrentState implements Disposable {
 export function createState(shape: StateShape): RecurrentState {
   const name = 'createState';
   if (typeof shape !== 'object' || shape === null)
-    throw typeError(name, `shape: expected {${FIELDS.join(', ')}}, got ${show(shape)}`);
+    throw typeError(name, `shape: expected {${SIZES.join(', ')}}, got ${show(shape)}`);
   for (const key in shape)
     if (!FIELDS.includes(key)) throw unknownKey(name, 'an input', key, FIELDS);
   const { batch, valueHeads, keyDim, valueDim, keyHeads } = shape;
   for (const [field, value] of Object.entries({ batch, valueHeads, keyDim, valueDim, keyHeads }))
     if (typeof value !== 'number' && !(field === 'keyHeads' && value === undefined))
       throw typeError(name, `${field}: expected a positive integer, got ${show(value)}`);
-  const handle = binding.createState(batch, valueHeads, keyDim, valueDim, keyHeads);
-  return RecurrentState.of(handle, [batch, valueHeads, keyDim, valueDim], keyHeads ?? 0);
+  const device = deviceIndex(name, shape.device);
+  const handle = binding.createState(batch, valueHeads, keyDim, valueDim, keyHeads, device);
+  return RecurrentState.of(handle, [batch, valueHeads, keyDim, valueDim], keyHeads ?? 0, device);
 }
 
 /**
  * The state whose {@link RecurrentState.serialize} gave these bytes: same dimensions, same bits.
  * @param bytes all of them and no more
+ * @param device where the state shall be; default `'cpu'`
  * @throws TypeError for anything but a Uint8Array; RangeError for bytes that are cut off, of another format or version,
  * too many, or changed, and when there is no memory for the state
  */
-export function deserializeState(bytes: Uint8Array): RecurrentState {
+export function deserializeState(bytes: Uint8Array, device: Device = 'cpu'): RecurrentState {
+  const index = deviceIndex('deserializeState', device);
   const { dims, state, z } = unseal(bytes);
   const [batch, valueHeads, keyDim, valueDim, keyHeads] = dims;
   const shape: Dimensions = [batch, valueHeads, keyDim, valueDim];
   return named('deserializeState', () => {
-    const handle = binding.createState(...shape, keyHeads || undefined);
+    const handle = binding.createState(...shape, keyHeads || undefined, index);
     binding.stateWrite(handle, state, z);
-    return RecurrentState.of(handle, shape, keyHeads);
+    return RecurrentState.of(handle, shape, keyHeads, index);
   });
 }

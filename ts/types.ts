@@ -1,3 +1,5 @@
+import type { DeviceTensor } from './device';
+
 /**
  * Element types: float32, bfloat16, IEEE half precision, and the integers of index tensors. Arithmetic is float32
  * whatever the inputs' type, unless `compute: 'bf16'` is asked for.
@@ -43,8 +45,14 @@ export interface Float16ArrayLike {
   readonly length: number;
 }
 
+/** The float types. */
+export type FloatDType = 'f32' | HalfDType;
+
 /** A tensor of any of the float types. */
 export type FloatTensor = Tensor | HalfTensor;
+
+/** A tensor of any of the float types, on the CPU or on a device. */
+export type AnyTensor = FloatTensor | DeviceTensor;
 
 /** A contiguous tensor of int32 indices. Index arrays are copied before they are checked. */
 export interface IndexTensor {
@@ -66,23 +74,55 @@ export type HalfResultTensor<D extends HalfDType = HalfDType> = HalfTensor<D> & 
 };
 
 /** The dtype of a float tensor of type `T`. */
-export type DTypeOf<T extends FloatTensor> = 0 extends 1 & T
+export type DTypeOf<T extends AnyTensor> = 0 extends 1 & T
   ? 'f32' // of `any`
-  : T extends Tensor
-    ? 'f32'
-    : T extends Float16Tensor
-      ? 'f16'
-      : T extends { dtype: infer D extends HalfDType }
-        ? D
-        : never;
+  : T extends DeviceTensor<infer D>
+    ? D
+    : DTypeOfHost<T>;
+
+type DTypeOfHost<T> = T extends Tensor
+  ? 'f32'
+  : T extends Float16Tensor
+    ? 'f16'
+    : T extends { dtype: infer D extends HalfDType }
+      ? D
+      : never;
 
 /** A tensor of dtype `D`. */
-export type TensorOf<D extends 'f32' | HalfDType> = D extends HalfDType ? HalfTensor<D> : Tensor;
+export type TensorOf<D extends FloatDType> = D extends HalfDType ? HalfTensor<D> : Tensor;
 
 /** A result of dtype `D`. */
-export type ResultOf<D extends 'f32' | HalfDType> = D extends HalfDType
+export type ResultOf<D extends FloatDType> = D extends HalfDType
   ? HalfResultTensor<D>
   : ResultTensor;
+
+/** A tensor of dtype `D` that is where a `Q` is. */
+export type TensorBeside<Q, D extends FloatDType> = Q extends DeviceTensor
+  ? DeviceTensor<D>
+  : TensorOf<D>;
+
+/** A result of dtype `D` of a call whose tensors are where a `Q` is. */
+export type ResultBeside<Q, D extends FloatDType> = 0 extends 1 & Q
+  ? ResultOf<D>
+  : Q extends DeviceTensor
+    ? DeviceTensor<D>
+    : ResultOf<D>;
+
+/** What stands for a `T` in a call whose tensors are where a `Q` is: its float32 tensors are there too. */
+export type Beside<T, Q> = 0 extends 1 & T
+  ? T
+  : T extends ResultTensor
+    ? ResultBeside<Q, 'f32'>
+    : T extends Tensor
+      ? TensorBeside<Q, 'f32'>
+      : T;
+
+/** Results by dtype. */
+export interface ResultsByDType {
+  f32: ResultTensor;
+  bf16: HalfResultTensor<'bf16'>;
+  f16: HalfResultTensor<'f16'>;
+}
 
 /** Bare indices, as options take them. They are copied before they are checked. */
 export type IndexArray = Int32Array | BigInt64Array;
@@ -112,7 +152,7 @@ export interface CallOptions<Outputs extends string = never> {
    * been detached or resized meanwhile). Asynchronous calls that write the same memory must not overlap: await one before
    * the next.
    */
-  out?: { readonly [name in Outputs]?: FloatTensor };
+  out?: { readonly [name in Outputs]?: AnyTensor };
 }
 
 /**

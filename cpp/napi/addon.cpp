@@ -7,6 +7,7 @@
 #include "core/parallel.h"
 #include "napi/arguments.h"
 #include "napi/call.h"
+#include "napi/devices.h"
 #include "napi/environment.h"
 #include "napi/errors.h"
 #include "napi/handles.h"
@@ -39,7 +40,7 @@ Napi::Object describeEntry(Napi::Env env, const Entry& entry) {
     o.Set("update", in.access == Access::Update);
     inputs.Set(inputs.Length(), o);
   }
-  static const char* const kinds[] = {"flag", "integer", "number", "choice", "pair"};
+  static const char* const kinds[] = {"flag", "integer", "number", "choice", "pair", "", "device"};
   for (size_t i = 0; i < spec.options.size(); ++i) {
     const OptionSpec& option = spec.options[i];
     if (option.kind == OptionKind::PairHigh || !takesOption(entry.preset, option)) continue;
@@ -95,6 +96,7 @@ Napi::Value describe(const Napi::CallbackInfo& info) {
     o.Set("bankAt", header::kBank);
     o.Set("jobAt", header::kJob);
     o.Set("resultsAt", header::kResults);
+    o.Set("deviceAt", header::kDevice);
     Napi::Array isas = Napi::Array::New(env);
     for (int i = 0; i < kIsaCount; ++i)
       if (isaAvailable(static_cast<Isa>(i))) isas.Set(isas.Length(), isaName(static_cast<Isa>(i)));
@@ -145,6 +147,7 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   exports.Set("setNumThreads", Napi::Function::New<setThreads>(env));
   exportHandles(env, exports);
   exportLora(env, exports);
+  exportDevices(env, exports);
   exportMachine(env, exports);
   return exports;
 }

@@ -5,6 +5,7 @@
 #include <iterator>
 #include <string>
 
+#include "napi/devices.h"
 #include "napi/errors.h"
 
 namespace rankone {
@@ -40,7 +41,8 @@ OptionValue readOption(const OptionSpec& spec, const double* slot) {
     case OptionKind::Flag: v.value = v.value != 0; break;
     case OptionKind::Number:
     case OptionKind::Pair:
-    case OptionKind::PairHigh: break;
+    case OptionKind::PairHigh:
+    case OptionKind::Device: break;
     case OptionKind::Integer:
       if (!(std::fabs(v.value) <= kMaxSafeInteger) || v.value != std::floor(v.value))
         fail(ErrorKind::Range, "%s: expected an integer, got %g", argumentName(spec).c_str(), v.value);
@@ -62,6 +64,10 @@ struct Region {
 };
 
 Region regionOf(const Tensor& t) { return {static_cast<const char*>(t.data), t.present() ? t.bytes() : 0}; }
+
+const char* placeName(const std::shared_ptr<cuda::Context>& device) { return device ? device->name().c_str() : "cpu"; }
+
+bool isFloat(DType t) { return kFloats & dtypeBit(t); }
 
 }  // namespace
 
@@ -92,7 +98,8 @@ void defineElement(napi_env env, napi_value array, uint32_t index, napi_value va
   check(env, napi_define_properties(env, array, 1, &element));
 }
 
-Tensor Arguments::readTensor(const Name& name, int slot, napi_value value) const {
+Tensor Arguments::readTensor(const Name& name, int slot, napi_value value,
+                             std::shared_ptr<cuda::Buffer>& memory) const {
   const double* h = header_ + slot;
   Tensor t;
   if (!(h[0] >= 0 && h[0] <= kMaxRank) || !(h[1] >= 0 && h[1] < static_cast<double>(std::size(kDTypes))))
@@ -113,8 +120,20 @@ Tensor Arguments::readTensor(const Name& name, int slot, napi_value value) const
   if (size > kMaxSafeInteger / 8)
     fail(ErrorKind::Range, "%s%s%s: expected a shape that fits into memory, got %s", name.group, name.dot(), name.name,
          t.shapeText().c_str());
+  memory.reset();
   ArrayView view;
-  if (!value || !viewOf(env_, value, view) || !holds(view.type, t.dtype))
+  const bool isArray = value && viewOf(env_, value, view);
+  if (value && !isArray) {
+    const std::string full = std::string(name.group) + name.dot() + name.name;
+    if (const DeviceMemory* device = deviceMemoryOf(env_, value, full.c_str())) {
+      if (device->dtype != t.dtype || static_cast<double>(device->count) != size)
+        fail(ErrorKind::Range, "%s: expected a tensor of the shape and dtype that it was made with", full.c_str());
+      memory = device->buffer;
+      t.data = device->data();
+      return t;
+    }
+  }
+  if (!isArray || !holds(view.type, t.dtype))
     fail(ErrorKind::Type, "%s%s%s: expected a typed array for dtype %s", name.group, name.dot(), name.name,
          dtypeName(t.dtype));
   if (static_cast<double>(view.length) != size)
@@ -125,10 +144,38 @@ Tensor Arguments::readTensor(const Name& name, int slot, napi_value value) const
   return t;
 }
 
+void Arguments::place(Lead& lead, const std::string& name, const char* what,
+                      const std::shared_ptr<cuda::Context>& device) const {
+  if (device && !entry_->spec->runCuda)
+    fail(ErrorKind::Range, "%s: expected %s on the CPU, as this function has no CUDA form, got one on %s", name.c_str(),
+         what, placeName(device));
+  if (lead.name.empty())
+    lead = {name, device};
+  else if (lead.device != device)
+    fail(ErrorKind::Range, "%s: expected %s on %s as %s is, got one on %s", name.c_str(), what, placeName(lead.device),
+         lead.name.c_str(), placeName(device));
+}
+
+void Arguments::checkDevice(Call& call, const Lead& lead) const {
+  const OpSpec& spec = *entry_->spec;
+  for (size_t i = 0; i < spec.options.size(); ++i) {
+    const OptionValue& asked = call.options[i];
+    if (spec.options[i].kind != OptionKind::Device || !asked.given) continue;
+    const int where = lead.device ? lead.device->device() : -1;
+    if (asked.value == where) continue;
+    const std::string name = asked.value < 0 ? "cpu" : "cuda:" + std::to_string(static_cast<int>(asked.value));
+    fail(ErrorKind::Range, "%s: expected '%s' as %s is there, got '%s'", spec.options[i].name, placeName(lead.device),
+         lead.name.c_str(), name.c_str());
+  }
+  call.device = lead.device;
+}
+
 void Arguments::read(Call& call, StateHold& state, std::vector<AlignedBuffer>& copies) const {
   const OpSpec& spec = *entry_->spec;
   call.spec = &spec;
   call.preset = entry_->preset;
+  Lead lead;
+  std::shared_ptr<cuda::Buffer> memory;
   for (int i = 0; i < inputs_; ++i) {
     const InputSpec& in = spec.inputs[i];
     const int slot = header::kInputs + i * header::kTensor;
@@ -139,10 +186,15 @@ void Arguments::read(Call& call, StateHold& state, std::vector<AlignedBuffer>& c
     }
     if (!(entry_->takesInputs >> i & 1)) fail(ErrorKind::Type, "%s: expected none, got a tensor", in.name);
     const Name name{in.group ? in.group : "", in.name};
-    Tensor& t = call.inputs[i] = readTensor(name, slot, input(i));
+    Tensor& t = call.inputs[i] = readTensor(name, slot, input(i), memory);
     if (!(in.dtypes & dtypeBit(t.dtype)))
       fail(ErrorKind::Type, "%s%s%s: expected dtype %s, got %s", name.group, name.dot(), name.name,
            dtypeNames(in.dtypes).c_str(), dtypeName(t.dtype));
+    if (isFloat(t.dtype)) {
+      if (memory || lead.device || lead.name.empty())
+        place(lead, argumentName(in), "a tensor", memory ? memory->context() : nullptr);
+      if (memory) call.memory.push_back(std::move(memory));
+    }
     if (t.dtype == DType::I32 || t.dtype == DType::I64) {
       copies.emplace_back(t.bytes());
       if (t.data) std::memcpy(copies.back().data(), t.data, t.bytes());
@@ -154,7 +206,8 @@ void Arguments::read(Call& call, StateHold& state, std::vector<AlignedBuffer>& c
     if (call.options[i].given && !(entry_->takesOptions >> i & 1))
       fail(ErrorKind::Type, "%s: expected none, got an option", spec.options[i].name);
   }
-  readHandles(call, state);
+  readHandles(call, state, lead);
+  checkDevice(call, lead);
   for (int i = 0; i < inputs_; ++i) {  // what is written in place may not lie under anything else
     if (spec.inputs[i].access != Access::Update || !call.inputs[i].present()) continue;
     for (int j = 0; j < inputs_; ++j)
@@ -164,26 +217,30 @@ void Arguments::read(Call& call, StateHold& state, std::vector<AlignedBuffer>& c
   }
 }
 
-void Arguments::readHandles(Call& call, StateHold& state) const {
+void Arguments::readHandles(Call& call, StateHold& state, Lead& lead) const {
   const OpSpec& spec = *entry_->spec;
   const auto value = [&](int i) { return input(inputs_ + outputs_ + i); };
   if (header_[header::kState] != 0) {
     if (!spec.takesState) fail(ErrorKind::Type, "state: expected none, got one");
     state = StateHold(stateOf(env_, value(0)));
     call.state = state.get();
+    place(lead, "state", "one", call.state->device);
   }
   if (header_[header::kSaved] != 0) {
     if (!spec.takesSaved) fail(ErrorKind::Type, "saved: expected none, got one");
     call.saved = savedOf(env_, value(1));
+    place(lead, "saved", "one", call.saved->deviceBuffer ? call.saved->deviceBuffer->context() : nullptr);
   }
   if (header_[header::kBase] != 0) {
     if (!spec.takesBase) fail(ErrorKind::Type, "base: expected none, got one");
     call.identity = header_[header::kBase] == header::kIdentity;
     if (!call.identity) call.base = packedOf(env_, value(2));
+    if (call.base) place(lead, "base", "one", call.base->device);
   }
   if (header_[header::kBank] != 0) {
     if (!spec.takesBank) fail(ErrorKind::Type, "bank: expected none, got one");
     call.bank = bankOf(env_, value(3));
+    if (!spec.fillsBank) place(lead, "bank", "one", call.bank->device);
   }
 }
 
@@ -194,7 +251,12 @@ void Arguments::bindOut(Call& call) const {
     if (!outGiven(i)) continue;
     const char* name = spec.outputs[i].name;
     if (!planned.present()) fail(ErrorKind::Range, "out.%s: this call does not produce it", name);
-    const Tensor given = readTensor({"out", name}, header::kOutputs + i * header::kTensor, output(i));
+    std::shared_ptr<cuda::Buffer> memory;
+    const Tensor given = readTensor({"out", name}, header::kOutputs + i * header::kTensor, output(i), memory);
+    if ((memory ? memory->context() : nullptr) != call.device)
+      fail(ErrorKind::Range, "out.%s: expected a tensor on %s as the inputs are, got one on %s", name,
+           placeName(call.device), placeName(memory ? memory->context() : nullptr));
+    if (memory) call.memory.push_back(std::move(memory));
     if (given.dtype != planned.dtype)
       fail(ErrorKind::Type, "out.%s: expected dtype %s, got %s", name, dtypeName(planned.dtype),
            dtypeName(given.dtype));
@@ -219,6 +281,7 @@ void Arguments::account(const Call& call) const {
 
 void Arguments::reportOutputs(const Call& call, header::Results results) const {
   header_[header::kResults] = results;
+  header_[header::kDevice] = call.device ? call.device->device() : -1;
   for (int i = 0; i < outputs_; ++i) {
     double* h = header_ + header::kOutputs + i * header::kTensor;
     const Tensor& t = call.outputs[i];

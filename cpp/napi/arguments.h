@@ -6,8 +6,10 @@
 //           per option   [given, value]
 //           per output   [rank or -1, dtype, six dimensions]   in: the caller's `out`; afterwards: what was produced
 //           [state given, saved given, base given (2: 'identity'), bank given,
-//            job number of an asynchronous call (written), what was returned (written)]
-//   values  inputs in the spec's order, then `out` arrays in the outputs' order, then state, saved, base, bank
+//            job number of an asynchronous call (written), what was returned (written),
+//            the device of the results, -1: CPU (written)]
+//   values  arrays or what DeviceTensors hold; inputs in the spec's order, then `out` arrays in the outputs' order,
+//   then state, saved, base, bank
 //
 // Values are arguments, and not elements of an array: they are there without a call of the engine's for each, and no
 // code of the caller's runs when they are read.
@@ -37,10 +39,11 @@ constexpr int kJob = kBank + 1;
 constexpr int kHandles = 4;  // values behind inputs and outputs
 constexpr int kIdentity = 2;
 constexpr int kResults = kJob + 1;
-constexpr int kSize = kResults + 1;
+constexpr int kDevice = kResults + 1;
+constexpr int kSize = kDevice + 1;
 
-// What a call returns: nothing where it made no array, the one that it made, or an array of the outputs' in the spec's
-// order (null for those that it did not produce) and then `saved` or a packed weight.
+// What a call returns: nothing where it made no array (or DeviceTensor), the one that it made, or an array of the
+// outputs' in the spec's order (null for those that it did not produce) and then `saved` or a packed weight.
 enum Results { kNothing, kOne, kAll };
 }  // namespace header
 
@@ -53,8 +56,8 @@ class Arguments {
   napi_value input(int i) const { return arguments_[kFirstValue + i]; }
   napi_value output(int i) const { return input(inputs_ + i); }
 
-  // Fills call's inputs, options, state, saved, base and bank. Pointers go into the caller's memory, except for index
-  // arrays, which are copied before anybody validates what they hold.
+  // Fills call's inputs, options, state, saved, base, bank and device. Pointers go into the caller's memory, except for
+  // index arrays, which are copied before anybody validates what they hold.
   void read(Call& call, StateHold& state, std::vector<AlignedBuffer>& copies) const;
 
   // After plan(): binds `out` arrays, checked against the planned shape and against overlaps, to the outputs that are
@@ -74,8 +77,17 @@ class Arguments {
     const char *group, *name;
     const char* dot() const { return *group ? "." : ""; }
   };
-  Tensor readTensor(const Name& name, int slot, napi_value value) const;
-  void readHandles(Call& call, StateHold& state) const;
+  // The first of what a call has to have in one place.
+  struct Lead {
+    std::string name;  // empty: none yet
+    std::shared_ptr<cuda::Context> device;
+  };
+  // Its memory on a device goes to `memory`, which is reset where it has none.
+  Tensor readTensor(const Name& name, int slot, napi_value value, std::shared_ptr<cuda::Buffer>& memory) const;
+  void readHandles(Call& call, StateHold& state, Lead& lead) const;
+  // What is there so far, and now `what` of that name, are on one device.
+  void place(Lead& lead, const std::string& name, const char* what, const std::shared_ptr<cuda::Context>& device) const;
+  void checkDevice(Call& call, const Lead& lead) const;
 
   Napi::Env env_;
   const Entry* entry_;

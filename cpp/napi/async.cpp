@@ -11,18 +11,17 @@
 #include "napi/call.h"
 #include "napi/environment.h"
 #include "napi/errors.h"
+#include "napi/tasks.h"
 
 namespace rankone {
+namespace {
 
-struct Job {
-  uint64_t number = 0;
+struct Job : Task {
   const char* name = nullptr;
   Call call;
   StateHold state;
   std::vector<AlignedBuffer> copies;
-  CancelFlag cancel{false};
   std::exception_ptr error;
-  std::shared_ptr<AsyncContext> context;
 
   // Of the environment's thread. They die with the environment, so there is nothing to release when it has ended.
   struct WriteBack {
@@ -33,11 +32,11 @@ struct Job {
     size_t bytes, elementSize;
   };
   std::vector<WriteBack> writeBacks;
-  napi_deferred deferred = nullptr;
   napi_ref kept = nullptr;  // the results, then the arrays to write back to
-};
 
-namespace {
+  void settle(Napi::Env env) override;
+  void letGo() override;
+};
 
 void copyInputs(const Arguments& arguments, Job& job, std::vector<napi_value>& kept) {
   Call& call = job.call;
@@ -83,12 +82,9 @@ void runJob(const std::shared_ptr<Job>& job) {
     job->error = std::current_exception();
     job->state.poison();
   }
+  completed(*job);
   std::lock_guard<std::mutex> hold(context.lock);
   --context.running;
-  if (!context.closed) {
-    // The job stays in context.jobs until its completion has been handled, so a plain pointer will do.
-    napi_call_threadsafe_function(context.finished, job.get(), napi_tsfn_nonblocking);
-  }
   context.idle.notify_all();
 }
 
@@ -107,16 +103,16 @@ void writeBack(Napi::Env env, const Job& job, napi_value kept) {
     if (job.writeBacks[i].bytes) std::memcpy(views[i].data, job.writeBacks[i].from, job.writeBacks[i].bytes);
 }
 
-// What was disposed, evicted or replaced during the call is free by the time its promise is settled: the pool's thread
-// may keep the job for a little longer.
-void letGo(Job& job) {
-  job.call.planned.reset();
-  job.call.base.reset();
-  job.call.bank.reset();
+// What was disposed, evicted or replaced during the call is free by the time its promise is settled.
+void Job::letGo() {
+  call.planned.reset();
+  call.base.reset();
+  call.bank.reset();
+  call.memory.clear();
 }
 
-// On the environment's thread.
-void settle(Napi::Env env, Job& job) {
+void Job::settle(Napi::Env env) {
+  Job& job = *this;
   napi_value kept;
   try {
     check(env, napi_get_reference_value(env, job.kept, &kept));
@@ -143,17 +139,16 @@ void settle(Napi::Env env, Job& job) {
 }
 
 void finished(napi_env rawEnv, napi_value, void* context, void* data) {
-  if (!rawEnv) return;  // the environment is closing; context.jobs goes with it
+  if (!rawEnv) return;  // the environment is closing; context.tasks goes with it
   const Napi::Env env(rawEnv);
   AsyncContext& async = *static_cast<AsyncContext*>(context);
-  const auto found = async.jobs.find(static_cast<Job*>(data)->number);
-  if (found == async.jobs.end()) return;
-  const std::shared_ptr<Job> job = std::move(found->second);
-  async.jobs.erase(found);
-  letGo(*job);
-  if (async.jobs.empty()) napi_unref_threadsafe_function(env, async.finished);
+  const auto found = async.tasks.find(static_cast<Task*>(data)->number);
+  if (found == async.tasks.end()) return;
+  const std::shared_ptr<Task> task = found->second;
+  withdraw(env, task);
+  task->letGo();
   try {
-    settle(env, *job);
+    task->settle(env);
   } catch (...) {
     // Only while the environment is being terminated; there is nobody to tell.
   }
@@ -163,10 +158,12 @@ void closeAsync(AsyncContext& context) {
   {
     std::unique_lock<std::mutex> hold(context.lock);
     context.closed = true;
-    for (auto& [number, job] : context.jobs) job->cancel.store(true);
+    for (auto& [number, task] : context.tasks) task->cancel.store(true);
     context.idle.wait(hold, [&] { return context.running == 0; });
   }
-  context.jobs.clear();  // each points back here
+  for (auto& [number, device] : context.devices) device->close();
+  context.tasks.clear();  // each points back here
+  context.devices.clear();
   napi_release_threadsafe_function(context.finished, napi_tsfn_abort);
 }
 
@@ -180,15 +177,16 @@ napi_value callAsync(napi_env rawEnv, napi_callback_info info) {
       auto job = std::make_shared<Job>();
       Call& call = job->call;
       job->name = arguments.entry().name;
-      job->context = Environment::of(env).async;
       arguments.read(call, job->state, job->copies);
       call.cancel = &job->cancel;
       call.spec->plan(call);
       arguments.bindOut(call);
 
       std::vector<napi_value> kept(call.spec->outputs.size() + 1, env.Null());
-      copyInputs(arguments, *job, kept);
-      copyOut(arguments, *job, kept);
+      if (!call.device) {
+        copyInputs(arguments, *job, kept);
+        copyOut(arguments, *job, kept);
+      }
       allocateOutputs(env, arguments, call, kept.data());
       arguments.reportOutputs(call, header::kAll);
       napi_value results, promise;
@@ -197,28 +195,49 @@ napi_value callAsync(napi_env rawEnv, napi_callback_info info) {
       check(env, napi_create_reference(env, results, 1, &job->kept));
       check(env, napi_create_promise(env, &job->deferred, &promise));
 
-      AsyncContext& async = *job->context;
-      job->number = ++async.lastJob;
-      arguments.header()[header::kJob] = static_cast<double>(job->number);
-      if (async.jobs.empty()) check(env, napi_ref_threadsafe_function(env, async.finished));
-      async.jobs.emplace(job->number, job);
       try {
-        submitJob([job] { runJob(job); });
+        if (call.device) {
+          execute(call);
+          afterDevice(env, job, call.device, [job = job.get()](std::exception_ptr error) { job->error = error; });
+        } else {
+          enlist(env, job);
+          submitJob([job] { runJob(job); });
+        }
       } catch (...) {
         job->error = std::current_exception();
-        async.jobs.erase(job->number);
-        if (async.jobs.empty()) napi_unref_threadsafe_function(env, async.finished);
-        settle(env, *job);
+        withdraw(env, job);
+        job->settle(env);
       }
+      arguments.header()[header::kJob] = static_cast<double>(job->number);
       return promise;
     });
   });
 }
 
+void enlist(Napi::Env env, const std::shared_ptr<Task>& task) {
+  task->context = Environment::of(env).async;
+  AsyncContext& async = *task->context;
+  if (async.tasks.empty()) check(env, napi_ref_threadsafe_function(env, async.finished));
+  task->number = ++async.lastTask;
+  async.tasks.emplace(task->number, task);
+}
+
+void withdraw(Napi::Env env, const std::shared_ptr<Task>& task) {
+  AsyncContext& async = *Environment::of(env).async;
+  if (async.tasks.erase(task->number) && async.tasks.empty()) napi_unref_threadsafe_function(env, async.finished);
+}
+
+void completed(Task& task) {
+  AsyncContext& context = *task.context;
+  std::lock_guard<std::mutex> hold(context.lock);
+  // The task stays in context.tasks until its completion has been handled, so a plain pointer will do.
+  if (!context.closed) napi_call_threadsafe_function(context.finished, &task, napi_tsfn_nonblocking);
+}
+
 Napi::Value cancel(const Napi::CallbackInfo& info) {
   AsyncContext& async = *Environment::of(info.Env()).async;
-  const auto found = async.jobs.find(static_cast<uint64_t>(info[0].ToNumber().DoubleValue()));
-  if (found != async.jobs.end()) found->second->cancel.store(true);
+  const auto found = async.tasks.find(static_cast<uint64_t>(info[0].ToNumber().DoubleValue()));
+  if (found != async.tasks.end()) found->second->cancel.store(true);
   return info.Env().Undefined();
 }
 

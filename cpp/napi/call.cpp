@@ -3,6 +3,7 @@
 #include <cstring>
 
 #include "core/workspace.h"
+#include "napi/devices.h"
 #include "napi/environment.h"
 #include "napi/errors.h"
 
@@ -16,6 +17,12 @@ void allocateOutputs(Napi::Env env, const Arguments& arguments, Call& call, napi
       arrays[i] = env.Null();
     } else if (arguments.outGiven(static_cast<int>(i))) {
       arrays[i] = arguments.output(static_cast<int>(i));
+    } else if (call.device && (kFloats & dtypeBit(t.dtype))) {
+      auto memory = std::make_shared<cuda::Buffer>(call.device, t.bytes());
+      t.data = memory->data();
+      call.memory.push_back(memory);
+      arrays[i] = wrapDevice(env, {std::move(memory), 0, t.dtype, t.size()});
+      continue;
     } else {
       arrays[i] = Environment::of(env).newArray(env, t.dtype, t.size());
       ArrayView view;
@@ -23,7 +30,9 @@ void allocateOutputs(Napi::Env env, const Arguments& arguments, Call& call, napi
         fail(ErrorKind::Range, "%s: out of memory for shape %s", call.spec->outputs[i].name, t.shapeText().c_str());
       t.data = view.data;
     }
-    if (t.present() && t.data && poisonRequested()) std::memset(t.data, 0xff, t.bytes());  // NaN in every float type
+    const bool onDevice = call.device && (kFloats & dtypeBit(t.dtype));
+    if (!onDevice && t.present() && t.data && poisonRequested())
+      std::memset(t.data, 0xff, t.bytes());  // NaN in every float type
   }
 }
 
@@ -72,7 +81,7 @@ napi_value callSync(napi_env rawEnv, napi_callback_info info) {
       napi_value arrays[kMaxOutputs];
       allocateOutputs(env, arguments, call, arrays);
       try {
-        call.spec->run(call);
+        execute(call);
       } catch (...) {
         state.poison();
         throw;

@@ -19,7 +19,7 @@ Napi::Value cancel(const Napi::CallbackInfo& info);
 void openAsync(Napi::Env env);
 
 // Fills arrays, one to an output: new ones where there is no memory yet, the caller's own from `out`, null where there
-// is no output. No code of the caller's runs.
+// is no output. On a device those of floats are DeviceTensors. No code of the caller's runs.
 void allocateOutputs(Napi::Env env, const Arguments& arguments, Call& call, napi_value* arrays);
 
 }  // namespace rankone

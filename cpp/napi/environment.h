@@ -4,17 +4,20 @@
 #include <napi.h>
 
 #include <condition_variable>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <unordered_map>
 
+#include "core/cuda.h"
+#include "core/parallel.h"
 #include "core/tensor.h"
 
 namespace rankone {
 
-struct Job;
+struct Task;
 
-// Shared with the pool's threads, which may finish a job after the environment is gone.
+// Shared with other threads, which may finish a task after the environment is gone.
 struct AsyncContext {
   std::mutex lock;
   std::condition_variable idle;
@@ -22,8 +25,10 @@ struct AsyncContext {
   bool closed = false;                          // under lock
   int running = 0;                              // under lock: jobs inside a kernel
 
-  std::unordered_map<uint64_t, std::shared_ptr<Job>> jobs;  // the environment's thread only
-  uint64_t lastJob = 0;
+  // The environment's thread only.
+  std::unordered_map<uint64_t, std::shared_ptr<Task>> tasks;
+  uint64_t lastTask = 0;
+  std::map<int, std::shared_ptr<cuda::Context>> devices;
 };
 
 struct Environment {

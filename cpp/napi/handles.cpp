@@ -1,8 +1,8 @@
 #include "napi/handles.h"
 
 #include <cmath>
-#include <cstring>
 
+#include "napi/devices.h"
 #include "napi/handle.h"
 
 namespace rankone {
@@ -34,7 +34,11 @@ Napi::Value createState(const Napi::CallbackInfo& info) {
       fail(ErrorKind::Range, "keyHeads: expected a divisor of valueHeads = %lld, got %lld", static_cast<long long>(hv),
            static_cast<long long>(h));
     if (static_cast<double>(n) * hv * k * (v + 1) > 9e15) throw std::bad_alloc();
-    auto state = std::make_shared<StateBuffer>(n, hv, k, v, h);
+    auto device = deviceOf(info.Env(), info[5]);
+    if (device && (k > 256 || v > 256))
+      fail(ErrorKind::Range, "%s: expected an integer from 1 to 256 on %s, got %lld", k > 256 ? "keyDim" : "valueDim",
+           device->name().c_str(), static_cast<long long>(k > 256 ? k : v));
+    auto state = std::make_shared<StateBuffer>(n, hv, k, v, h, std::move(device));
     return Napi::Value(info.Env(), wrapState(info.Env(), std::move(state)));
   });
 }
@@ -45,8 +49,7 @@ Napi::Value stateRead(const Napi::CallbackInfo& info) {
     const StateBuffer& state = *hold.get();
     float* to = floatsOf(info.Env(), info[1], "tensor", state.size());
     float* z = state.keyHeads ? floatsOf(info.Env(), info[2], "z", state.zSize()) : nullptr;
-    std::memcpy(to, state.data(), state.size() * sizeof(float));
-    if (z) std::memcpy(z, state.z(), state.zSize() * sizeof(float));
+    state.read(to, z);
     return info.Env().Undefined();
   });
 }
@@ -59,11 +62,7 @@ Napi::Value stateWrite(const Napi::CallbackInfo& info) {
     const bool hasZ = !info[2].IsUndefined();
     if (hasZ && !state.keyHeads) fail(ErrorKind::Type, "z: this state has none (createState takes keyHeads)");
     const float* z = hasZ ? floatsOf(info.Env(), info[2], "z", state.zSize()) : nullptr;
-    std::memcpy(state.data(), from, state.size() * sizeof(float));
-    if (z)
-      std::memcpy(state.z(), z, state.zSize() * sizeof(float));
-    else if (state.keyHeads)
-      std::memset(state.z(), 0, state.zSize() * sizeof(float));
+    state.write(from, z);
     state.poisoned = false;
     return info.Env().Undefined();
   });
@@ -73,8 +72,9 @@ Napi::Value stateClone(const Napi::CallbackInfo& info) {
   return guarded(info.Env(), "RecurrentState.clone", [&] {
     StateHold hold(stateHandle(info.Env(), info[0]).object);
     const StateBuffer& from = *hold.get();
-    auto copy = std::make_shared<StateBuffer>(from.batch, from.valueHeads, from.keyDim, from.valueDim, from.keyHeads);
-    std::memcpy(copy->data(), from.data(), from.bytes());
+    auto copy = std::make_shared<StateBuffer>(from.batch, from.valueHeads, from.keyDim, from.valueDim, from.keyHeads,
+                                              from.device);
+    copy->copyFrom(from);
     return Napi::Value(info.Env(), wrapState(info.Env(), std::move(copy)));
   });
 }
@@ -110,7 +110,7 @@ napi_value wrapState(Napi::Env env, std::shared_ptr<StateBuffer> state) {
 }
 
 napi_value wrapSaved(Napi::Env env, std::shared_ptr<SavedForward> saved) {
-  const size_t bytes = saved->buffer.bytes();
+  const size_t bytes = saved->bytes();
   return wrap(env, std::move(saved), bytes, kSavedTag);
 }
 

@@ -2,8 +2,10 @@
 #include <cmath>
 
 #include "napi/arguments.h"
+#include "napi/devices.h"
 #include "napi/handle.h"
 #include "napi/handles.h"
+#include "napi/tasks.h"
 
 namespace rankone {
 namespace {
@@ -44,6 +46,53 @@ Napi::Value packedRead(const Napi::CallbackInfo& info) {
   });
 }
 
+// A copy on a device, whose codes and scales are put in order and sent there while others work.
+struct PackedCopy : Task {
+  std::shared_ptr<const PackedWeight> from;
+  std::shared_ptr<PackedWeight> to;
+  std::exception_ptr error;
+
+  void settle(Napi::Env env) override {
+    if (error)
+      napi_reject_deferred(env, deferred, jsError(env, "packWeight", error).Value());
+    else
+      napi_resolve_deferred(env, deferred, wrapPacked(env, std::move(to)));
+  }
+  void letGo() override { from.reset(); }
+  void run(std::exception_ptr before) {
+    error = before;
+    try {
+      if (!error) to->put(*from);
+    } catch (...) {
+      error = std::current_exception();
+    }
+  }
+};
+
+// packedToDevice(packed, device): a promise; packedToDeviceSync(...): the copy.
+Napi::Value packedToDevice(const Napi::CallbackInfo& info) {
+  return guarded(info.Env(), "packWeight", [&] {
+    const Napi::Env env = info.Env();
+    auto task = std::make_shared<PackedCopy>();
+    task->from = packedOf(env, info[0]);
+    const auto device = deviceOf(env, info[1]);
+    task->to = std::make_shared<PackedWeight>(*task->from, device);
+    napi_value promise;
+    check(env, napi_create_promise(env, &task->deferred, &promise));
+    afterDevice(env, task, device, [task = task.get()](std::exception_ptr error) { task->run(error); });
+    return Napi::Value(env, promise);
+  });
+}
+
+Napi::Value packedToDeviceSync(const Napi::CallbackInfo& info) {
+  return guarded(info.Env(), "packWeight", [&] {
+    const auto from = packedOf(info.Env(), info[0]);
+    auto to = std::make_shared<PackedWeight>(*from, deviceOf(info.Env(), info[1]));
+    to->putNow(*from);
+    return Napi::Value(info.Env(), wrapPacked(info.Env(), std::move(to)));
+  });
+}
+
 Napi::Value packedDispose(const Napi::CallbackInfo& info) {
   return guarded(info.Env(), "PackedWeight.dispose", [&] {
     drop(info.Env(), packedHandle(info.Env(), info[0]));
@@ -62,7 +111,9 @@ int64_t featuresOf(const Napi::CallbackInfo& info, size_t i, const char* name) {
 Napi::Value createBank(const Napi::CallbackInfo& info) {
   return guarded(info.Env(), "createAdapterBank", [&] {
     const int64_t in = featuresOf(info, 0, "inFeatures"), out = featuresOf(info, 1, "outFeatures");
-    return Napi::Value(info.Env(), wrap(info.Env(), std::make_shared<AdapterBank>(in, out), 0, kBankTag));
+    return Napi::Value(
+        info.Env(),
+        wrap(info.Env(), std::make_shared<AdapterBank>(in, out, deviceOf(info.Env(), info[2])), 0, kBankTag));
   });
 }
 
@@ -103,7 +154,8 @@ Napi::Value bankMemory(const Napi::CallbackInfo& info) {
   return guarded(info.Env(), "AdapterBank.memory", [&] {
     const auto bank = bankOf(info.Env(), info[0]);
     accountBank(info.Env(), info[0]);
-    const PagedArena::Usage usage = bank->arena->usage();
+    PagedArena::Usage usage = bank->arena->usage();
+    if (bank->device) usage = {bank->reservedBytes(), bank->reservedBytes(), 0};
     return Napi::Value(
         info.Env(),
         numbers(info.Env(),
@@ -144,7 +196,7 @@ std::shared_ptr<AdapterBank> bankOf(Napi::Env env, napi_value value) {
 void accountBank(Napi::Env env, napi_value value) {
   Handle<AdapterBank>& handle = bankHandle(env, value);
   if (!handle.object) return;
-  const int64_t bytes = static_cast<int64_t>(handle.object->arena->reservedBytes());
+  const int64_t bytes = static_cast<int64_t>(handle.object->reservedBytes());
   if (bytes == handle.bytes) return;
   account(env, bytes - handle.bytes);
   handle.bytes = bytes;
@@ -153,6 +205,8 @@ void accountBank(Napi::Env env, napi_value value) {
 void exportLora(Napi::Env env, Napi::Object exports) {
   exports.Set("packedInfo", Napi::Function::New<packedInfo>(env));
   exports.Set("packedRead", Napi::Function::New<packedRead>(env));
+  exports.Set("packedToDevice", Napi::Function::New<packedToDevice>(env));
+  exports.Set("packedToDeviceSync", Napi::Function::New<packedToDeviceSync>(env));
   exports.Set("packedDispose", Napi::Function::New<packedDispose>(env));
   exports.Set("createBank", Napi::Function::New<createBank>(env));
   exports.Set("bankEvict", Napi::Function::New<bankEvict>(env));

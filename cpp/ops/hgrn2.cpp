@@ -1,6 +1,7 @@
 // HGRN2 as a cell of the grid: a gate per channel and additive updates whose keys are k = 1 - e^g. Qin et al. 2024.
 #include "kernels/hgrn2.h"
 
+#include "ops/cuda.h"
 #include "ops/gradients.h"
 #include "ops/recurrence.h"
 
@@ -66,7 +67,7 @@ void plan(Call& call) {
 void run(const Call& call) {
   Call inner = forwardCall(call);
   for (int i : {recurrence_outputs::kO, recurrence_outputs::kFinalState}) inner.outputs[i] = call.outputs[i];
-  recurrenceOp.run(inner);
+  execute(inner);
 }
 
 Call backwardCall(const Call& call) {
@@ -87,20 +88,41 @@ void planBackward(Call& call) {
   call.outputs[kOutDInitialState] = inner.outputs[kDInitialState];
 }
 
+// gradients: where the op's and the keys' are to be computed.
+template <class Gradients>
+Call backwardInto(const Call& call, Gradients& gradients, float* keyGradients) {
+  using namespace recurrence_gradients;
+  const Tensor& g = call.input(kG);
+  Call inner = backwardCall(call);
+  inner.outputs[kDQ] = floatsLike(call.input(kQ), gradients.f32(kOutDQ));
+  inner.outputs[kDK] = floatsLike(g, keyGradients);
+  inner.outputs[kDV] = floatsLike(call.input(kV), gradients.f32(kOutDV));
+  inner.outputs[kDG] = floatsLike(g, gradients.f32(kOutDG));
+  inner.outputs[kDInitialState] = call.outputs[kOutDInitialState];
+  return inner;
+}
+
 void runBackward(const Call& call) {
   using namespace recurrence_gradients;
   const Tensor& g = call.input(kG);
   AlignedBuffer keyGradients(static_cast<size_t>(g.size()) * sizeof(float));
-  Call inner = backwardCall(call);
   GradientBuffers gradients(call);
-  float* dg = gradients.f32(kOutDG);
-  inner.outputs[kDQ] = floatsLike(call.input(kQ), gradients.f32(kOutDQ));
-  inner.outputs[kDK] = floatsLike(g, keyGradients.f32());
-  inner.outputs[kDV] = floatsLike(call.input(kV), gradients.f32(kOutDV));
-  inner.outputs[kDG] = floatsLike(g, dg);
-  inner.outputs[kDInitialState] = call.outputs[kOutDInitialState];
+  const Call inner = backwardInto(call, gradients, keyGradients.f32());
   recurrenceBackwardOp.run(inner);
-  hgrn2AddGateGradient(g.size(), FloatView(g), keyGradients.f32(), dg, call.cancel);
+  hgrn2AddGateGradient(g.size(), FloatView(g), keyGradients.f32(), inner.outputs[kDG].f32(), call.cancel);
+  gradients.finish();
+}
+
+void runBackwardCuda(const Call& call) {
+  using namespace recurrence_gradients;
+  const int64_t count = call.input(kG).size();
+  cuda::GradientBuffers gradients(call);
+  const Call inner = backwardInto(call, gradients, gradients.scratch(count));
+  recurrenceBackwardOp.runCuda(inner);
+  // That of the keys is of the log gates already.
+  if (count > 0)
+    call.device->run(&RankoneCuda::add, inner.outputs[kDG].f32(), static_cast<const float*>(inner.outputs[kDK].f32()),
+                     count);
   gradients.finish();
 }
 
@@ -115,6 +137,7 @@ const OpSpec hgrn2Op = {
     .outputs = kOutputs,
     .plan = plan,
     .run = run,
+    .runCuda = run,
     .takesState = true,
     .makesSaved = true,
 };
@@ -126,6 +149,7 @@ const OpSpec hgrn2BackwardOp = {
     .outputs = kGradients,
     .plan = planBackward,
     .run = runBackward,
+    .runCuda = runBackwardCuda,
     .takesSaved = true,
 };
 

@@ -1,18 +1,16 @@
 // Adapters into a bank: AdapterBank.load and AdapterBank.replace. Nothing of the bank changes before the new adapter is
 // whole.
+#include "ops/load_adapter.h"
+
 #include <algorithm>
-#include <numeric>
 
 #include "core/widen.h"
-#include "ops/adapter_bank.h"
-#include "ops/op.h"
 #include "ops/shapes.h"
 
 namespace rankone {
 namespace {
 
-enum Input { kA, kB, kMid, kRankBias, kBaseScale, kOutBias };
-enum Option { kScale, kAct, kTopK, kRank, kId };
+using namespace load_adapter;
 
 constexpr int64_t kMostRanks = int64_t{1} << 24;
 
@@ -100,9 +98,8 @@ Factor planFactor(const Tensor& t, int64_t rows, int64_t depth, int width, int64
   return f;
 }
 
-std::shared_ptr<const StoredAdapter> store(const Call& call) {
-  stopIfCancelled(call);
-  const AdapterBank& bank = *call.bank;
+// With its numbers, and no memory yet.
+std::shared_ptr<StoredAdapter> describe(const Call& call) {
   const Tensor &a = call.inputs[kA], &b = call.inputs[kB], &mid = call.inputs[kMid];
   const int64_t loaded = a.shape[0];
   auto stored = std::make_shared<StoredAdapter>();
@@ -117,7 +114,20 @@ std::shared_ptr<const StoredAdapter> store(const Call& call) {
   stored->midRows = mid.rank == 2 ? mid.shape[0] : 0;
   stored->midColumns = mid.present() ? loaded : 0;
   stored->rankBias = call.inputs[kRankBias].present() ? loaded : 0;
+  return stored;
+}
 
+std::shared_ptr<const StoredAdapter> store(const Call& call) {
+  stopIfCancelled(call);
+  const AdapterBank& bank = *call.bank;
+  std::shared_ptr<StoredAdapter> stored = describe(call);
+  if (bank.device) {
+    storeOnDevice(call, *stored);
+    return stored;
+  }
+  const Tensor &a = call.inputs[kA], &b = call.inputs[kB], &mid = call.inputs[kMid];
+  const int64_t loaded = a.shape[0];
+  LoraAdapter& to = stored->adapter;
   Layout layout;
   const int half = panelWidth() / 2;
   const Factor fa = planFactor(a, to.rank, bank.in, to.rank <= half ? half : panelWidth(), to.rank, layout);
@@ -147,9 +157,7 @@ std::shared_ptr<const StoredAdapter> store(const Call& call) {
   pack(fb, b, to.b, to.bIndex, to.midRank);
   if (fb.isList) {
     int32_t* ranks = reinterpret_cast<int32_t*>(memory + order);
-    std::iota(ranks, ranks + to.midRank, 0);
-    std::sort(ranks, ranks + to.midRank,
-              [&](int32_t x, int32_t y) { return to.bIndex[x] != to.bIndex[y] ? to.bIndex[x] < to.bIndex[y] : x < y; });
+    orderRanks(to.bIndex, to.midRank, ranks);
     to.bOrder = ranks;
   }
   if (mid.present()) {
@@ -216,6 +224,7 @@ const OpSpec loadAdapterOp{.name = "AdapterBank.load",
                            .plan = planLoad,
                            .run = runLoad,
                            .takesBank = true,
+                           .fillsBank = true,
                            .wrapped = true};
 const OpSpec replaceAdapterOp{.name = "AdapterBank.replace",
                               .inputs = kInputs,
@@ -224,6 +233,7 @@ const OpSpec replaceAdapterOp{.name = "AdapterBank.replace",
                               .plan = planReplace,
                               .run = runReplace,
                               .takesBank = true,
+                              .fillsBank = true,
                               .wrapped = true};
 
 }  // namespace rankone

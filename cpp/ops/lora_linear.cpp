@@ -1,7 +1,7 @@
 // y = d * (W x) + bias + the row's adapters. See kernels/lora.h.
 #include <cstring>
 
-#include "ops/lora_problem.h"
+#include "ops/lora_cuda.h"
 #include "ops/shapes.h"
 
 namespace rankone {
@@ -28,6 +28,18 @@ void run(const Call& call) {
   if (y.size() > 0) loraForward(args, y.data, y.dtype);
 }
 
+void runCuda(const Call& call) {
+  const Tensor &y = call.outputs[kY], &t = call.outputs[kT];
+  if (y.size() == 0) return;
+  const lora::CudaProblem problem(call);
+  RankoneLoraForward args{};
+  args.problem = problem.args();
+  args.problem.t = t.present() ? t.f32() : nullptr;
+  args.problem.tRanks = lora::problemOf(call).maxRank;
+  args.y = y.data;
+  call.device->run(&RankoneCuda::loraForward, static_cast<const RankoneLoraForward*>(&args));
+}
+
 constexpr InputSpec kInputs[] = {RANKONE_LORA_INPUTS};
 constexpr OptionSpec kOptions[] = {RANKONE_LORA_OPTIONS("f32|bf16|int8"), {"saveRank", OptionKind::Flag}};
 constexpr OutputSpec kOutputs[] = {{"y"}, {"t"}};
@@ -41,6 +53,7 @@ const OpSpec loraLinearOp{.name = "loraLinear",
                           .outputs = kOutputs,
                           .plan = plan,
                           .run = run,
+                          .runCuda = runCuda,
                           .takesBase = true,
                           .takesBank = true,
                           .inputGroup = "routing"};

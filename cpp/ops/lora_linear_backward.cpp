@@ -2,7 +2,7 @@
 // ascending id, with `layout` to tell them apart; ts/lora/loraLinearBackward.ts cuts them.
 #include <cstring>
 
-#include "ops/lora_problem.h"
+#include "ops/lora_cuda.h"
 #include "ops/shapes.h"
 
 namespace rankone {
@@ -84,15 +84,23 @@ void writeLayout(const lora::Problem& p, int32_t* to) {
   }
 }
 
-// Each adapter's places in the outputs, all set to zero: the kernel adds what belongs to ranks in use and to rows.
-std::vector<LoraAdapterGradient> places(const Call& call, const lora::Problem& p) {
-  std::vector<LoraAdapterGradient> list(p.held.size());
+// An output's memory with zeros, or null.
+float* zeros(const Call& call, int output) {
+  const Tensor& t = call.outputs[output];
+  if (!t.present()) return nullptr;
+  if (call.device)
+    call.device->fill(t.data, 0, t.bytes());
+  else
+    std::memset(t.data, 0, t.bytes());
+  return t.f32();
+}
+
+// Each adapter's places in the outputs, all set to zero: the kernel writes what belongs to ranks in use and to rows.
+template <class Gradient>
+std::vector<Gradient> places(const Call& call, const lora::Problem& p) {
+  std::vector<Gradient> list(p.held.size());
   float* at[kOutputs] = {};
-  for (int o = kDA; o < kOutputs; ++o) {
-    if (!call.outputs[o].present()) continue;
-    at[o] = call.outputs[o].f32();
-    std::memset(at[o], 0, call.outputs[o].bytes());
-  }
+  for (int o = kDA; o < kOutputs; ++o) at[o] = zeros(call, o);
   for (size_t i = 0; i < list.size(); ++i) {
     const StoredAdapter& s = *p.held[i];
     const Sizes sizes(s, p.in, p.out);
@@ -101,7 +109,7 @@ std::vector<LoraAdapterGradient> places(const Call& call, const lora::Problem& p
       at[o] += sizes.of[o];
       return here;
     };
-    LoraAdapterGradient& g = list[i];
+    Gradient& g = list[i];
     g.a = take(kDA);
     g.b = take(kDB);
     g.bRanks = s.bColumns;
@@ -129,21 +137,40 @@ void run(const Call& call) {
   gradients.dY = call.inputs[kDY].data;
   gradients.dx = dx.present() ? dx.data : nullptr;
   gradients.dxDType = dx.dtype;
-  if (const Tensor& dBias = call.outputs[kDBias]; dBias.present()) {
-    std::memset(dBias.data, 0, dBias.bytes());
-    gradients.dBias = dBias.f32();
-  }
-  if (const Tensor& dGates = call.outputs[kDGates]; dGates.present()) {
-    std::memset(dGates.data, 0, dGates.bytes());
-    gradients.dGates = dGates.f32();
-  }
+  gradients.dBias = zeros(call, kDBias);
+  gradients.dGates = zeros(call, kDGates);
   if (call.outputs[kLayout].present()) {
     writeLayout(p, call.outputs[kLayout].as<int32_t>());
-    adapters = places(call, p);
+    adapters = places<LoraAdapterGradient>(call, p);
     gradients.adapters = adapters.data();
     gradients.adapterCount = static_cast<int64_t>(adapters.size());
   }
   if (p.rows > 0 && p.in > 0) loraBackward(args, gradients);
+}
+
+void runCuda(const Call& call) {
+  const lora::Problem& p = lora::problemOf(call);
+  const Tensor &t = call.inputs[kT], &dx = call.outputs[kDx];
+  const lora::CudaProblem problem(call);
+  RankoneLoraBackward args{};
+  args.problem = problem.args();
+  if (t.present() && t.size() > 0) {
+    args.problem.t = t.f32();
+    args.problem.tRanks = t.shape[2];
+  }
+  args.dY = cuda::floatsOf(call.inputs[kDY]);
+  args.dx = dx.present() ? dx.data : nullptr;
+  args.dxDType = static_cast<int32_t>(dx.dtype);
+  args.dBias = zeros(call, kDBias);
+  args.dGates = zeros(call, kDGates);
+  std::vector<RankoneAdapterGradient> adapters;
+  if (call.outputs[kLayout].present()) {
+    writeLayout(p, call.outputs[kLayout].as<int32_t>());
+    adapters = places<RankoneAdapterGradient>(call, p);
+    if (!adapters.empty()) args.adapters = adapters.data();
+  }
+  if (p.rows > 0 && p.in > 0)
+    call.device->run(&RankoneCuda::loraBackward, static_cast<const RankoneLoraBackward*>(&args));
 }
 
 constexpr InputSpec kInputs[] = {RANKONE_LORA_INPUTS, {"dY", true, kFloats}, {"t", false, kF32}};
@@ -166,6 +193,7 @@ const OpSpec loraLinearBackwardOp{.name = "loraLinearBackward",
                                   .outputs = kGradients,
                                   .plan = plan,
                                   .run = run,
+                                  .runCuda = runCuda,
                                   .takesBase = true,
                                   .takesBank = true,
                                   .wrapped = true,

@@ -39,6 +39,8 @@ void bindSizes(const Call& call, Problem& p) {
 // Codes times codes need a base of codes.
 void expectInt8(const Call& call) {
   if (call.integer(kCompute, 0) != kInt8) return;
+  if (call.device)
+    fail(ErrorKind::Range, "compute: expected 'f32' or 'bf16' on %s, got 'int8'", call.device->name().c_str());
   if (!call.base || call.base->panels().format != PanelFormat::Int8)
     fail(ErrorKind::Range, "compute: expected 'f32' or 'bf16' unless base has format 'int8', got 'int8'");
   constexpr int64_t most = int64_t{1} << 17;  // 127 * 128 times as many is less than 2^31

@@ -5,8 +5,9 @@
 #include <cmath>
 #include <limits>
 
+#include "ops/cuda.h"
 #include "ops/gradients.h"
-#include "ops/recurrence.h"
+#include "ops/recurrence_problem.h"
 #include "ops/shapes.h"
 
 namespace rankone {
@@ -54,9 +55,11 @@ Mamba2Args bindArgs(const Call& call) {
   if (G < 1 || HV < 1 || HV % G != 0)
     fail(ErrorKind::Range, "B: expected G to divide HV = %lld, got shape %s", static_cast<long long>(HV),
          b.shapeText().c_str());
-  if (N < 1 || N > 512) fail(ErrorKind::Range, "B: expected N from 1 to 512, got shape %s", b.shapeText().c_str());
-  if (x.shape[3] < 1 || x.shape[3] > 512)
-    fail(ErrorKind::Range, "x: expected P from 1 to 512, got shape %s", x.shapeText().c_str());
+  const long long most = maxStateDim(call);
+  if (N < 1 || N > most)
+    fail(ErrorKind::Range, "B: expected N from 1 to %lld, got shape %s", most, b.shapeText().c_str());
+  if (x.shape[3] < 1 || x.shape[3] > most)
+    fail(ErrorKind::Range, "x: expected P from 1 to %lld, got shape %s", most, x.shapeText().c_str());
   if (call.input(kD).present()) expectShape(call, kD, {HV}, "[HV]");
   if (call.input(kDtBias).present()) expectShape(call, kDtBias, {HV}, "[HV]");
   const Tensor& starts = call.input(kCuSeqlens);
@@ -131,6 +134,29 @@ void run(const Call& call) {
   if (args.D) mamba2Skip(args, o.f32(), y.data, y.dtype);
 }
 
+RankoneMamba2 onDevice(const Mamba2Args& args) {
+  return {args.rows, args.HV, args.P,      cuda::floatsOf(args.x), cuda::floatsOf(args.dt),
+          args.A,    args.D,  args.dtBias, args.softplus,          args.low,
+          args.high};
+}
+
+void prepareOnDevice(const Call& call, const RankoneMamba2& args, float* step, float* g) {
+  if (args.rows > 0) call.device->run(&RankoneCuda::mamba2Prepare, &args, step, g);
+}
+
+void runCuda(const Call& call) {
+  const RankoneMamba2 args = onDevice(bindArgs(call));
+  const size_t count = static_cast<size_t>(args.rows * args.HV);
+  const cuda::Array<float> step(call.device, count), g(call.device, count);
+  prepareOnDevice(call, args, step.data(), g.data());
+  Call inner = forwardCall(call, step.data(), g.data());
+  const Tensor& y = inner.outputs[recurrence_outputs::kO] = call.outputs[kOutY];
+  inner.outputs[recurrence_outputs::kFinalState] = call.outputs[kOutFinalState];
+  recurrenceOp.runCuda(inner);
+  if (args.D && args.rows > 0)
+    call.device->run(&RankoneCuda::mamba2Skip, &args, cuda::floatsOf(y), y.data, static_cast<int32_t>(y.dtype));
+}
+
 Call backwardCall(const Call& call, const float* step, float* g) {
   Call inner = gridCall(recurrenceBackwardOp, call, step, g);
   inner.inputs[recurrence_inputs::kDO] = call.input(kDY);
@@ -182,6 +208,35 @@ void runBackward(const Call& call) {
   gradients.finish();
 }
 
+void runBackwardCuda(const Call& call) {
+  using namespace recurrence_gradients;
+  const RankoneMamba2 args = onDevice(bindArgs(call));
+  const int64_t steps = args.rows * args.HV;
+  cuda::GradientBuffers gradients(call);
+  float *step = gradients.scratch(steps), *g = gradients.scratch(steps), *dG = gradients.scratch(steps),
+        *dV = gradients.scratch(steps * args.P);
+  prepareOnDevice(call, args, step, g);
+  Call inner = backwardCall(call, step, g);
+  inner.outputs[kDQ] = floatsLike(call.input(kC), gradients.f32(kOutDC));
+  inner.outputs[kDK] = floatsLike(call.input(kB), gradients.f32(kOutDB));
+  inner.outputs[kDV] = floatsLike(call.input(kX), dV);
+  inner.outputs[kDG] = floatsLike(call.input(kDt), dG);
+  inner.outputs[kDInitialState] = call.outputs[kOutDInitialState];
+  inner.options[recurrence_options::kGradDtype] = {};
+  recurrenceBackwardOp.runCuda(inner);
+  const RankoneMamba2Gradients to = {step,
+                                     cuda::floatsOf(call.input(kDY)),
+                                     dV,
+                                     dG,
+                                     gradients.f32(kOutDx),
+                                     gradients.f32(kOutDdt),
+                                     gradients.f32(kOutDA),
+                                     gradients.f32(kOutDD),
+                                     gradients.f32(kOutDDtBias)};
+  call.device->run(&RankoneCuda::mamba2Gradients, &args, &to);
+  gradients.finish();
+}
+
 }  // namespace
 
 extern const OpSpec mamba2Op, mamba2BackwardOp;
@@ -193,6 +248,7 @@ const OpSpec mamba2Op = {
     .outputs = kOutputs,
     .plan = plan,
     .run = run,
+    .runCuda = runCuda,
     .takesState = true,
     .makesSaved = true,
 };
@@ -204,6 +260,7 @@ const OpSpec mamba2BackwardOp = {
     .outputs = kGradients,
     .plan = planBackward,
     .run = runBackward,
+    .runCuda = runBackwardCuda,
     .takesSaved = true,
 };
 

@@ -12,6 +12,7 @@ Call innerCall(const OpSpec& spec, const Call& outer) {
   call.state = outer.state;
   call.saved = outer.saved;
   call.cancel = outer.cancel;
+  call.device = outer.device;
   call.inner = true;
   for (size_t i = 0; i < spec.options.size(); ++i)
     for (size_t j = 0; j < outer.spec->options.size(); ++j)
@@ -73,7 +74,7 @@ void expectGiven(const Call& call, int option, const char* what) {
 }
 
 void expectCompute(const Call& call, int option) {
-  if (call.integer(option, 0) == 1 && !hasBf16Dot())
+  if (!call.device && call.integer(option, 0) == 1 && !hasBf16Dot())
     fail(ErrorKind::Range, "%s: expected 'f32' on this instruction set (%s), got 'bf16'",
          call.spec->options[option].name, isaName(activeIsa()));
 }

@@ -10,12 +10,18 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "core/error.h"
 #include "core/parallel.h"
 #include "core/tensor.h"
 
 namespace rankone {
+
+namespace cuda {
+class Buffer;   // core/cuda.h
+class Context;  // a device, as one environment has it
+}  // namespace cuda
 
 constexpr int kMaxInputs = 16, kMaxOptions = 24, kMaxOutputs = 12;
 
@@ -31,7 +37,8 @@ struct InputSpec {
 };
 
 // Pair: two numbers [low, high]; the second one is the value of the next option, which has no name and kind PairHigh.
-enum class OptionKind : uint8_t { Flag, Integer, Number, Choice, Pair, PairHigh };
+// Device: a CUDA device's number, or -1 for the CPU.
+enum class OptionKind : uint8_t { Flag, Integer, Number, Choice, Pair, PairHigh, Device };
 
 struct OptionSpec {
   const char* name;
@@ -71,7 +78,10 @@ struct Call {
   std::shared_ptr<PackedWeight> packed;  // made by plan(), filled by run()
   std::shared_ptr<const void> planned;   // what plan() has found out for run(), of the op's own type
   const CancelFlag* cancel = nullptr;
-  bool inner = false;  // made by another op, which may mix dtypes
+  // Where the float tensors, state, saved, base and bank of the call are; null: on the CPU. Indices never are there.
+  std::shared_ptr<cuda::Context> device;
+  std::vector<std::shared_ptr<cuda::Buffer>> memory;  // of inputs and outputs there
+  bool inner = false;                                 // made by another op, which may mix dtypes
   // Of an inner recurrence: its values are rows of v times this, its keys 1 - e^k.
   const float* valueScale = nullptr;
   bool keysFromGates = false;
@@ -91,12 +101,14 @@ struct OpSpec {
   std::span<const OutputSpec> outputs;
   void (*plan)(Call&);
   void (*run)(const Call&);
-  bool takesState = false;  // accepts `state`
-  bool makesSaved = false;  // accepts `saveForBackward` and may return `saved`
-  bool takesSaved = false;  // accepts `saved`
-  bool takesBase = false;   // accepts `base`
-  bool takesBank = false;   // accepts `bank`
-  bool makesBase = false;   // returns a packed weight
+  void (*runCuda)(const Call&) = nullptr;  // puts the work into the device's stream and returns; null: CPU only
+  bool takesState = false;                 // accepts `state`
+  bool makesSaved = false;                 // accepts `saveForBackward` and may return `saved`
+  bool takesSaved = false;                 // accepts `saved`
+  bool takesBase = false;                  // accepts `base`
+  bool takesBank = false;                  // accepts `bank`
+  bool makesBase = false;                  // returns a packed weight
+  bool fillsBank = false;                  // takes tensors of the CPU into a bank, wherever that is
   // The JavaScript function of that name has arguments or results of another form.
   bool wrapped = false;
   const char* inputGroup = nullptr;  // this group stands among the inputs, not among the options
@@ -105,6 +117,9 @@ struct OpSpec {
 // A call of another op on behalf of `outer`: options of the same name, the state, what is saved and the cancel flag go
 // along; inputs and outputs are the caller's to set.
 Call innerCall(const OpSpec& spec, const Call& outer);
+
+// run() where the call's tensors are.
+inline void execute(const Call& call) { (call.device ? call.spec->runCuda : call.spec->run)(call); }
 
 // As messages name it: with the option that it stands inside of.
 std::string argumentName(const InputSpec& input);

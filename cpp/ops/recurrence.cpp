@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "ops/recurrence_cuda.h"
 #include "ops/recurrence_problem.h"
 #include "ops/shapes.h"
 
@@ -94,6 +95,10 @@ void plan(Call& call) {
     if (call.flag(kNormalize)) setOutput(call, kFinalZ, {args.N, args.H, args.K});
   }
   if (!call.flag(kSaveForBackward)) return;
+  if (call.device) {
+    call.saved = cuda::makeSaved(call, args);
+    return;
+  }
   const SavedGeometry geometry = savedGeometry(args.n, args.K, args.V);
   const size_t states = geometry.allStates(args);
   const size_t residuals = args.update == UpdateRule::Delta ? geometry.allResiduals(args) : 0;
@@ -138,6 +143,12 @@ void run(const Call& call) {
   if (scans) takesBf16Chunks(call, args) ? recurrenceChunksBf16(args) : recurrenceScan(args);
 }
 
+void runCuda(const Call& call) {
+  std::vector<float> fixedGate;
+  const Bound bound = bindArgs(call, &fixedGate);
+  if (bound.args.N > 0) cuda::recurrenceForward(call, bound.args, bound.z);
+}
+
 }  // namespace
 
 const OpSpec recurrenceOp = {
@@ -147,6 +158,7 @@ const OpSpec recurrenceOp = {
     .outputs = kOutputs,
     .plan = plan,
     .run = run,
+    .runCuda = runCuda,
     .takesState = true,
     .makesSaved = true,
 };

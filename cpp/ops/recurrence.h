@@ -14,7 +14,7 @@ namespace rankone {
 #define RANKONE_RUN_OPTIONS                                                                 \
   {"mode", OptionKind::Choice, "auto|recurrent|chunk"}, {"chunkSize", OptionKind::Integer}, \
       {"compute", OptionKind::Choice, "f32|bf16"}, {                                        \
-    "device", OptionKind::Choice, "cpu|cuda"                                                \
+    "device", OptionKind::Device                                                            \
   }
 
 // Rows that the specs of forward and backward share: kQ to kDtBias, and kUpdate to kLowerBound.

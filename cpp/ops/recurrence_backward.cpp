@@ -1,4 +1,5 @@
 #include "ops/gradients.h"
+#include "ops/recurrence_cuda.h"
 #include "ops/recurrence_problem.h"
 #include "ops/shapes.h"
 
@@ -87,6 +88,22 @@ void run(const Call& call) {
   gradients.finish();
 }
 
+void runCuda(const Call& call) {
+  std::vector<float> fixedGate;
+  RecurrenceBackward args = bindArgs(call, &fixedGate);
+  cuda::GradientBuffers gradients(call);
+  args.dq = gradients.f32(kDQ);
+  args.dk = gradients.f32(kDK);
+  args.dv = gradients.f32(kDV);
+  args.dg = gradients.f32(kDG);
+  args.dbeta = gradients.f32(kDBeta);
+  args.dInitialState = gradients.f32(kDInitialState);
+  args.dALog = gradients.f32(kDALog);
+  args.dDtBias = gradients.f32(kDDtBias);
+  cuda::recurrenceBackward(call, args);
+  gradients.finish();
+}
+
 }  // namespace
 
 const OpSpec recurrenceBackwardOp = {
@@ -96,6 +113,7 @@ const OpSpec recurrenceBackwardOp = {
     .outputs = kOutputs,
     .plan = plan,
     .run = run,
+    .runCuda = runCuda,
     .takesSaved = true,
 };
 

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cmath>
 
-#include "core/cpu.h"
 #include "ops/shapes.h"
 
 namespace rankone {
@@ -12,7 +11,7 @@ namespace {
 using namespace recurrence_inputs;
 using namespace recurrence_options;
 
-constexpr int64_t kMaxStateDim = 512, kMaxHouseholder = 8;
+constexpr int64_t kMaxHouseholder = 8;
 
 GateKind gateOfRank(const Tensor& g) {
   switch (g.rank) {
@@ -37,10 +36,13 @@ UpdateRule updateRule(const Call& call) {
   return rule;
 }
 
-void checkSize(const char* name, int64_t value, int64_t low, int64_t high, const Tensor& t) {
-  if (value < low || value > high)
-    fail(ErrorKind::Range, "%s: expected a size from %lld to %lld, got shape %s", name, static_cast<long long>(low),
-         static_cast<long long>(high), t.shapeText().c_str());
+// Of a key or value, the last dimension.
+void checkWidth(const Call& call, int input, int64_t width) {
+  const int64_t most = maxStateDim(call);
+  if (width >= 1 && width <= most) return;
+  const std::string where = call.device ? " on " + call.device->name() : "";
+  fail(ErrorKind::Range, "%s: expected a size from 1 to %lld%s, got shape %s", call.spec->inputs[input].name,
+       static_cast<long long>(most), where.c_str(), call.input(input).shapeText().c_str());
 }
 
 void checkOptions(const Call& call) {
@@ -51,10 +53,7 @@ void checkOptions(const Call& call) {
       fail(ErrorKind::Range, "chunkSize: expected 16, 32, 64 or 128, got %g", c);
   }
   expectInteger(call, kNumHouseholder, 1, kMaxHouseholder);
-  if (call.integer(kCompute, 0) == 1 && !hasBf16Dot())
-    fail(ErrorKind::Range, "compute: expected 'f32' on this instruction set (%s), got 'bf16'", isaName(activeIsa()));
-  if (call.integer(kDevice, 0) == 1)
-    fail(ErrorKind::Range, "device: expected 'cpu', got 'cuda' (cuda unavailable: this build has no CUDA backend)");
+  expectCompute(call, kCompute);
   if (call.preset && call.preset->fixedGate == FixedGate::Lightning) {
     if (!call.options[kLayer].given || !call.options[kLayers].given)
       fail(ErrorKind::Type, "layer, layers: expected both, the layer's index and how many there are");
@@ -130,9 +129,10 @@ void checkNormalize(const Call& call, const RecurrenceProblem& p) {
     expectShape(call, kInitialZ, {p.N, p.H, p.K}, p.cuSeqlens ? "[N,H,K]" : "[B,H,K]");
 }
 
-void checkSizes(const RecurrenceProblem& p, const Tensor& q, const Tensor& v) {
-  checkSize("q", p.K, 1, kMaxStateDim, q);
-  checkSize("v", p.V, 1, kMaxStateDim, v);
+void checkSizes(const Call& call, const RecurrenceProblem& p) {
+  const Tensor &q = call.input(kQ), &v = call.input(kV);
+  checkWidth(call, kQ, p.K);
+  checkWidth(call, kV, p.V);
   if (p.H < 1) fail(ErrorKind::Range, "q: expected at least one head, got shape %s", q.shapeText().c_str());
   if (p.HV < 1 || p.HV % p.H != 0)
     fail(ErrorKind::Range, "v: expected HV to be a multiple of H = %lld, got shape %s", static_cast<long long>(p.H),
@@ -203,7 +203,7 @@ void bindProblem(const Call& call, RecurrenceProblem& p, std::vector<float>* fix
   p.HV = v.shape[2];
   p.V = v.shape[3];
   bindSequences(call, p, planning);
-  if (planning) checkSizes(p, q, v);
+  if (planning) checkSizes(call, p);
   p.update = updateRule(call);
   p.gate = gateOfRank(g);
   if (planning) checkShapes(call, p);
@@ -254,7 +254,10 @@ SavedForward::Key savedKey(const Call& call, const RecurrenceProblem& p) {
           p.V,
           p.n,
           call.integer(kLayer, 0),
-          call.integer(kLayers, 0)};
+          call.integer(kLayers, 0),
+          call.device ? static_cast<int64_t>(call.input(kQ).dtype) : 0,
+          call.device ? call.integer(kMode, 0) : 0,
+          call.device ? call.integer(kCompute, -1) : 0};
 }
 
 }  // namespace rankone

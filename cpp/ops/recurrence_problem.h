@@ -8,6 +8,9 @@
 
 namespace rankone {
 
+// Widest key and value that a call takes, which its kernels decide.
+inline int64_t maxStateDim(const Call& call) { return call.device ? 256 : 512; }
+
 // Fills what forward and backward share, and checks all of it while planning. fixedGate takes the values of a gate that
 // a preset derives from the shape, where there is something to compute; null while planning.
 void bindProblem(const Call& call, RecurrenceProblem& problem, std::vector<float>* fixedGate);

@@ -3,8 +3,10 @@
 // it.
 #pragma once
 #include <cstdint>
+#include <memory>
 #include <vector>
 
+#include "core/cuda.h"
 #include "core/workspace.h"
 #include "kernels/recurrence.h"
 
@@ -20,6 +22,8 @@ class SavedForward {
     bool gateActivation, boundedGate, qkL2norm, initialState;
     std::vector<int64_t> starts;  // of packed sequences
     int64_t batch, tokens, heads, valueHeads, keyDim, valueDim, householder, layer, layers;
+    // On a device what decides the arithmetic, and 0 on the CPU, whose layout does not depend on it.
+    int64_t dtype, mode, compute;
     bool operator==(const Key&) const = default;
   };
 
@@ -27,6 +31,9 @@ class SavedForward {
   float* states = nullptr;     // as SavedGeometry lays them out
   float* residuals = nullptr;  // null for additive updates, whose residual is v
   AlignedBuffer buffer;
+  std::shared_ptr<cuda::Buffer> deviceBuffer;  // in place of all these, in a layout that the backend knows
+
+  size_t bytes() const { return deviceBuffer ? deviceBuffer->bytes() : buffer.bytes(); }
 };
 
 }  // namespace rankone

@@ -3,22 +3,32 @@
 #pragma once
 #include <atomic>
 #include <cstdint>
+#include <memory>
 
+#include "core/cuda.h"
 #include "core/workspace.h"
 
 namespace rankone {
 
 class StateBuffer {
  public:
-  StateBuffer(int64_t batch, int64_t valueHeads, int64_t keyDim, int64_t valueDim, int64_t keyHeads);
+  // On a device where one is given.
+  StateBuffer(int64_t batch, int64_t valueHeads, int64_t keyDim, int64_t valueDim, int64_t keyHeads,
+              std::shared_ptr<cuda::Context> device = nullptr);
 
   const int64_t batch, valueHeads, keyDim, valueDim;
   const int64_t keyHeads;  // 0: no z
-  float* data() const { return buffer_.f32(); }
+  const std::shared_ptr<cuda::Context> device;
+  float* data() const { return deviceBuffer_ ? static_cast<float*>(deviceBuffer_->data()) : buffer_.f32(); }
   float* z() const { return keyHeads ? data() + size() : nullptr; }
   int64_t size() const { return batch * valueHeads * keyDim * valueDim; }
   int64_t zSize() const { return batch * keyHeads * keyDim; }
   size_t bytes() const { return static_cast<size_t>(size() + zSize()) * sizeof(float); }
+
+  // Host memory; what is on a device is waited for. z may be null.
+  void read(float* state, float* z) const;
+  void write(const float* state, const float* z);  // z null: zeros
+  void copyFrom(const StateBuffer& other);         // of the same dimensions and place
 
   // Held by the call that uses the state; a second taker gets Error(State).
   void acquire();
@@ -29,6 +39,7 @@ class StateBuffer {
 
  private:
   AlignedBuffer buffer_;
+  std::shared_ptr<cuda::Buffer> deviceBuffer_;
   std::atomic<bool> busy_{false};
   bool disposed_ = false;
 };

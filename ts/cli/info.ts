@@ -21,7 +21,13 @@ export interface Machine {
 
 /** Whether there is CUDA, and why not. */
 export function cudaReport(): string {
-  return 'cuda unavailable: this build has no CUDA backend';
+  const { devices, library, reason } = engine().info().cuda;
+  if (reason !== undefined) return reason;
+  const names = devices.map(
+    ({ name, computeCapability, memoryBytes, emulated }, i) =>
+      `cuda:${i} ${name} (compute capability ${computeCapability}, ${(memoryBytes / 2 ** 30).toFixed(0)} GiB${emulated ? ', emulated' : ''})`,
+  );
+  return `${names.join('; ')}; ${library}`;
 }
 
 export function machine(): Machine {

@@ -1,16 +1,19 @@
 /// <reference lib="esnext.disposable" preserve="true" />
 import { binding, type Handle } from '../binding';
+import { type CudaDeviceName, type Device, deviceIndex, deviceName } from '../device';
+import { disposeSymbol } from '../dispose';
 import { show, typeError } from '../errors';
 import { handles } from '../handles';
 import { checkKeys } from '../linalg/arguments';
 import { synchronous } from '../marshal';
-import { disposeSymbol } from '../state';
 import { type AdapterSpec, readSpec } from './adapterSpec';
 
 /** Sizes of the layer that a bank's adapters belong to. */
 export interface AdapterBankShape {
   inFeatures: number;
   outFeatures: number;
+  /** Where the adapters shall be; default `'cpu'`. load() and replace() take tensors on the CPU in either case. */
+  device?: Device;
 }
 
 /** What {@link AdapterBank.memory} returns. */
@@ -56,20 +59,28 @@ export class AdapterBank implements Disposable {
   readonly #handle: Handle;
   readonly #inFeatures: number;
   readonly #outFeatures: number;
+  readonly #device: number;
   #disposed = false;
 
-  private constructor(own: symbol, handle: Handle, inFeatures: number, outFeatures: number) {
+  private constructor(
+    own: symbol,
+    handle: Handle,
+    inFeatures: number,
+    outFeatures: number,
+    device: number,
+  ) {
     if (own !== OWN)
       throw typeError('AdapterBank', 'constructor: expected createAdapterBank(), got a call of it');
     this.#handle = handle;
     this.#inFeatures = inFeatures;
     this.#outFeatures = outFeatures;
+    this.#device = device;
     handles.bank.set(this, handle);
   }
 
   /** @internal */
-  static of(handle: Handle, inFeatures: number, outFeatures: number): AdapterBank {
-    return new AdapterBank(OWN, handle, inFeatures, outFeatures);
+  static of(handle: Handle, inFeatures: number, outFeatures: number, device: number): AdapterBank {
+    return new AdapterBank(OWN, handle, inFeatures, outFeatures, device);
   }
 
   get inFeatures(): number {
@@ -78,6 +89,11 @@ export class AdapterBank implements Disposable {
 
   get outFeatures(): number {
     return this.#outFeatures;
+  }
+
+  /** Where it is: `'cpu'`, or of the form `'cuda:0'`. Only tensors there go into a call with it. */
+  get device(): 'cpu' | CudaDeviceName {
+    return deviceName(this.#device);
   }
 
   /** Whether {@link AdapterBank.dispose} has been called. */
@@ -160,7 +176,9 @@ export class AdapterBank implements Disposable {
  */
 export function createAdapterBank(shape: AdapterBankShape): AdapterBank {
   const operation = 'createAdapterBank';
-  checkKeys(operation, 'an input', shape, ['inFeatures', 'outFeatures']);
+  checkKeys(operation, 'an input', shape, ['inFeatures', 'outFeatures', 'device']);
   const { inFeatures, outFeatures } = shape;
-  return AdapterBank.of(binding.createBank(inFeatures, outFeatures), inFeatures, outFeatures);
+  const device = deviceIndex(operation, shape.device);
+  const handle = binding.createBank(inFeatures, outFeatures, device);
+  return AdapterBank.of(handle, inFeatures, outFeatures, device);
 }

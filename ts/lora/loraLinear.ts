@@ -1,6 +1,6 @@
 import { asynchronous, synchronous } from '../marshal';
-import type { AsyncLayer, SyncLayer } from '../ops/layer';
-import type { CallOptions, FloatTensor, IndexArray, ResultTensor, Tensor } from '../types';
+import type { AsyncDeviceLayer, SyncDeviceLayer } from '../ops/layer';
+import type { AnyTensor, CallOptions, IndexArray, ResultTensor, Tensor } from '../types';
 import type { AdapterBank } from './adapterBank';
 import type { PackedWeight } from './packedWeight';
 
@@ -32,7 +32,7 @@ export type AdapterRouting =
       /** `[M*k]`, those of a row side by side */
       readonly ids: Int32Array;
       /** `[M,k]`, or the leading dimensions of x and k */
-      readonly gates: FloatTensor;
+      readonly gates: AnyTensor;
     };
 
 /** Inputs of {@link loraLinear}. */
@@ -61,7 +61,7 @@ export interface LoraSharedOptions {
   /**
    * Precision of the products; default `'f32'`. `'bf16'` rounds operands to bfloat16 first (of the forward not the rank
    * vectors, of the backward those and their gradients too) and adds in float32, on processors with AVX512-BF16; RangeError
-   * elsewhere.
+   * elsewhere. On a device `'bf16'` is the default of bf16 and f16 tensors and `'f32'` that of float32 ones.
    */
   compute?: 'f32' | 'bf16';
   /**
@@ -83,7 +83,8 @@ export interface LoraLinearOptions extends Omit<LoraSharedOptions, 'compute'>, C
    * Precision of the products; default `'f32'`. `'bf16'` rounds operands to bfloat16 first (but not the rank vectors) and
    * adds in float32, on processors with AVX512-BF16; RangeError elsewhere. `'int8'`, there too and of a base in format
    * `'int8'` with at most 2^17 columns, rounds each row of x to 127 steps up to its largest magnitude, multiplies the codes
-   * and adds them exactly; A multiplies x in bfloat16.
+   * and adds them exactly; A multiplies x in bfloat16. On a device there are `'bf16'`, the default of bf16 and f16 tensors,
+   * and `'f32'`, that of float32 ones.
    */
   compute?: 'f32' | 'bf16' | 'int8';
   /** Return t too, for the backward; default false. */
@@ -117,7 +118,7 @@ export interface LoraLinearResult {
  * @see Hu et al., LoRA: Low-Rank Adaptation of Large Language Models, 2021 (arXiv:2106.09685); Chen et al., Punica:
  * Multi-Tenant LoRA Serving, 2023 (arXiv:2310.18547)
  */
-export const loraLinear: AsyncLayer<
+export const loraLinear: AsyncDeviceLayer<
   LoraDtypes,
   LoraLinearInputs,
   LoraLinearOptions,
@@ -128,7 +129,7 @@ export const loraLinear: AsyncLayer<
  * {@link loraLinear} on the caller's thread and memory, with the pool's help.
  * @throws the same errors, synchronously
  */
-export const loraLinearSync: SyncLayer<
+export const loraLinearSync: SyncDeviceLayer<
   LoraDtypes,
   LoraLinearInputs,
   LoraLinearOptions,

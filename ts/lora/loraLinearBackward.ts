@@ -1,12 +1,14 @@
+import { DeviceTensor } from '../device';
 import { asynchronous, named, synchronous } from '../marshal';
 import type { GradDType, GradientOption } from '../ops/grid';
 import type { LayerInputs } from '../ops/layer';
 import type {
+  AnyTensor,
   AsyncOptions,
+  Beside,
   CallOptions,
   DTypeOf,
-  FloatTensor,
-  ResultOf,
+  ResultBeside,
   ResultTensor,
   Tensor,
 } from '../types';
@@ -64,28 +66,28 @@ export interface AdapterGradients {
 
 /** Of a call whose x is an `X`: what {@link loraLinearBackward} returns. */
 export type LoraLinearBackwardResult<
-  X extends FloatTensor = Tensor,
+  X extends AnyTensor = Tensor,
   G extends GradDType = 'f32',
   Need extends LoraNeed = LoraNeed,
 > = (Need extends { dx: false }
   ? unknown
   : {
       /** Shape of x; through a quantised base too. */
-      dx: G extends 'input' ? ResultOf<DTypeOf<X>> : ResultTensor;
+      dx: ResultBeside<X, G extends 'input' ? DTypeOf<X> : 'f32'>;
     }) &
   (Need extends { adapters: false }
     ? unknown
     : {
         /** By id, ascending, one for every id that the routing names. */
-        adapters: Map<number, AdapterGradients>;
+        adapters: Map<number, { [P in keyof AdapterGradients]: Beside<AdapterGradients[P], X> }>;
       }) & {
     /** Shape of gates. */
-    dGates?: ResultTensor;
+    dGates?: ResultBeside<X, 'f32'>;
     /** `[out]` */
-    dBias?: ResultTensor;
+    dBias?: ResultBeside<X, 'f32'>;
   };
 
-/** What the engine returns: the adapters' gradients one behind the other, by ascending id. */
+/** What the engine returns: the adapters' gradients one behind the other, by ascending id. On a device all but layout. */
 interface Flat {
   /** Int32 `[adapters,8]`: see FIELDS; -1 where the adapter has no such gradient. */
   layout?: { data: ArrayLike<number>; shape: number[] };
@@ -103,9 +105,13 @@ interface Flat {
 /** Of a row of `layout`; midRows is 0 for a diagonal. */
 const FIELDS = 8;
 
-function adaptersOf(flat: Flat): Map<number, AdapterGradients> | undefined {
+function adaptersOf(
+  flat: Flat,
+  scales: Float32Array | undefined,
+): Map<number, AdapterGradients> | undefined {
   const { layout } = flat;
   if (!layout) return undefined;
+  const onDevice = flat.dScale instanceof DeviceTensor;
   const inFeatures = flat.dA?.shape[1] ?? 0;
   const outFeatures = flat.dB?.shape[1] ?? flat.dBaseScale?.shape[1] ?? flat.dOutBias?.shape[1];
   const taken = new Map<ResultTensor, number>();
@@ -113,6 +119,7 @@ function adaptersOf(flat: Flat): Map<number, AdapterGradients> | undefined {
     const at = taken.get(from!) ?? 0;
     const end = at + shape.reduce((n, d) => n * d, 1);
     taken.set(from!, end);
+    if (onDevice) return (from as unknown as DeviceTensor).part(at, shape) as any;
     const { data } = from!;
     return { data: end - at === data.length ? data : data.slice(at, end), shape, dtype: 'f32' };
   };
@@ -122,7 +129,7 @@ function adaptersOf(flat: Flat): Map<number, AdapterGradients> | undefined {
       { length: FIELDS },
       (_, field) => layout.data[i * FIELDS + field],
     );
-    const gradients: AdapterGradients = { dScale: flat.dScale!.data[i] };
+    const gradients: AdapterGradients = { dScale: scales![i] };
     if (aRows >= 0) gradients.dA = next(flat.dA, [aRows, inFeatures]);
     if (bColumns >= 0) gradients.dB = next(flat.dB, [outFeatures!, bColumns]);
     if (midRows >= 0)
@@ -135,17 +142,22 @@ function adaptersOf(flat: Flat): Map<number, AdapterGradients> | undefined {
   return adapters;
 }
 
-function gather(flat: any): any {
+/** What the caller gets. scales: dScale's numbers, on the CPU. */
+function gather(flat: any, scales: Float32Array | undefined): any {
   const result: any = {};
   if (flat.dx) result.dx = flat.dx;
-  const adapters = adaptersOf(flat);
+  const adapters = adaptersOf(flat, scales);
   if (adapters) result.adapters = adapters;
   if (flat.dGates) result.dGates = flat.dGates;
   if (flat.dBias) result.dBias = flat.dBias;
   return result;
 }
 
-type Inputs<X extends FloatTensor> = LayerInputs<LoraLinearBackwardInputs, LoraDtypes, X>;
+/** What is on a device is waited for. */
+const scalesOf = (dScale: any): Float32Array | undefined =>
+  dScale instanceof DeviceTensor ? (dScale.toHostSync().data as Float32Array) : dScale?.data;
+
+type Inputs<X extends AnyTensor> = LayerInputs<LoraLinearBackwardInputs, LoraDtypes, X>;
 
 const backward = asynchronous('loraLinearBackward');
 const backwardSync = synchronous('loraLinearBackward');
@@ -158,7 +170,7 @@ const backwardSync = synchronous('loraLinearBackward');
  * @throws (rejects) as {@link loraLinear}
  */
 export const loraLinearBackward: <
-  X extends FloatTensor = Tensor,
+  X extends AnyTensor = Tensor,
   G extends GradDType = 'f32',
   const Need extends LoraNeed = LoraNeed,
 >(
@@ -166,7 +178,12 @@ export const loraLinearBackward: <
   options?: LoraLinearBackwardOptions<G, Need> & AsyncOptions,
 ) => Promise<LoraLinearBackwardResult<X, G, Need>> = named(
   'loraLinearBackward',
-  async (inputs, options) => gather(await backward(inputs, options)),
+  async (inputs, options) => {
+    const flat = await backward(inputs, options);
+    const { dScale } = flat;
+    const scales = dScale instanceof DeviceTensor ? (await dScale.toHost()).data : dScale?.data;
+    return gather(flat, scales as Float32Array | undefined);
+  },
 );
 
 /**
@@ -174,13 +191,13 @@ export const loraLinearBackward: <
  * @throws the same errors, synchronously
  */
 export const loraLinearBackwardSync: <
-  X extends FloatTensor = Tensor,
+  X extends AnyTensor = Tensor,
   G extends GradDType = 'f32',
   const Need extends LoraNeed = LoraNeed,
 >(
   inputs: Inputs<X>,
   options?: LoraLinearBackwardOptions<G, Need>,
-) => LoraLinearBackwardResult<X, G, Need> = named(
-  'loraLinearBackwardSync',
-  (inputs, options) => gather(backwardSync(inputs, options)) as any,
-);
+) => LoraLinearBackwardResult<X, G, Need> = named('loraLinearBackwardSync', (inputs, options) => {
+  const flat = backwardSync(inputs, options);
+  return gather(flat, scalesOf(flat.dScale)) as any;
+});

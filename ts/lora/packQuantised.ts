@@ -1,9 +1,11 @@
+import type { Device } from '../device';
 import { show, typeError } from '../errors';
 import { arrayKind, arrayLength } from '../header';
 import { checkKeys } from '../linalg/arguments';
 import { asynchronous, named, synchronous } from '../marshal';
 import type { AsyncOptions } from '../types';
 import type { PackedWeight } from './packedWeight';
+import { placed, placedSync } from './packWeight';
 
 /** Codes with one scale a row: element = code * scale of its row. */
 export interface Int8Codes {
@@ -83,7 +85,7 @@ function flat(operation: string, name: string, array: unknown, kinds: string): u
 function readQuantised(weight: any, options: any): [inputs: unknown, options: unknown] {
   const operation = 'packQuantised';
   checkKeys(operation, 'an input', weight, NAMES);
-  if (options !== undefined) checkKeys(operation, 'an option', options, ['signal']);
+  if (options !== undefined) checkKeys(operation, 'an option', options, ['signal', 'device']);
   const { format, codes, scales, absmax, shape } = weight;
   if (!Array.isArray(shape))
     throw typeError(operation, `shape: expected [out,in], got ${show(shape)}`);
@@ -115,6 +117,12 @@ function readQuantised(weight: any, options: any): [inputs: unknown, options: un
   return [inputs, numbers];
 }
 
+/** Options of {@link packQuantised}. */
+export interface PackQuantisedOptions {
+  /** Where it shall be; default `'cpu'`. On a device it has the same codes and scales as on the CPU. */
+  device?: Device;
+}
+
 const pack = asynchronous('packQuantised');
 const packSync = synchronous('packQuantised');
 
@@ -128,16 +136,20 @@ const packSync = synchronous('packQuantised');
  */
 export const packQuantised: (
   weight: QuantisedWeight,
-  options?: AsyncOptions,
+  options?: PackQuantisedOptions & AsyncOptions,
 ) => Promise<PackedWeight> = named('packQuantised', async (weight, options) => {
-  return (await pack(...readQuantised(weight, options))).packed;
+  const [inputs, numbers] = readQuantised(weight, options);
+  return placed('packQuantised', options?.device, async () => (await pack(inputs, numbers)).packed);
 });
 
 /**
  * {@link packQuantised} on the caller's thread and memory.
  * @throws the same errors, synchronously
  */
-export const packQuantisedSync: (weight: QuantisedWeight) => PackedWeight = named(
-  'packQuantisedSync',
-  (weight) => packSync(...readQuantised(weight, undefined)).packed,
-);
+export const packQuantisedSync: (
+  weight: QuantisedWeight,
+  options?: PackQuantisedOptions,
+) => PackedWeight = named('packQuantisedSync', (weight, options) => {
+  const [inputs, numbers] = readQuantised(weight, options);
+  return placedSync('packQuantised', options?.device, () => packSync(inputs, numbers).packed);
+});

@@ -1,3 +1,4 @@
+import { type Device, deviceIndex } from '../device';
 import { asynchronous, named, synchronous } from '../marshal';
 import type { AsyncOptions, FloatTensor } from '../types';
 import type { PackedWeight, WeightFormat } from './packedWeight';
@@ -5,6 +6,47 @@ import type { PackedWeight, WeightFormat } from './packedWeight';
 /** Options of {@link packWeight}. */
 export interface PackWeightOptions {
   format: WeightFormat;
+  /** Where it shall be; default `'cpu'`. On a device it has the same codes and scales as on the CPU. */
+  device?: Device;
+}
+
+/** Packs on the CPU and moves the result to where it shall be. @internal */
+export async function placed(
+  operation: string,
+  device: Device | undefined,
+  pack: () => Promise<PackedWeight>,
+): Promise<PackedWeight> {
+  const index = deviceIndex(operation, device);
+  const packed = await pack();
+  if (index < 0) return packed;
+  try {
+    return await packed.to(index);
+  } finally {
+    packed.dispose();
+  }
+}
+
+/** {@link placed}, waiting for it. @internal */
+export function placedSync(
+  operation: string,
+  device: Device | undefined,
+  pack: () => PackedWeight,
+): PackedWeight {
+  const index = deviceIndex(operation, device);
+  const packed = pack();
+  if (index < 0) return packed;
+  try {
+    return packed.toSync(index);
+  } finally {
+    packed.dispose();
+  }
+}
+
+/** The engine's own options, without `device`. */
+function withoutDevice(options: any): any {
+  if (typeof options !== 'object' || options === null || !('device' in options)) return options;
+  const { device, ...rest } = options;
+  return rest;
 }
 
 const pack = asynchronous('packWeight');
@@ -24,13 +66,23 @@ const packSync = synchronous('packWeight');
 export const packWeight: (
   weight: FloatTensor,
   options: PackWeightOptions & AsyncOptions,
-) => Promise<PackedWeight> = named('packWeight', async (weight, options) => {
-  return (await pack({ weight }, options)).packed;
-});
+) => Promise<PackedWeight> = named('packWeight', async (weight, options) =>
+  placed(
+    'packWeight',
+    options?.device,
+    async () => (await pack({ weight }, withoutDevice(options))).packed,
+  ),
+);
 
 /**
  * {@link packWeight} on the caller's thread and memory.
  * @throws the same errors, synchronously
  */
 export const packWeightSync: (weight: FloatTensor, options: PackWeightOptions) => PackedWeight =
-  named('packWeightSync', (weight, options) => packSync({ weight }, options).packed);
+  named('packWeightSync', (weight, options) =>
+    placedSync(
+      'packWeight',
+      options?.device,
+      () => packSync({ weight }, withoutDevice(options)).packed,
+    ),
+  );

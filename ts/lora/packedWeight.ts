@@ -1,8 +1,9 @@
 /// <reference lib="esnext.disposable" preserve="true" />
 import { binding, type Handle } from '../binding';
+import { type CudaDeviceName, deviceName } from '../device';
+import { disposeSymbol } from '../dispose';
 import { rangeError, typeError } from '../errors';
 import { handles } from '../handles';
-import { disposeSymbol } from '../state';
 import type { ResultTensor } from '../types';
 
 /**
@@ -35,9 +36,10 @@ export class PackedWeight implements Disposable {
   readonly #inFeatures: number;
   readonly #format: WeightFormat;
   readonly #bytes: number;
+  readonly #device: number;
   #disposed = false;
 
-  private constructor(own: symbol, handle: Handle) {
+  private constructor(own: symbol, handle: Handle, device: number) {
     if (own !== OWN)
       throw typeError('PackedWeight', 'constructor: expected packWeight(), got a call of it');
     this.#handle = handle;
@@ -46,12 +48,13 @@ export class PackedWeight implements Disposable {
     this.#inFeatures = inFeatures;
     this.#format = FORMATS[format];
     this.#bytes = bytes;
+    this.#device = device;
     handles.base.set(this, handle);
   }
 
   /** @internal */
-  static of(handle: Handle): PackedWeight {
-    return new PackedWeight(OWN, handle);
+  static of(handle: Handle, device = -1): PackedWeight {
+    return new PackedWeight(OWN, handle, device);
   }
 
   /** Rows of the weight. */
@@ -66,6 +69,24 @@ export class PackedWeight implements Disposable {
 
   get format(): WeightFormat {
     return this.#format;
+  }
+
+  /** Where it is: `'cpu'`, or of the form `'cuda:0'`. Only tensors there go into a call with it. */
+  get device(): 'cpu' | CudaDeviceName {
+    return deviceName(this.#device);
+  }
+
+  /**
+   * A copy on a device, of the same codes and scales.
+   * @internal
+   */
+  async to(device: number): Promise<PackedWeight> {
+    return PackedWeight.of(await binding.packedToDevice(this.#handle, device), device);
+  }
+
+  /** @internal */
+  toSync(device: number): PackedWeight {
+    return PackedWeight.of(binding.packedToDeviceSync(this.#handle, device), device);
   }
 
   /** Size in memory, scales included; what is disposed has none. */

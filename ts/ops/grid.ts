@@ -1,21 +1,24 @@
 // What the recurrence and its presets have in common: inputs, options, results, and the dtypes that a call may have.
+import type { Device, DeviceTensor } from '../device';
 import type { SavedForward } from '../saved';
 import type { RecurrentState } from '../state';
 import type {
+  AnyTensor,
   AsyncOptions,
+  Beside,
   CallOptions,
   DTypeOf,
-  FloatTensor,
   IndexArray,
   OptionsArgument,
-  ResultOf,
+  ResultBeside,
   ResultTensor,
   Tensor,
-  TensorOf,
+  TensorBeside,
 } from '../types';
 
 // Names in the inputs and results of all presets, Mamba-2's included. What is not named here is float32 always. A call's
-// dtype is read off q (x), and the rest is held against it: one signature, so that an error names the argument.
+// dtype and device are read off q (x), and the rest is held against it: one signature, so that an error names the
+// argument.
 type Lead = 'q' | 'x';
 type Same =
   | 'k'
@@ -34,49 +37,52 @@ type Same =
   | 'dC';
 type Either = 'g' | 'beta' | 'dt' | 'dg' | 'dbeta' | 'ddt';
 
-/** `Inputs` of a call whose q (x) is a `Q`: k, v, dO (B, C, dY) have its dtype; g, beta (dt) that one or float32. */
-export type TypedInputs<Inputs, Q extends FloatTensor> = {
+/**
+ * `Inputs` of a call whose q (x) is a `Q`: k, v, dO (B, C, dY) have its dtype; g, beta (dt) that one or float32. All float
+ * tensors are where it is.
+ */
+export type TypedInputs<Inputs, Q extends AnyTensor> = {
   [P in keyof Inputs]: P extends Lead
     ? Q
     : P extends Same
-      ? TensorOf<DTypeOf<Q>>
+      ? TensorBeside<Q, DTypeOf<Q>>
       : P extends Either
-        ? Tensor | TensorOf<DTypeOf<Q>>
-        : Inputs[P];
+        ? TensorBeside<Q, 'f32' | DTypeOf<Q>>
+        : Beside<Inputs[P], Q>;
 };
 
 /** `Result` of a call whose q (x) is a `Q`: the output has its dtype. */
-export type TypedResult<Result, Q extends FloatTensor> = {
+export type TypedResult<Result, Q extends AnyTensor> = {
   [P in keyof Result]: P extends Same
-    ? ResultOf<DTypeOf<Q>>
+    ? ResultBeside<Q, DTypeOf<Q>>
     : P extends Either
-      ? ResultTensor | ResultOf<DTypeOf<Q>>
-      : Result[P];
+      ? ResultBeside<Q, 'f32' | DTypeOf<Q>>
+      : Beside<Result[P], Q>;
 };
 
 /** The dtype of gradients: float32, or that of their inputs. */
 export type GradDType = 'f32' | 'input';
 
 /** Gradients of a call whose q (x) is a `Q`, in the dtype that the option `gradDtype` asks for. */
-export type TypedGradients<Result, Q extends FloatTensor, G extends GradDType> = G extends 'input'
+export type TypedGradients<Result, Q extends AnyTensor, G extends GradDType> = G extends 'input'
   ? TypedResult<Result, Q>
-  : Result;
+  : { [P in keyof Result]: Beside<Result[P], Q> };
 
 /** A forward of the grid on the caller's thread. */
-export type SyncForward<Inputs, Options, Result> = <Q extends FloatTensor = Tensor>(
+export type SyncForward<Inputs, Options, Result> = <Q extends AnyTensor = Tensor>(
   inputs: TypedInputs<Inputs, Q>,
   ...options: OptionsArgument<Options>
 ) => TypedResult<Result, Q>;
 
 /** A forward of the grid on the engine's threads, with inputs copied at the call. */
-export type AsyncForward<Inputs, Options, Result> = <Q extends FloatTensor = Tensor>(
+export type AsyncForward<Inputs, Options, Result> = <Q extends AnyTensor = Tensor>(
   inputs: TypedInputs<Inputs, Q>,
   ...options: OptionsArgument<Options, AsyncOptions>
 ) => Promise<TypedResult<Result, Q>>;
 
 /** A backward of the grid on the caller's thread. */
 export type SyncBackward<Inputs, Options, Result> = <
-  Q extends FloatTensor = Tensor,
+  Q extends AnyTensor = Tensor,
   G extends GradDType = 'f32',
 >(
   inputs: TypedInputs<Inputs, Q>,
@@ -85,7 +91,7 @@ export type SyncBackward<Inputs, Options, Result> = <
 
 /** A backward of the grid on the engine's threads, with inputs copied at the call. */
 export type AsyncBackward<Inputs, Options, Result> = <
-  Q extends FloatTensor = Tensor,
+  Q extends AnyTensor = Tensor,
   G extends GradDType = 'f32',
 >(
   inputs: TypedInputs<Inputs, Q>,
@@ -94,7 +100,7 @@ export type AsyncBackward<Inputs, Options, Result> = <
 
 /**
  * Queries, keys and values, of one dtype. B batch, T tokens, H query/key heads, HV value heads (a multiple of H), K, V
- * 1 to 512.
+ * 1 to 512, on a device to 256.
  */
 export interface QueryKeyValue {
   /** `[B,T,H,K]` */
@@ -185,13 +191,17 @@ export interface RunOptions {
   /** A hint; results agree across values within the numerical contract. */
   chunkSize?: 16 | 32 | 64 | 128;
   /**
-   * Precision of the arithmetic, default `'f32'`. `'bf16'` needs its dot product (`info().isa` is `'avx512bf16'`, else a
-   * RangeError) and lets a forward of many tokens round its products to bf16, for K and V from 32 with K V >= 1536 and
-   * gates that are neither strong nor growing. Everything else, decode, `saveForBackward` and the backward, is float32.
+   * Precision of the arithmetic. On the CPU the default is `'f32'`; `'bf16'` needs its dot product (`info().isa` is
+   * `'avx512bf16'`, else a RangeError) and lets a forward of many tokens round its products to bf16, for K and V from 32
+   * with K V >= 1536 and gates that are neither strong nor growing. Everything else, decode, `saveForBackward` and the
+   * backward, is float32. On a device `'bf16'` is the default of bf16 and f16 tensors and `'f32'` that of float32 ones.
    */
   compute?: 'f32' | 'bf16';
-  /** `'cpu'` is the only one of this version; another is an error. */
-  device?: 'cpu' | 'cuda';
+  /**
+   * Where the call's tensors are: an error where they are not. A call runs where its tensors are, with this option or
+   * without; {@link toDevice} puts them on a device.
+   */
+  device?: Device;
   /**
    * Packed sequences of any lengths: `[N+1]` offsets in tokens (not in `T*n` rows) from 0 to T, non-decreasing, and B is
    * 1. Sequence i is the tokens `cuSeqlens[i] .. cuSeqlens[i+1]-1` and starts from its own state; an empty one returns
@@ -254,9 +264,9 @@ export interface BackwardOptions<Gradients extends string = never>
  */
 export interface GateActivation {
   /** `[HV]`, float32 */
-  aLog: Tensor;
+  aLog: Tensor | DeviceTensor<'f32'>;
   /** Float32, `[HV]` beside g `[B,T,HV]`, `[HV,K]` beside g `[B,T,HV,K]`; absent means zeros */
-  dtBias?: Tensor;
+  dtBias?: Tensor | DeviceTensor<'f32'>;
   /** In [-5,0): what g stays above. */
   lowerBound?: number;
 }

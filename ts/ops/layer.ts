@@ -1,13 +1,14 @@
 // What the parts of a layer have in common: the dtypes that a call may have.
 import type {
+  AnyTensor,
   AsyncOptions,
+  Beside,
   DTypeOf,
   FloatTensor,
   OptionsArgument,
-  ResultOf,
-  ResultTensor,
+  ResultBeside,
   Tensor,
-  TensorOf,
+  TensorBeside,
 } from '../types';
 import type { GradDType, GradientOption } from './grid';
 
@@ -22,23 +23,23 @@ export interface LayerNames {
 }
 
 /** `Inputs` of a call whose leading tensor is an `X`. */
-export type LayerInputs<Inputs, Names extends LayerNames, X extends FloatTensor> = {
+export type LayerInputs<Inputs, Names extends LayerNames, X extends AnyTensor> = {
   [P in keyof Inputs]: P extends Names['lead']
     ? X
     : P extends Names['same']
-      ? TensorOf<DTypeOf<X>>
+      ? TensorBeside<X, DTypeOf<X>>
       : P extends Names['either']
-        ? Tensor | TensorOf<DTypeOf<X>>
-        : Inputs[P];
+        ? TensorBeside<X, 'f32' | DTypeOf<X>>
+        : Beside<Inputs[P], X>;
 };
 
 /** `Result` of a call whose leading tensor is an `X`. */
-export type LayerResult<Result, Names extends LayerNames, X extends FloatTensor> = {
+export type LayerResult<Result, Names extends LayerNames, X extends AnyTensor> = {
   [P in keyof Result]: P extends Names['same']
-    ? ResultOf<DTypeOf<X>>
+    ? ResultBeside<X, DTypeOf<X>>
     : P extends Names['either']
-      ? ResultTensor | ResultOf<DTypeOf<X>>
-      : Result[P];
+      ? ResultBeside<X, 'f32' | DTypeOf<X>>
+      : Beside<Result[P], X>;
 };
 
 /** Gradients of a call whose leading tensor is an `X`, in the dtype that the option `gradDtype` asks for. */
@@ -60,6 +61,22 @@ export type SyncLayer<Names extends LayerNames, Inputs, Options, Result> = <
 /** A layer part on the engine's threads, with inputs copied at the call. */
 export type AsyncLayer<Names extends LayerNames, Inputs, Options, Result> = <
   X extends FloatTensor = Tensor,
+>(
+  inputs: LayerInputs<Inputs, Names, X>,
+  ...options: OptionsArgument<Options, AsyncOptions>
+) => Promise<LayerResult<Result, Names, X>>;
+
+/** {@link SyncLayer} of a part that has a CUDA form. */
+export type SyncDeviceLayer<Names extends LayerNames, Inputs, Options, Result> = <
+  X extends AnyTensor = Tensor,
+>(
+  inputs: LayerInputs<Inputs, Names, X>,
+  ...options: OptionsArgument<Options>
+) => LayerResult<Result, Names, X>;
+
+/** {@link AsyncLayer} of a part that has a CUDA form. */
+export type AsyncDeviceLayer<Names extends LayerNames, Inputs, Options, Result> = <
+  X extends AnyTensor = Tensor,
 >(
   inputs: LayerInputs<Inputs, Names, X>,
   ...options: OptionsArgument<Options, AsyncOptions>

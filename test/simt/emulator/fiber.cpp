@@ -84,8 +84,8 @@ unsigned char* createStack() {
   return static_cast<unsigned char*>(memory) + GUARD;
 }
 
-void* prepareStack(unsigned char* stack, void (*function)()) {
-  void** top = reinterpret_cast<void**>(stack + STACK_BYTES);
+void* prepareStack(unsigned char* stack, int number, void (*function)()) {
+  void** top = reinterpret_cast<void**>(stack + STACK_BYTES - number * 448 % 8192);
 #if defined(__x86_64__)
   // As after a call: 8 below a multiple of 16.
   *--top = nullptr;

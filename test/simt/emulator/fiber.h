@@ -13,7 +13,8 @@ constexpr size_t STACK_BYTES = 64 << 10;
 // A stack with an unmapped page below it; lives as long as the program.
 unsigned char* createStack();
 
-// The stack pointer with which a switch enters `function`, which must not return.
-void* prepareStack(unsigned char* stack, void (*function)());
+// The stack pointer with which a switch enters `function`, which must not return. Stacks of different `number` begin at
+// different distances from a page's end, so that they do not meet in the same lines of a cache.
+void* prepareStack(unsigned char* stack, int number, void (*function)());
 
 }  // namespace simt::emulator

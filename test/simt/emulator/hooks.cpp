@@ -50,12 +50,12 @@ void checkElsewhere(Thread& me, const void* p, size_t bytes, bool write, const v
   if (within(p, &me, sizeof me) || within(p, &indices, sizeof indices)) return;
   const char* call = static_cast<const char*>(me.block->launch->call);
   if (within(p, call - (64 << 10), 256 << 10)) return;
-  static const void* allowed[64];
-  const auto page = reinterpret_cast<size_t>(p) >> 12;
-  const void*& slot = allowed[page % 64];
-  if (slot == reinterpret_cast<const void*>(page)) return;
+  static size_t allowed[64];
+  const size_t page = (reinterpret_cast<size_t>(p) >> 12) + 1;
+  size_t& slot = allowed[page % 64];
+  if (slot == page) return;
   if (ofProgram(p)) {
-    slot = reinterpret_cast<const void*>(page);
+    slot = page;
     return;
   }
   const uint32_t place = placeOf(returnAddress);
@@ -69,7 +69,8 @@ void checkElsewhere(Thread& me, const void* p, size_t bytes, bool write, const v
 
 inline void hook(void* p, size_t bytes, bool write, const void* returnAddress) {
   Thread* me = running();
-  if (!me || !me->block->launch->checked) return;
+  if (!me || me->inside || !me->block->launch->checked) return;
+  const Inside inside;
   if (offsetOf(p) >= SPACE) return checkElsewhere(*me, p, bytes, write, returnAddress);
   const uint32_t place = placeOf(returnAddress);
   if (check(*me, {p, bytes, write, place})) recordAccess(*me, p, bytes, write, place);

@@ -65,6 +65,15 @@ Status launch(const LaunchConfig& config, void (*body)(const void*), const void*
   statistics.launches = 1;
   for (const auto& worker : all) add(statistics, worker->statistics);
   addStatistics(config.kernel, statistics);
+  if (launch.deadlocked) {
+    std::string text = "no thread can go on";
+    for (const auto& worker : all) text += worker->stuck;
+    if (launch.nextBlock < launch.blocks) {
+      text += "\n      " + std::to_string(launch.blocks - launch.nextBlock) + " blocks not started, of " +
+              std::to_string(resident) + " that fit at once";
+    }
+    find(Kind::SYNCHRONISATION, "deadlock", text);
+  }
   settleFindings(config.kernel);
   return launch.aborted ? TIMED_OUT : OK;
 }

@@ -39,6 +39,8 @@ const char* kindName(Kind kind) {
 
 // "void tile<0>(float*, int)" -> "tile<0>"
 std::string shortName(std::string name) {
+  const std::string nameless = "(anonymous namespace)::";
+  for (size_t i; (i = name.find(nameless)) != std::string::npos;) name.erase(i, nameless.size());
   int depth = 0;
   for (size_t i = 0; i < name.size(); ++i) {
     if (name[i] == '<') ++depth;

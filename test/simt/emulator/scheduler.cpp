@@ -103,6 +103,7 @@ void Worker::abort(Thread& thread) {
 }
 
 void Worker::finish(Thread& thread) {
+  thread.inside = true;
   checkExit(thread);
   thread.state = State::DONE;
   ++activity;
@@ -137,6 +138,7 @@ bool Worker::startBlock() {
   block.index = dim3(number % grid.x, number / grid.x % grid.y, number / grid.x / grid.y);
   block.done = 0;
   block.mbarriers.clear();
+  std::fill(std::begin(block.mbarrierClocks), std::end(block.mbarrierClocks), 1);
   for (Barrier& barrier : block.barriers) barrier = Barrier();
   block.warpgroups.assign((warps + WARPGROUP - 1) / WARPGROUP, Agreement());
   block.warps.clear();
@@ -163,7 +165,7 @@ bool Worker::startBlock() {
     if (block.stacks.size() == static_cast<size_t>(t)) block.stacks.push_back(createStack());
     thread = Thread();
     thread.stack = block.stacks[t];
-    thread.context = prepareStack(thread.stack, enter);
+    thread.context = prepareStack(thread.stack, t, enter);
     const unsigned u = static_cast<unsigned>(t);
     thread.threadIndex = dim3(u % size.x, u / size.x % size.y, u / (size.x * size.y));
     thread.blockIndex = block.index;
@@ -233,9 +235,10 @@ void Worker::run() {
       return std::none_of(sleeping.begin(), sleeping.end(), [&](const Thread* t) { return t->block == block; });
     });
     if (!stuck && (startBlock() || poll())) continue;
-    reportDeadlock();
+    launch.deadlocked = true;
     launch.aborted = true;
   }
+  if (launch.deadlocked) describeDeadlock();
   if (idle_) launch.idleWorkers.fetch_sub(1);
   launch.workers.fetch_sub(1);
   indices = nullptr;
@@ -254,25 +257,20 @@ static std::string ranges(const std::vector<int>& numbers) {
   return text;
 }
 
-void Worker::reportDeadlock() {
-  std::string text = "no thread can go on";
+void Worker::describeDeadlock() {
+  constexpr int MOST = 4;
   int shown = 0;
   for (const Block* block : resident_) {
-    if (++shown > 4) {
-      text += "\n      and " + std::to_string(resident_.size() - 4) + " more blocks";
+    if (++shown > MOST) {
+      stuck += "\n      and " + std::to_string(resident_.size() - MOST) + " more blocks";
       break;
     }
     std::map<std::string, std::vector<int>> by;
     for (const Thread& thread : block->threads) by[describeThread(thread)].push_back(thread.id);
     for (const auto& [where, threads] : by) {
-      text += "\n      " + describeBlock(*block) + " threads " + ranges(threads) + " " + where;
+      stuck += "\n      " + describeBlock(*block) + " threads " + ranges(threads) + " " + where;
     }
   }
-  if (launch.nextBlock.load() < launch.blocks) {
-    text += "\n      " + std::to_string(launch.blocks - launch.nextBlock.load()) + " blocks not started, of " +
-            std::to_string(launch.residentBlocks) + " that fit at once";
-  }
-  find(Kind::SYNCHRONISATION, "deadlock", text);
 }
 
 std::string describeBlock(const Block& block) {
