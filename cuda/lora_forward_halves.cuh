@@ -9,10 +9,10 @@ namespace rankone::cuda {
 
 // Many rows; and few, where W is read once and what counts is how much of it is on its way.
 template <class Element, bool DIRECT>
-using ManyRows =
-    LoraSchedule<MmaTile<Element, 128, 128, 64, 2, 2>, MmaTile<Element, 128, 64, 64, 4, 1>, DIRECT, DIRECT ? 3 : 2, 2>;
+using ManyRows = LoraSchedule<MmaTile<Element, 128, 128, 64, 2, 2>, MmaTile<Element, 128, 64, 64, 4, 1>, 64, DIRECT,
+                              DIRECT ? 3 : 2, 2>;
 template <class Element, bool DIRECT, int ROWS>
-using FewRows = LoraSchedule<MmaTile<Element, ROWS, 32, 128, 1, 4>, MmaTile<Element, ROWS, 32, 128, 1, 4>, DIRECT,
+using FewRows = LoraSchedule<MmaTile<Element, ROWS, 32, 128, 1, 4>, MmaTile<Element, ROWS, 32, 128, 1, 4>, 16, DIRECT,
                              ROWS == 64 ? 4 : 6, 2>;
 
 template <class Element, bool DIRECT>

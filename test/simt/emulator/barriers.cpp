@@ -130,7 +130,7 @@ void endPhase(Block& block, Mbarrier& m) {
   m.left = m.count;
   const bool checked = block.launch->checked;
   if (checked) {
-    m.gathered.add(m.component, m.agentClock++);
+    m.gathered.add(mbarrierAgent(block, m.agent), block.mbarrierClocks[m.agent]++);
     const Ref<Clocks> now = m.gathered.take();
     m.ended = m.ended ? joined(m.ended, now) : now;
   }
@@ -163,12 +163,11 @@ void initBarrier(uint64_t* bar, uint32_t arrivals, Site site) {
   if (block.launch->checked) check(me, {bar, 8, true, placeOf(site, "mbar_init")});
   Mbarrier* m = findMbarrier(block, bar);
   if (!m) {
-    const int number = static_cast<int>(block.mbarriers.size());
+    const int agent = static_cast<int>(block.mbarriers.size()) % MBARRIER_AGENTS;
     block.mbarriers.push_back(std::make_unique<Mbarrier>());
     m = block.mbarriers.back().get();
     m->address = bar;
-    m->agentClock = 1;
-    m->component = mbarrierAgent(block, number);
+    m->agent = agent;
   }
   m->count = m->left = arrivals;
   m->phase = 0;
