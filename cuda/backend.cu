@@ -11,6 +11,7 @@
 #include "graph.h"
 #include "lora.h"
 #include "mamba2.h"
+#include "peak.h"
 #include "recurrence.h"
 
 using rankone::cuda::expect;
@@ -206,6 +207,10 @@ int convert(RankoneStream* stream, void* to, int32_t toDType, const void* from, 
   return guarded(error, [&] { rankone::cuda::convert(stream->stream, to, toDType, from, fromDType, count); });
 }
 
+int matrixPeak(RankoneStream* stream, int32_t wide, int64_t iterations, double* operations, RankoneError* error) {
+  return guarded(error, [&] { *operations = rankone::cuda::matrixPeak(stream->stream, wide != 0, iterations); });
+}
+
 size_t savedBytes(const RankoneRecurrence* problem) {
   size_t bytes = 0;
   guarded(nullptr, [&] { bytes = rankone::cuda::savedBytes(*problem); });
@@ -271,6 +276,7 @@ const RankoneCuda table = {
     copy,
     fill,
     convert,
+    matrixPeak,
     savedBytes,
     recurrenceForward,
     recurrenceBackward,

@@ -249,6 +249,10 @@ typedef struct RankoneCuda {
   int (*convert)(RankoneStream* stream, void* to, int32_t toDType, const void* from, int32_t fromDType, int64_t count,
                  RankoneError* error);
 
+  /* Tensor-core products of operands at rest, the device's limit for benchmarks: by mma.sync, or with `wide` by wgmma
+   * (compute capability 9.0 alone). *operations: how many are done. */
+  int (*matrixPeak)(RankoneStream* stream, int32_t wide, int64_t iterations, double* operations, RankoneError* error);
+
   size_t (*savedBytes)(const RankoneRecurrence* problem);
   int (*recurrenceForward)(RankoneStream* stream, const RankoneRecurrenceForward* args, RankoneError* error);
   int (*recurrenceBackward)(RankoneStream* stream, const RankoneRecurrenceBackward* args, RankoneError* error);

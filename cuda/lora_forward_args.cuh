@@ -27,6 +27,7 @@ struct LoraForwardArgs {
   const uint32_t* pairs;
   const LoraStrip* strips;
   const LoraColumn* columns;
+  const LoraGroup* groups;
   int64_t tileCount, stripCount, blockCount;  // blockCount: tiles along the outputs
   bool hasUses;
   int64_t perRow;

@@ -1,18 +1,19 @@
-#include "mamba2.h"
-
 #include "mamba2.cuh"
+#include "mamba2.h"
 
 namespace rankone::cuda {
 namespace {
 
 // So many blocks that a grid of one dimension could not have them are no problem that fits into a device's memory.
-dim3 blocksOf(int64_t count, int64_t perBlock) { return dim3(static_cast<unsigned>((count + perBlock - 1) / perBlock)); }
+dim3 blocksOf(int64_t count, int64_t perBlock) {
+  return dim3(static_cast<unsigned>((count + perBlock - 1) / perBlock));
+}
 
 }  // namespace
 
 void mamba2Prepare(Stream& stream, const RankoneMamba2& args, float* step, float* g) {
-  stream.launch("mamba2 step", mamba2PrepareKernel, blocksOf(args.rows * args.HV, kMamba2Threads),
-                dim3(kMamba2Threads), 0, args, step, g);
+  stream.launch("mamba2 step", mamba2PrepareKernel, blocksOf(args.rows * args.HV, kMamba2Threads), dim3(kMamba2Threads),
+                0, args, step, g);
 }
 
 void mamba2Skip(Stream& stream, const RankoneMamba2& args, RankoneFloats o, void* y, int32_t yDType) {

@@ -1,5 +1,5 @@
-// The parts of Mamba-2 around its recurrence, and the sum of two gradients. Formulas: cpp/kernels/mamba2.inl. A warp has
-// one row of one head; sums over rows are in float64, rows in blocks of kSumRows, in an order that the shape fixes.
+// The parts of Mamba-2 around its recurrence, and the sum of two gradients. Formulas: cpp/kernels/mamba2.inl. A warp
+// has one row of one head; sums over rows are in float64, rows in blocks of kSumRows, in an order that the shape fixes.
 #pragma once
 #include "recurrence_curves.cuh"
 
@@ -64,9 +64,9 @@ __global__ void __launch_bounds__(kMamba2Threads)
   if (args.dtBias) raw += args.dtBias[h];
   const double open = !args.softplus ? raw : raw > 0 ? raw + log1p(exp(-raw)) : log1p(exp(raw));
   const double slope = open < args.low || open > args.high ? 0 : args.softplus ? 1 / (1 + exp(-raw)) : 1;
-  to.ddt[at] = slope == 0 ? 0.0f
-                          : static_cast<float>((static_cast<double>(dot) + static_cast<double>(to.dG[at]) * args.A[h]) *
-                                               slope);
+  to.ddt[at] =
+      slope == 0 ? 0.0f
+                 : static_cast<float>((static_cast<double>(dot) + static_cast<double>(to.dG[at]) * args.A[h]) * slope);
 }
 
 constexpr int kSumRows = 256;  // of a block

@@ -1,10 +1,10 @@
 /// <reference lib="esnext.disposable" preserve="true" />
-import { binding, description, type Handle } from './binding';
+import { binding, type Handle } from './binding';
 import { cudaLibrary } from './cuda';
+import { disposeSymbol } from './dispose';
 import { rangeError, show, typeError } from './errors';
 import { type DeviceEntry, deviceTensors } from './handles';
 import { arrayKind, DTYPES, TENSOR, writeTensor } from './header';
-import { disposeSymbol } from './dispose';
 import type { DTypeOf, FloatDType, FloatTensor, ResultsByDType } from './types';
 
 /** Where tensors are: the CPU, or a CUDA device by number; `'cuda'` is `'cuda:0'`. */
@@ -164,7 +164,9 @@ export class DeviceTensor<out D extends FloatDType = FloatDType> implements Disp
 
   #host(array: Float32Array | Uint16Array): ResultsByDType[D] {
     const { buffer, length } = array;
-    const data = this.#entry.float16 ? new (globalThis as any).Float16Array(buffer, 0, length) : array;
+    const data = this.#entry.float16
+      ? new (globalThis as any).Float16Array(buffer, 0, length)
+      : array;
     return { data, shape: [...this.shape], dtype: this.dtype } as any;
   }
 

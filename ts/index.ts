@@ -86,7 +86,14 @@ export {
   writeSafetensorsSync,
 } from './peft/safetensors';
 export type * from './peft/types';
-export { type CudaInfo, type EngineInfo, getNumThreads, info, setNumThreads, version } from './runtime';
+export {
+  type CudaInfo,
+  type EngineInfo,
+  getNumThreads,
+  info,
+  setNumThreads,
+  version,
+} from './runtime';
 export { SavedForward } from './saved';
 export { createState, deserializeState, RecurrentState, type StateShape } from './state';
 export { tensor } from './tensor';

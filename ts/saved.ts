@@ -1,7 +1,7 @@
 /// <reference lib="esnext.disposable" preserve="true" />
 import { binding, type Handle } from './binding';
-import { typeError } from './errors';
 import { disposeSymbol } from './dispose';
+import { typeError } from './errors';
 
 /** What only this file can give to the constructor. */
 const OWN = Symbol('own');

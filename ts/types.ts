@@ -81,12 +81,12 @@ export type DTypeOf<T extends AnyTensor> = 0 extends 1 & T
     : DTypeOfHost<T>;
 
 type DTypeOfHost<T> = T extends Tensor
-    ? 'f32'
-    : T extends Float16Tensor
-      ? 'f16'
-      : T extends { dtype: infer D extends HalfDType }
-        ? D
-        : never;
+  ? 'f32'
+  : T extends Float16Tensor
+    ? 'f16'
+    : T extends { dtype: infer D extends HalfDType }
+      ? D
+      : never;
 
 /** A tensor of dtype `D`. */
 export type TensorOf<D extends FloatDType> = D extends HalfDType ? HalfTensor<D> : Tensor;

@@ -13,8 +13,8 @@ namespace rankone::cuda {
 namespace {
 
 std::mutex libraryLock;
-std::string openedPath;                     // under libraryLock
-const RankoneCuda* openedTable = nullptr;   // under libraryLock; never closed
+std::string openedPath;                    // under libraryLock
+const RankoneCuda* openedTable = nullptr;  // under libraryLock; never closed
 
 constexpr int kOutOfMemory = 2;  // cudaErrorMemoryAllocation
 
@@ -96,8 +96,7 @@ Event::~Event() {
 
 void Event::wait(const std::string& device) const {
   RankoneError error{};
-  if (const int code = event_ ? opened()->wait(event_, &error) : 0; code != 0)
-    failOnDevice(device, code, error.reason);
+  if (const int code = event_ ? opened()->wait(event_, &error) : 0; code != 0) failOnDevice(device, code, error.reason);
 }
 
 Context::Context(int device) : device_(device), name_("cuda:" + std::to_string(device)) {

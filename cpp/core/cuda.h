@@ -58,7 +58,7 @@ class Context {
 
   // A function of the library's table with this stream and these arguments. Throws what it reports.
   template <class... P, class... A>
-  void run(int (*RankoneCuda::* function)(RankoneStream*, P...), A... args) {
+  void run(int (*RankoneCuda::*function)(RankoneStream*, P...), A... args) {
     std::lock_guard<std::mutex> hold(lock_);
     RankoneError error{};
     check((*tableFunction(function))(open(), args..., &error), error);
@@ -70,7 +70,9 @@ class Context {
   void synchronize();  // waits
   Event record();
   std::pair<uint64_t, uint64_t> usage();  // bytes in use and held of the device
-  static size_t savedBytes(const RankoneRecurrence& problem) { return tableFunction(&RankoneCuda::savedBytes)(&problem); }
+  static size_t savedBytes(const RankoneRecurrence& problem) {
+    return tableFunction(&RankoneCuda::savedBytes)(&problem);
+  }
 
   // Runs a task on a thread of the context's own, in the order of the calls: waits for events are made there, so that
   // neither an environment's thread nor the engine's pool stands still for a device.
@@ -90,7 +92,7 @@ class Context {
   RankoneStream* beside();
   void check(int code, const RankoneError& error) const;
   template <class F>
-  static F tableFunction(F RankoneCuda::* function) {
+  static F tableFunction(F RankoneCuda::*function) {
     return expectFunction(table().*function);
   }
   template <class F>

@@ -65,9 +65,7 @@ struct Region {
 
 Region regionOf(const Tensor& t) { return {static_cast<const char*>(t.data), t.present() ? t.bytes() : 0}; }
 
-const char* placeName(const std::shared_ptr<cuda::Context>& device) {
-  return device ? device->name().c_str() : "cpu";
-}
+const char* placeName(const std::shared_ptr<cuda::Context>& device) { return device ? device->name().c_str() : "cpu"; }
 
 bool isFloat(DType t) { return kFloats & dtypeBit(t); }
 

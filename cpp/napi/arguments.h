@@ -8,7 +8,8 @@
 //           [state given, saved given, base given (2: 'identity'), bank given,
 //            job number of an asynchronous call (written), what was returned (written),
 //            the device of the results, -1: CPU (written)]
-//   values  arrays or what DeviceTensors hold; inputs in the spec's order, then `out` arrays in the outputs' order, then state, saved, base, bank
+//   values  arrays or what DeviceTensors hold; inputs in the spec's order, then `out` arrays in the outputs' order,
+//   then state, saved, base, bank
 //
 // Values are arguments, and not elements of an array: they are there without a call of the engine's for each, and no
 // code of the caller's runs when they are read.
@@ -55,8 +56,8 @@ class Arguments {
   napi_value input(int i) const { return arguments_[kFirstValue + i]; }
   napi_value output(int i) const { return input(inputs_ + i); }
 
-  // Fills call's inputs, options, state, saved, base, bank and device. Pointers go into the caller's memory, except for index
-  // arrays, which are copied before anybody validates what they hold.
+  // Fills call's inputs, options, state, saved, base, bank and device. Pointers go into the caller's memory, except for
+  // index arrays, which are copied before anybody validates what they hold.
   void read(Call& call, StateHold& state, std::vector<AlignedBuffer>& copies) const;
 
   // After plan(): binds `out` arrays, checked against the planned shape and against overlaps, to the outputs that are

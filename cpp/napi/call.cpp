@@ -31,7 +31,8 @@ void allocateOutputs(Napi::Env env, const Arguments& arguments, Call& call, napi
       t.data = view.data;
     }
     const bool onDevice = call.device && (kFloats & dtypeBit(t.dtype));
-    if (!onDevice && t.present() && t.data && poisonRequested()) std::memset(t.data, 0xff, t.bytes());  // NaN in every float type
+    if (!onDevice && t.present() && t.data && poisonRequested())
+      std::memset(t.data, 0xff, t.bytes());  // NaN in every float type
   }
 }
 

@@ -48,10 +48,10 @@ void expectBytes(const ArrayView& view, const DeviceMemory& memory) {
 // A transfer that is made beside the stream, or a wait for what is in it.
 struct Transfer : Task {
   const char* name = nullptr;
-  DeviceMemory memory;       // read or written
-  AlignedBuffer host;        // what is sent
-  void* into = nullptr;      // what is received, memory of `kept`
-  napi_ref kept = nullptr;   // what the promise's value is
+  DeviceMemory memory;      // read or written
+  AlignedBuffer host;       // what is sent
+  void* into = nullptr;     // what is received, memory of `kept`
+  napi_ref kept = nullptr;  // what the promise's value is
   std::exception_ptr error;
 
   void run(cuda::Context& device, std::exception_ptr before) {
@@ -83,8 +83,7 @@ Napi::Value start(Napi::Env env, const std::shared_ptr<Transfer>& task, const st
   napi_value promise;
   if (kept) check(env, napi_create_reference(env, kept, 1, &task->kept));
   check(env, napi_create_promise(env, &task->deferred, &promise));
-  afterDevice(env, task, device,
-              [task = task.get(), device](std::exception_ptr error) { task->run(*device, error); });
+  afterDevice(env, task, device, [task = task.get(), device](std::exception_ptr error) { task->run(*device, error); });
   return Napi::Value(env, promise);
 }
 

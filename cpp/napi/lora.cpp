@@ -111,7 +111,9 @@ int64_t featuresOf(const Napi::CallbackInfo& info, size_t i, const char* name) {
 Napi::Value createBank(const Napi::CallbackInfo& info) {
   return guarded(info.Env(), "createAdapterBank", [&] {
     const int64_t in = featuresOf(info, 0, "inFeatures"), out = featuresOf(info, 1, "outFeatures");
-    return Napi::Value(info.Env(), wrap(info.Env(), std::make_shared<AdapterBank>(in, out, deviceOf(info.Env(), info[2])), 0, kBankTag));
+    return Napi::Value(
+        info.Env(),
+        wrap(info.Env(), std::make_shared<AdapterBank>(in, out, deviceOf(info.Env(), info[2])), 0, kBankTag));
   });
 }
 

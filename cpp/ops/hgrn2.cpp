@@ -121,8 +121,8 @@ void runBackwardCuda(const Call& call) {
   recurrenceBackwardOp.runCuda(inner);
   // That of the keys is of the log gates already.
   if (count > 0)
-    call.device->run(&RankoneCuda::add, inner.outputs[kDG].f32(),
-                     static_cast<const float*>(inner.outputs[kDK].f32()), count);
+    call.device->run(&RankoneCuda::add, inner.outputs[kDG].f32(), static_cast<const float*>(inner.outputs[kDK].f32()),
+                     count);
   gradients.finish();
 }
 

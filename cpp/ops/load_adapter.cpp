@@ -1,9 +1,10 @@
 // Adapters into a bank: AdapterBank.load and AdapterBank.replace. Nothing of the bank changes before the new adapter is
 // whole.
+#include "ops/load_adapter.h"
+
 #include <algorithm>
 
 #include "core/widen.h"
-#include "ops/load_adapter.h"
 #include "ops/shapes.h"
 
 namespace rankone {
@@ -232,7 +233,7 @@ const OpSpec replaceAdapterOp{.name = "AdapterBank.replace",
                               .plan = planReplace,
                               .run = runReplace,
                               .takesBank = true,
-                           .fillsBank = true,
+                              .fillsBank = true,
                               .wrapped = true};
 
 }  // namespace rankone

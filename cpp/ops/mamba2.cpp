@@ -135,16 +135,8 @@ void run(const Call& call) {
 }
 
 RankoneMamba2 onDevice(const Mamba2Args& args) {
-  return {args.rows,
-          args.HV,
-          args.P,
-          cuda::floatsOf(args.x),
-          cuda::floatsOf(args.dt),
-          args.A,
-          args.D,
-          args.dtBias,
-          args.softplus,
-          args.low,
+  return {args.rows, args.HV, args.P,      cuda::floatsOf(args.x), cuda::floatsOf(args.dt),
+          args.A,    args.D,  args.dtBias, args.softplus,          args.low,
           args.high};
 }
 

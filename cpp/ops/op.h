@@ -81,7 +81,7 @@ struct Call {
   // Where the float tensors, state, saved, base and bank of the call are; null: on the CPU. Indices never are there.
   std::shared_ptr<cuda::Context> device;
   std::vector<std::shared_ptr<cuda::Buffer>> memory;  // of inputs and outputs there
-  bool inner = false;  // made by another op, which may mix dtypes
+  bool inner = false;                                 // made by another op, which may mix dtypes
   // Of an inner recurrence: its values are rows of v times this, its keys 1 - e^k.
   const float* valueScale = nullptr;
   bool keysFromGates = false;
@@ -102,13 +102,13 @@ struct OpSpec {
   void (*plan)(Call&);
   void (*run)(const Call&);
   void (*runCuda)(const Call&) = nullptr;  // puts the work into the device's stream and returns; null: CPU only
-  bool takesState = false;  // accepts `state`
-  bool makesSaved = false;  // accepts `saveForBackward` and may return `saved`
-  bool takesSaved = false;  // accepts `saved`
-  bool takesBase = false;   // accepts `base`
-  bool takesBank = false;   // accepts `bank`
-  bool makesBase = false;   // returns a packed weight
-  bool fillsBank = false;   // takes tensors of the CPU into a bank, wherever that is
+  bool takesState = false;                 // accepts `state`
+  bool makesSaved = false;                 // accepts `saveForBackward` and may return `saved`
+  bool takesSaved = false;                 // accepts `saved`
+  bool takesBase = false;                  // accepts `base`
+  bool takesBank = false;                  // accepts `bank`
+  bool makesBase = false;                  // returns a packed weight
+  bool fillsBank = false;                  // takes tensors of the CPU into a bank, wherever that is
   // The JavaScript function of that name has arguments or results of another form.
   bool wrapped = false;
   const char* inputGroup = nullptr;  // this group stands among the inputs, not among the options

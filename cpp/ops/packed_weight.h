@@ -20,12 +20,12 @@ class PackedWeight {
   // On a device, for the codes and scales of another one, which is on the CPU; put() copies them.
   PackedWeight(const PackedWeight& from, std::shared_ptr<cuda::Context> device);
 
-  const PanelFormat format;  // as asked for: panels() may hold the values in another one
+  const PanelFormat format;                         // as asked for: panels() may hold the values in another one
   const Panels& panels() const { return panels_; }  // on a device without words and scales
   int64_t out() const { return panels_.rows; }
   int64_t in() const { return panels_.depth; }
   size_t bytes() const;
-  const std::shared_ptr<cuda::Context> device;        // null: on the CPU
+  const std::shared_ptr<cuda::Context> device;  // null: on the CPU
   const RankoneWeight& onDevice() const { return rows_; }
 
   // Fills it; as packDense() and packCodes().

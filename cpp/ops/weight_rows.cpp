@@ -101,8 +101,7 @@ void unpackRows(const RankoneWeight& w, const uint8_t* codes, const float* scale
   const int64_t blocks = blocksOf(w);
   overRows(w.out, w.in, [&](int64_t row) {
     for (int64_t column = 0; column < w.in; ++column)
-      to[row * w.in + column] =
-          valueAt(w, codes + row * w.rowBytes, scales ? scales + row * blocks : nullptr, column);
+      to[row * w.in + column] = valueAt(w, codes + row * w.rowBytes, scales ? scales + row * blocks : nullptr, column);
   });
 }
 

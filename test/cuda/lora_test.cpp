@@ -75,4 +75,129 @@ TEST("lora: every base and routing, in every dtype") {
       }
 }
 
+TEST("lora: tiles of many rows, in every format of W and dtype of x") {
+  Device device;
+  uint64_t seed = 100;
+  for (int32_t base = 0; base <= RANKONE_WEIGHT_Q4; ++base)
+    for (int32_t dtype : {RANKONE_F32, RANKONE_BF16, RANKONE_F16}) {
+      ++seed;
+      if (quick() && seed % 5) continue;
+      LoraDraw d = {141, seed % 2 ? 200 : 203, seed % 2 ? 150 : 131, base, LoraRouting::SEGMENTS};
+      d.dtype = dtype;
+      d.dropout = seed % 3 == 0 ? 0.25 : 0;
+      expectRight(device, drawLora(d, seed));
+    }
+}
+
+TEST("lora: many ranks, many adapters, more than one of a row") {
+  Device device;
+  LoraDraw ranks = {20, 40, 33, RANKONE_WEIGHT_BF16, LoraRouting::TOKENS};
+  ranks.leastRank = 515;
+  ranks.mostRank = 530;
+  ranks.adapters = 2;
+  LoraDraw many = {150, 72, 40, RANKONE_WEIGHT_Q8, LoraRouting::TOKENS};
+  many.adapters = 40;
+  LoraDraw experts = {150, 64, 40, RANKONE_WEIGHT_NF4, LoraRouting::TOP_K};
+  experts.perRow = 3;  // by chance also the same one twice
+  experts.adapters = 5;
+  uint64_t seed = 200;
+  for (LoraDraw* d : {&ranks, &many, &experts})
+    for (int32_t dtype : {RANKONE_F32, RANKONE_BF16, RANKONE_F16}) {
+      ++seed;
+      if (quick() && (d == &ranks || dtype == RANKONE_F16)) continue;
+      d->dtype = dtype;
+      expectRight(device, drawLora(*d, seed));
+    }
+}
+
+TEST("lora: other precisions than x's own") {
+  Device device;
+  LoraDraw d = {30, 136, 50, RANKONE_WEIGHT_INT8, LoraRouting::SEGMENTS};
+  for (int32_t rows : {11, 30, 90})
+    for (int32_t dtype : {RANKONE_F32, RANKONE_BF16}) {
+      d.rows = rows;
+      d.dtype = dtype;
+      HostLora p = drawLora(d, 300 + static_cast<uint64_t>(rows));
+      p.compute = dtype == RANKONE_F32 ? RANKONE_COMPUTE_BF16 : RANKONE_COMPUTE_F32;
+      expectRight(device, p);
+    }
+}
+
+TEST("lora: one row, one output, one column, none") {
+  Device device;
+  for (int32_t dtype : {RANKONE_F32, RANKONE_BF16}) {
+    const int64_t sizes[][3] = {{1, 1, 1}, {1, 70, 1}, {17, 1, 3}, {65, 5, 1}, {0, 16, 16}, {3, 9, 0}, {3, 0, 9}};
+    for (const auto& [rows, in, out] : sizes)
+      for (int32_t base : {int32_t{RANKONE_WEIGHT_BF16}, int32_t{RANKONE_WEIGHT_Q4}, kNoBase}) {
+        LoraDraw d = {rows, in, out, base, in > 0 && out > 0 ? LoraRouting::TOKENS : LoraRouting::NONE};
+        d.dtype = dtype;
+        HostLora p = drawLora(d, static_cast<uint64_t>(400 + rows + in + out));
+        const Results r = run(device, p, 0);
+        if (r.y.size() > 0) expectNear(p.label, r.y, {loraReference(p, p.mostRank()).y, {}}, Rows::Tokens, limitOf(p));
+      }
+  }
+}
+
+// Row `row` of a tensor of rows.
+void expectRow(const std::string& label, const Array& whole, int64_t row, const Array& part, int64_t at, int64_t rows) {
+  const int64_t bytes = whole.size() / rows * static_cast<int64_t>(dtypeSize(whole.tensor().dtype));
+  check(std::memcmp(static_cast<const char*>(whole.tensor().data) + row * bytes,
+                    static_cast<const char*>(part.tensor().data) + at * bytes, static_cast<size_t>(bytes)) == 0,
+        "%s: row %d differs", label.c_str(), static_cast<int>(row));
+}
+
+TEST("lora: a row's bits are its own") {
+  Device device;
+  uint64_t seed = 500;
+  for (int32_t dtype : {RANKONE_F32, RANKONE_BF16, RANKONE_F16})
+    for (int32_t base : {int32_t{RANKONE_WEIGHT_BF16}, int32_t{RANKONE_WEIGHT_F32}, int32_t{RANKONE_WEIGHT_NF4}}) {
+      ++seed;
+      if (quick() && base != static_cast<int32_t>(seed % 3)) continue;
+      LoraDraw d = {135, 144, 40, base, seed % 2 ? LoraRouting::TOKENS : LoraRouting::TOP_K};
+      d.perRow = seed % 2 ? 1 : 2;
+      d.dtype = dtype;
+      HostLora p = drawLora(d, seed);
+      const int64_t tRanks = p.mostRank();
+      const Results all = run(device, p, tRanks), again = run(device, p, tRanks);
+      check(all.y.sameBits(again.y) && all.t.sameBits(again.t), "%s: another time", p.label.c_str());
+      for (const std::vector<int64_t>& rows : {std::vector<int64_t>{134},
+                                               {77, 3, 128},
+                                               {0, 9, 130, 20, 21, 22, 23, 24, 25, 26, 90, 91, 92, 93, 94, 95, 1}}) {
+        HostLora few = p.rowsOnly(rows);
+        const Results r = run(device, few, tRanks);
+        for (size_t i = 0; i < rows.size(); ++i) {
+          expectRow(p.label + ": y", all.y, rows[i], r.y, static_cast<int64_t>(i), p.rows);
+          expectRow(p.label + ": t", all.t, rows[i], r.t, static_cast<int64_t>(i), p.rows);
+        }
+      }
+    }
+}
+
+TEST("lora: what is no number stays with its rows") {
+  Device device;
+  for (int32_t dtype : {RANKONE_F32, RANKONE_BF16}) {
+    LoraDraw d = {24, 64, 40, RANKONE_WEIGHT_BF16, LoraRouting::TOKENS};
+    d.dtype = dtype;
+    d.adapters = 2;
+    d.adapterDType = RANKONE_F32;
+    d.pieces = false;
+    HostLora p = drawLora(d, 600);
+    const Results clean = run(device, p, 0);
+    const float bad[2] = {NAN, INFINITY};
+    std::memcpy(p.adapters[0].b.bytes.data() + 8, &bad[0], 4);
+    std::memcpy(p.adapters[0].a.bytes.data() + 16, &bad[1], 4);
+    const int64_t sick = 5;
+    std::memset(p.x.bytes.data() + sick * p.in * floatSize(dtype), 0xff, 2 * floatSize(dtype));
+    const Results r = run(device, p, 0);
+    int without = 0;
+    for (int64_t m = 0; m < p.rows; ++m) {
+      const bool touched = m == sick || p.slots[m] == 0;
+      without += !touched;
+      if (!touched) expectRow("y", clean.y, m, r.y, m, p.rows);
+      if (m == sick) check(std::isnan(r.y.at(m * p.out)), "row %d", static_cast<int>(m));
+    }
+    check(without > 3, "only %d rows are not touched", without);
+  }
+}
+
 }  // namespace rankone::test

@@ -39,8 +39,17 @@ struct Case {
 struct OnDevice {
   OnDevice(Device& device, const Case& c)
       : x(device, c.x), dt(device, c.dt), A(device, c.A), D(device, c.D), dtBias(device, c.dtBias) {
-    args = {c.p.rows, c.p.HV,          c.p.P,       x.floats(), dt.floats(), A.f32(), D.f32(), dtBias.f32(),
-            c.p.softplus, static_cast<float>(c.p.low), static_cast<float>(c.p.high)};
+    args = {c.p.rows,
+            c.p.HV,
+            c.p.P,
+            x.floats(),
+            dt.floats(),
+            A.f32(),
+            D.f32(),
+            dtBias.f32(),
+            c.p.softplus,
+            static_cast<float>(c.p.low),
+            static_cast<float>(c.p.high)};
   }
   DeviceArray x, dt, A, D, dtBias;
   RankoneMamba2 args = {};
@@ -72,8 +81,7 @@ TEST("mamba2: step sizes, gates and the skip") {
     const DeviceArray o(device, c.dV), y(device, {p.rows, p.HV, p.P}, p.dtype);
     expect(backend().mamba2Skip(device.stream(), &d.args, o.floats(), y.data(), backendDType(p.dtype), &error), error);
     Values sums;
-    for (int64_t i = 0; i < c.x.size(); ++i)
-      sums.push_back(c.dV.at(i) + c.D.at(i / p.P % p.HV) * c.x.at(i));
+    for (int64_t i = 0; i < c.x.size(); ++i) sums.push_back(c.dV.at(i) + c.D.at(i / p.P % p.HV) * c.x.at(i));
     expectNear("y", y.host(), sums, 1e-6);
   }
 }
@@ -89,7 +97,7 @@ TEST("mamba2: gradients") {
         dBias = p.bias ? DeviceArray(device, {p.HV}) : DeviceArray();
     RankoneError error;
     expect(backend().mamba2Prepare(device.stream(), &d.args, step.f32(), g.f32(), &error), error);
-    const RankoneMamba2Gradients to = {step.f32(), dY.floats(), dV.f32(), dG.f32(), dx.f32(),
+    const RankoneMamba2Gradients to = {step.f32(), dY.floats(), dV.f32(), dG.f32(),   dx.f32(),
                                        ddt.f32(),  dA.f32(),    dD.f32(), dBias.f32()};
     expect(backend().mamba2Gradients(device.stream(), &d.args, &to, &error), error);
     Values dxs(c.x.size()), ddts(c.dt.size()), dAs(p.HV), dDs(p.HV), dBiases(p.HV);

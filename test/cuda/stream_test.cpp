@@ -248,6 +248,25 @@ TEST("graphs: recorded work is done at every launch, with the data of the record
   }
 }
 
+TEST("peaks: counted operations, and wgmma where there is none is an error") {
+  for (const char* capability : {"80", "90"}) {
+    const Setting setting("RANKONE_EMULATED_CAPABILITY", capability);
+    Device device;
+    RankoneError error;
+    double operations = 0;
+    check(backend().matrixPeak(device.stream(), 0, 3, &operations, &error) == 0, "mma: %s", error.reason);
+    check(operations == device.info().multiprocessors * 2.0 * 3 * 8 * 8 * 4096, "%g operations", operations);
+    const int code = backend().matrixPeak(device.stream(), 1, 2, &operations, &error);
+    if (device.info().major == 9) {
+      check(code == 0, "wgmma: %s", error.reason);
+      check(operations == device.info().multiprocessors * 2.0 * 2 * 4 * 524288, "%g operations", operations);
+    } else {
+      check(code != 0 && std::strstr(error.reason, "9.0"), "wgmma: %s", error.reason);
+    }
+    device.synchronize();
+  }
+}
+
 TEST("streams: two of them, and two devices where there are two, each with its own memory") {
   RankoneError error;
   int32_t count = 0;

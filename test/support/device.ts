@@ -98,12 +98,19 @@ export function placed(name: string, f: any, device: rankone.Device): any {
         tensor.data.set(host[key].data);
         host[key] = tensor;
       }
-      for (const tensor of moved) tensor.dispose();
       return host;
     };
-    const results = f(replaced(inputs, move), options && replaced(options, move));
-    if (typeof results?.then === 'function')
-      return results.then((settled: any) => back(options, settled));
-    return back(options, results);
+    const end = (): void => {
+      for (const tensor of moved) tensor.dispose();
+    };
+    let pending: Promise<unknown> | undefined;
+    try {
+      const results = f(replaced(inputs, move), options && replaced(options, move));
+      if (typeof results?.then !== 'function') return back(options, results);
+      pending = results.then((settled: any) => back(options, settled)).finally(end);
+      return pending;
+    } finally {
+      if (!pending) end();
+    }
   };
 }

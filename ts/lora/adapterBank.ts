@@ -79,12 +79,7 @@ export class AdapterBank implements Disposable {
   }
 
   /** @internal */
-  static of(
-    handle: Handle,
-    inFeatures: number,
-    outFeatures: number,
-    device: number,
-  ): AdapterBank {
+  static of(handle: Handle, inFeatures: number, outFeatures: number, device: number): AdapterBank {
     return new AdapterBank(OWN, handle, inFeatures, outFeatures, device);
   }
 

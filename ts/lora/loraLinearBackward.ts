@@ -197,10 +197,7 @@ export const loraLinearBackwardSync: <
 >(
   inputs: Inputs<X>,
   options?: LoraLinearBackwardOptions<G, Need>,
-) => LoraLinearBackwardResult<X, G, Need> = named(
-  'loraLinearBackwardSync',
-  (inputs, options) => {
-    const flat = backwardSync(inputs, options);
-    return gather(flat, scalesOf(flat.dScale)) as any;
-  },
-);
+) => LoraLinearBackwardResult<X, G, Need> = named('loraLinearBackwardSync', (inputs, options) => {
+  const flat = backwardSync(inputs, options);
+  return gather(flat, scalesOf(flat.dScale)) as any;
+});

@@ -1,9 +1,9 @@
 /// <reference lib="esnext.disposable" preserve="true" />
 import { binding, type Handle } from '../binding';
 import { type CudaDeviceName, deviceName } from '../device';
+import { disposeSymbol } from '../dispose';
 import { rangeError, typeError } from '../errors';
 import { handles } from '../handles';
-import { disposeSymbol } from '../dispose';
 import type { ResultTensor } from '../types';
 
 /**

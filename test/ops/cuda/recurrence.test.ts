@@ -1,6 +1,7 @@
 /** Every cell of the grid on a device, forward and backward, against float64. */
-import { callThrough, cells, checkProblem, nameOf } from '../../support/native.ts';
+
 import { placed, test } from '../../support/device.ts';
+import { callThrough, cells, checkProblem, nameOf } from '../../support/native.ts';
 
 callThrough((name, f) => placed(name, f, 'cuda'));
 

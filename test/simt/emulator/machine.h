@@ -25,6 +25,7 @@ constexpr int WARP = 32;
 constexpr int WARPGROUP = 4;
 constexpr int BARRIERS = 16;
 constexpr int MAX_THREADS = 1024;
+constexpr int MBARRIER_AGENTS = 32;  // which more mbarriers share
 constexpr size_t MAX_SHARED = 227 << 10;
 
 struct Block;
@@ -69,6 +70,7 @@ struct Thread : Indices {
   unsigned char* stack;
   void* context;
   State state;
+  bool inside;  // the emulator: its own accesses are none of the kernel's
 
   // Where it waits, or waited last, and with what.
   Site site;
@@ -145,10 +147,9 @@ struct Transfer {
 struct Mbarrier {
   uint64_t* address;
   uint32_t count, left, phase;
-  int64_t bytes;         // expected and not yet here
-  int component;         // of clocks: its copies
-  const Thread* fences;  // who initialised it and has not fenced yet, or null
-  uint32_t agentClock;
+  int64_t bytes;                    // expected and not yet here
+  int agent;                        // of its copies
+  const Thread* fences;             // who initialised it and has not fenced yet, or null
   std::vector<Transfer> transfers;  // under way
   Gathering gathered;
   Ref<Clocks> ended;  // what the phases that ended let their waiters know
@@ -174,6 +175,7 @@ struct Block {
   std::vector<Agreement> warpgroups;
   Barrier barriers[BARRIERS];
   std::vector<std::unique_ptr<Mbarrier>> mbarriers;
+  uint32_t mbarrierClocks[MBARRIER_AGENTS];
   SharedShadow shadow;
   int done;
 
@@ -181,13 +183,10 @@ struct Block {
   int warpCount() const { return static_cast<int>(warps.size()); }
 };
 
-// Components of clocks.
-constexpr int MBARRIER_AGENTS = 32;
+// Components of clocks: threads, warps' wgmma, mbarriers' copies.
 inline int warpAgent(const Block& block, int warp) { return block.threadCount() + warp; }
-inline int mbarrierAgent(const Block& block, int mbarrier) {
-  return block.threadCount() + block.warpCount() + mbarrier % MBARRIER_AGENTS;
-}
-inline int components(const Block& block) { return block.threadCount() + block.warpCount() + MBARRIER_AGENTS; }
+inline int mbarrierAgent(const Block& block, int agent) { return block.threadCount() + block.warpCount() + agent; }
+inline int components(const Block& block) { return mbarrierAgent(block, MBARRIER_AGENTS); }
 
 struct Launched {
   LaunchConfig config;
@@ -245,6 +244,19 @@ struct Worker {
 };
 
 inline Thread* running() { return const_cast<Thread*>(static_cast<const Thread*>(indices)); }
+
+// In every function that kernels call: templates that both kernels and the emulator use may have been compiled with
+// hooks.
+class Inside {
+ public:
+  Inside() : thread_(*running()) { thread_.inside = true; }
+  ~Inside() { thread_.inside = false; }
+  Inside(const Inside&) = delete;
+  Inside& operator=(const Inside&) = delete;
+
+ private:
+  Thread& thread_;
+};
 
 // ---- between the files
 

@@ -103,6 +103,7 @@ void Worker::abort(Thread& thread) {
 }
 
 void Worker::finish(Thread& thread) {
+  thread.inside = true;
   checkExit(thread);
   thread.state = State::DONE;
   ++activity;
@@ -137,6 +138,7 @@ bool Worker::startBlock() {
   block.index = dim3(number % grid.x, number / grid.x % grid.y, number / grid.x / grid.y);
   block.done = 0;
   block.mbarriers.clear();
+  std::fill(std::begin(block.mbarrierClocks), std::end(block.mbarrierClocks), 1);
   for (Barrier& barrier : block.barriers) barrier = Barrier();
   block.warpgroups.assign((warps + WARPGROUP - 1) / WARPGROUP, Agreement());
   block.warps.clear();

@@ -2,6 +2,7 @@
 // Operands in shared memory are read, and accumulators written, when the warp waits. Until then accumulators are NaNs.
 
 #include <cstring>
+#include <memory>
 
 #include "copies.h"
 #include "warp.h"
@@ -131,7 +132,8 @@ void carryOut(Warp& warp, const Issued& issued) {
   const Product& product = issued.product;
   const int columns = product.columns;
   double a[16][16];
-  static thread_local double b[16][256];
+  // On the heap: thread-local memory of a library that is opened while a program runs is a matter of bytes.
+  static thread_local const std::unique_ptr<double[][256]> b(new double[16][256]);
   const unsigned char* shared = warp.block->shared;
   const auto element = [&](const Operand& operand, int r, int k, bool transposed) {
     uint16_t bits;
@@ -210,12 +212,14 @@ uint64_t describe(const void* p, uint32_t leading, uint32_t stride, Swizzle swiz
 }
 
 void wgmmaFence(Site site) {
+  const Inside inside;
   inWarpgroup(site, "wgmma_fence");
   meet(
       "wgmma_fence", ~0u, true, nullptr, [](Warp& warp, void* const*, uint32_t) { warp.fenced = true; }, site);
 }
 
 void wgmmaCommit(Site site) {
+  const Inside inside;
   inWarpgroup(site, "wgmma_commit");
   meet(
       "wgmma_commit", ~0u, true, nullptr,
@@ -227,6 +231,7 @@ void wgmmaCommit(Site site) {
 }
 
 void wgmmaWait(int pending, Site site) {
+  const Inside inside;
   inWarpgroup(site, "wgmma_wait");
   meet(
       "wgmma_wait", ~0u, true, &pending,
@@ -243,6 +248,7 @@ void wgmmaWait(int pending, Site site) {
 }
 
 void wgmma(const Product& product, float* d, Site site) {
+  const Inside inside;
   inWarpgroup(site, "wgmma");
   Call call = {&product, d, site};
   meet("wgmma", ~0u, true, &call, issue, site);
