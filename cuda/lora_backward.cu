@@ -294,12 +294,10 @@ void Backward::sumOverRows() {
       const int64_t* of = gathered ? rows : nullptr;
       sums.add(LoraRowSums::Columns{x, y, of, of, factors, n, count}, sum);
     };
-    if (to.a)
-      sums.add({turned(t_, dtHalf_, use.t, ldT), a.rank, n, x_, rows, p_.in, kept_, to.a, p_.in, false, false});
+    if (to.a) sums.add({turned(t_, dtHalf_, use.t, ldT), a.rank, n, x_, rows, p_.in, kept_, to.a, p_.in, false, false});
     if (to.b)
       sums.add({turned(w_, wHalf_, use.w, ldW), a.midRank, n, dY_, rows, p_.out, {}, to.b, to.bRanks, true, false});
-    if (to.mid && a.mid)
-      sums.add({du, a.midRank, n, h, nullptr, a.rank, {}, to.mid, to.midRanks, false, true});
+    if (to.mid && a.mid) sums.add({du, a.midRank, n, h, nullptr, a.rank, {}, to.mid, to.midRanks, false, true});
     if (to.mid && !a.mid) columns(du, h, false, nullptr, a.rank, to.mid);
     if (to.rankBias) columns(dt, {}, false, nullptr, a.rank, to.rankBias);
     if (to.scale) columns(own(scales_, use.first, 1), {}, false, nullptr, 1, to.scale);

@@ -15,8 +15,8 @@ namespace rankone::cuda {
 
 // Some ranks of an adapter, for some rows of a tile.
 struct AdapterStep {
-  Lines dt;  // of the adapter's items, from the first of these ranks on
-  Lines a;   // A from that rank on
+  Lines dt;              // of the adapter's items, from the first of these ranks on
+  Lines a;               // A from that rank on
   const int32_t* index;  // where A is an index list: all of it
   int64_t ranks;         // from the first of these ranks on
   int64_t items;         // where the rows' items begin
@@ -89,7 +89,8 @@ struct InputGradientTiles {
   static constexpr int kDepth = kInputGradientDepth<Math>;
   static constexpr int kStages = kRowsWay == Way::COPIED && kBaseWay == Way::COPIED ? 4 : 3;
   using Base = Tile<Math, Along::DEPTH, Along::SIDE, kRowTile, 128, kDepth>;
-  using Adapter = Tile<std::conditional_t<isF32<Math>, F32Arithmetic, Bf16Arithmetic>, Along::DEPTH, Along::SIDE, kRowTile, 128, kDepth>;
+  using Adapter = Tile<std::conditional_t<isF32<Math>, F32Arithmetic, Bf16Arithmetic>, Along::DEPTH, Along::SIDE,
+                       kRowTile, 128, kDepth>;
   struct Shared {
     union {
       typename Base::Stage base[kStages];
@@ -140,7 +141,8 @@ SIMT_DEV void tileOf(int64_t block, int64_t rowTiles, int64_t columnTiles, int64
 }
 
 template <class Math, Way kRowsWay, Way kBaseWay>
-__global__ void __launch_bounds__(kTileThreads, isF32<Math> || kBaseWay != Way::COPIED ? 1 : 2) inputGradient(InputGradient p) {
+__global__ void __launch_bounds__(kTileThreads, isF32<Math> || kBaseWay != Way::COPIED ? 1 : 2)
+    inputGradient(InputGradient p) {
   using Tiles = InputGradientTiles<Math, kRowsWay, kBaseWay>;
   using T = typename Tiles::Base;
   auto& shared = simt::shared<typename Tiles::Shared>();
@@ -168,7 +170,7 @@ __global__ void __launch_bounds__(kTileThreads, isF32<Math> || kBaseWay != Way::
     for (int i = 0; i < T::kSums; ++i) part.of[i] = sums.of[i];
     constexpr Way kWay = isF32<Math> ? Way::MOVED : Way::COPIED;
     multiply<A, Tiles::kStages, kWay, kWay, true>(shared.adapter, part, TurnedSource<A::kDepth>{{}, steps, p.items},
-                                                   AdapterSource<A::kDepth>{{}, steps, p.in, column0}, 0, ranks);
+                                                  AdapterSource<A::kDepth>{{}, steps, p.in, column0}, 0, ranks);
     SIMT_UNROLL
     for (int i = 0; i < T::kSums; ++i) sums.of[i] = part.of[i];
     if (p.kept.bits)

@@ -97,12 +97,12 @@ struct RankTurn {
   int64_t tRanks;
   int32_t wantsT;  // 0: t is of no consequence
   const float* gates;
-  float *t, *h, *u, *w;  // of items: dt, h, du and w
+  float *t, *h, *u, *w;      // of items: dt, h, du and w
   uint16_t *dtHalf, *wHalf;  // dt and w as bf16, as t and w lie; or null
-  float *weights, *dh;   // as t, for SelfTopK; or null where nobody has it
-  float* factors;        // [items] f
-  float* scales;         // [items] what they add to dscale, or null
-  float* dGates;         // by slots, or null
+  float *weights, *dh;       // as t, for SelfTopK; or null where nobody has it
+  float* factors;            // [items] f
+  float* scales;             // [items] what they add to dscale, or null
+  float* dGates;             // by slots, or null
 };
 
 SIMT_DEV float warpSum(float x) {

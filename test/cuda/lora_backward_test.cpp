@@ -371,8 +371,9 @@ TEST("lora backward: NaN stays with its row and its adapter") {
     int32_t spoiled = -1;
     for (size_t e = 0; e < p.adapters.size() && spoiled < 0; ++e)
       if (p.adapters[e].aIndex.empty()) spoiled = static_cast<int32_t>(e);
-    if (spoiled >= 0) spoil(q.adapters[spoiled].a, 0, static_cast<int64_t>(q.adapters[spoiled].a.bytes.size()) /
-                                                          floatSize(q.adapters[spoiled].a.dtype));
+    if (spoiled >= 0)
+      spoil(q.adapters[spoiled].a, 0,
+            static_cast<int64_t>(q.adapters[spoiled].a.bytes.size()) / floatSize(q.adapters[spoiled].a.dtype));
     const Results some = runBackward(device, q, {});
     std::vector<int64_t> others;
     for (int64_t row = 0; row < p.rows; ++row)
