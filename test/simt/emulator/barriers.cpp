@@ -75,7 +75,6 @@ void arriveAt(int id, int expected, bool waits, Site site, const char* what) {
     complete(block, barrier, waits ? &me : nullptr);
   } else if (waits) {
     barrier.waiting.push_back(&me);
-    me.barrier = id;
     block.worker->suspend(me, State::AT_BARRIER, site, what);
   }
 }

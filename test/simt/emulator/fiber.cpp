@@ -75,8 +75,10 @@ namespace simt::emulator {
 
 unsigned char* createStack() {
   constexpr size_t GUARD = 64 << 10;  // a page, however large
-  void* memory =
-      mmap(nullptr, GUARD + STACK_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  // Stacks lie an odd number of pages apart: of distances that are powers of two a TLB holds a few only.
+  constexpr size_t ODD = 4 << 10;
+  void* memory = mmap(nullptr, GUARD + STACK_BYTES + ODD, PROT_READ | PROT_WRITE,
+                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (memory == MAP_FAILED || mprotect(memory, GUARD, PROT_NONE) != 0) {
     std::perror("simt: no memory for the stacks of emulated threads");
     std::abort();

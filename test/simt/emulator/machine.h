@@ -62,12 +62,11 @@ struct Accumulators {
 };
 
 // The indices come first: kernels see them through `indices`, which is thus the running thread.
-struct Thread : Indices {
+struct alignas(64) Thread : Indices {
   Block* block;
   Warp* warp;
   int id, lane;
 
-  unsigned char* stack;
   void* context;
   State state;
   bool inside;  // the emulator: its own accesses are none of the kernel's
@@ -76,10 +75,9 @@ struct Thread : Indices {
   Site site;
   const char* what;
   void* argument;
-  uint32_t mask;
+  unsigned char* stack;
   uint64_t* mbarrier;
   uint32_t parity;
-  int barrier;
 
   std::vector<std::vector<Copy>> copies;  // committed groups, oldest first
   std::vector<Copy> openCopies;

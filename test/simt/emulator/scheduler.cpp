@@ -12,7 +12,7 @@
 
 namespace simt::emulator {
 
-thread_local const Indices* indices;
+__thread const Indices* indices;
 
 namespace {
 

@@ -42,7 +42,6 @@ void meet(const char* what, uint32_t mask, bool aligned, void* argument, Execute
     me.block->worker->abort(me);
   }
   me.argument = argument;
-  me.mask = mask;
   size_t index = 0;
   for (; index < warp.meetings.size(); ++index) {
     const Meeting& other = warp.meetings[index];
