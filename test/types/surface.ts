@@ -193,6 +193,57 @@ async function gradientDtypes(): Promise<void> {
   rankone.glaBackwardSync({ q: b, k: b, v: b, g: t, dO: b, dFinalState: b });
 }
 
+async function devices(): Promise<void> {
+  const q = await rankone.toDevice(t, 'cuda');
+  same<rankone.DeviceTensor<'f32'>>(q);
+  const half = rankone.toDeviceSync(b, 'cuda:1');
+  same<rankone.DeviceTensor<'bf16'>>(half);
+  same<ResultTensor>(await q.toHost());
+  same<'bf16'>((await half.toHost()).dtype);
+  const { o, finalState } = rankone.gatedDeltaNetSync(
+    { q, k: q, v: q, g: q, beta: q, initialState: q },
+    { out: { o: q }, gate: { aLog: q }, device: 'cuda:0' },
+  );
+  same<rankone.DeviceTensor<'f32'>>(o);
+  same<rankone.DeviceTensor<'f32'> | undefined>(finalState);
+  const halves = await rankone.glaBackward({ q: half, k: half, v: half, g: q, dO: half });
+  same<rankone.DeviceTensor<'f32'>>(halves.dq);
+  const rounded = rankone.glaBackwardSync(
+    { q: half, k: half, v: half, g: q, dO: half },
+    { gradDtype: 'input' },
+  );
+  same<rankone.DeviceTensor<'bf16'>>(rounded.dq);
+  same<rankone.DeviceTensor<'bf16'>>(
+    rankone.mamba2Sync({ x: half, dt: q, A: q, B: half, C: half }).y,
+  );
+  const bank = rankone.createAdapterBank({ inFeatures: 1, outFeatures: 1, device: 'cuda' });
+  const base = await rankone.packWeight(t, { format: 'nf4', device: 'cuda' });
+  const { y } = rankone.loraLinearSync({ x: half, base, bank, routing: { kind: 'one', id: 0 } });
+  same<rankone.DeviceTensor<'bf16'>>(y);
+  const { dx, adapters } = rankone.loraLinearBackwardSync({ x: half, dY: half, base, bias: q });
+  same<rankone.DeviceTensor<'f32'>>(dx);
+  same<rankone.DeviceTensor<'f32'> | undefined>(adapters.get(0)!.dA);
+  same<number>(adapters.get(0)!.dScale);
+  rankone.createState({ batch: 1, valueHeads: 1, keyDim: 1, valueDim: 1, device: 'cuda' });
+
+  // @ts-expect-error q decides: v is there too
+  rankone.glaSync({ q, k: q, v: t, g: q });
+  // @ts-expect-error q decides: v is on the CPU
+  rankone.glaSync({ q: t, k: t, v: q, g: t });
+  // @ts-expect-error not both half-width types
+  rankone.glaSync({ q: half, k: half, v: q, g: q });
+  // @ts-expect-error a state is where q is
+  rankone.glaSync({ q, k: q, v: q, g: q, initialState: t });
+  // @ts-expect-error no CUDA form
+  rankone.rmsNormSync({ x: q, weight: q });
+  // @ts-expect-error no such device
+  rankone.toDeviceSync(t, 'gpu');
+  // @ts-expect-error a tensor on a device has no data
+  q.data;
+  // @ts-expect-error indices stay on the CPU
+  rankone.glaSync({ q, k: q, v: q, g: q }, { cuSeqlens: q });
+}
+
 function fusedAndPacked(): void {
   const delta = { q: t, k: t, v: t, g: t, beta: t };
   rankone.gatedDeltaNetSync(
@@ -408,6 +459,7 @@ void [
   forward,
   backward,
   dtypes,
+  devices,
   gradientDtypes,
   fusedAndPacked,
   layers,
