@@ -10,11 +10,8 @@
 #include "convert.h"
 #include "graph.h"
 #include "lora.h"
-<<<<<<< HEAD
-#include "peak.h"
-=======
 #include "mamba2.h"
->>>>>>> 5c0978f50a5345d57a9d1cf5971a3b90dc4e5e05
+#include "peak.h"
 #include "recurrence.h"
 
 using rankone::cuda::expect;

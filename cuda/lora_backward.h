@@ -1,6 +1,7 @@
 // The rows of a batch by the adapters that they use, as the kernels of the fused LoRA product's backward read them. An
 // item is a row with one of its adapters; items lie by adapters, those of one adapter by ascending rows.
 #pragma once
+#include <array>
 #include <cstdint>
 #include <vector>
 
@@ -32,14 +33,10 @@ struct LoraItemTile {
   int64_t first;  // counted from the adapter's first
 };
 
-// What one adapter adds to a tile of dx: entries [first, first + count), each another row of the tile.
-struct LoraTileStep {
-  int32_t use, count;
-  int64_t first;
-};
-struct LoraTileEntry {
-  int32_t row;   // of the tile
-  int32_t item;  // of the adapter's
+// What one adapter adds to a tile of dx.
+struct LoraTilePart {
+  int32_t use;
+  std::array<int32_t, kRowTile> items;  // of the adapter's, by rows of the tile; -1: the row has none
 };
 
 struct LoraItems {
@@ -52,9 +49,8 @@ struct LoraItems {
   int64_t mostRank = 0, mostMidRank = 0;
 
   std::vector<LoraItemTile> tiles(int64_t items, bool (*wanted)(const LoraUse&)) const;
-  // Tiles of dx: steps of tile i are [firstSteps[i], firstSteps[i + 1]), by ascending adapters.
-  void place(const RankoneLora& problem, std::vector<int64_t>& firstSteps, std::vector<LoraTileStep>& steps,
-             std::vector<LoraTileEntry>& entries) const;
+  // Parts of tile i of dx are [first[i], first[i + 1]), by ascending adapters.
+  std::vector<LoraTilePart> parts(const RankoneLora& problem, std::vector<int64_t>& first) const;
 };
 
 }  // namespace rankone::cuda

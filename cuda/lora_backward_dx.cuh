@@ -1,12 +1,24 @@
 // dx = dropout'(sum over a row's adapters of A^T dt) + W^T (d dY): tiles of 128 rows and 128 columns.
 //
-// The adapters come first: each adapter's sums are made by themselves and added to the rows that have it, so that what
-// is no number stays with the rows that have it. What dropout leaves of them is where the base's sums begin.
+// The adapters come first: their ranks are one long depth of a product in which each stage is for some of the rows, so
+// that what is no number stays with the rows that have it. What dropout leaves of it is where the base's sums begin.
 #pragma once
 #include "lora_backward.h"
 #include "lora_backward_source.cuh"
 
+// Last, as everywhere.
+#include "simt/simt.cuh"
+
 namespace rankone::cuda {
+
+// Some ranks of an adapter, for some rows of a tile.
+struct AdapterStep {
+  Lines dt;              // of the adapter's items, from the first of these ranks on
+  Lines a;               // A from that rank on
+  const int32_t* index;  // where A is an index list: all of it
+  int64_t ranks;         // from the first of these ranks on
+  int64_t items;         // where the rows' items begin
+};
 
 struct InputGradient {
   int64_t rows, in, out;
@@ -14,28 +26,43 @@ struct InputGradient {
   RankoneWeight base;          // codes null: none, or
   int32_t identity;            // W = 1
   const float* const* scales;  // [rows] d of a row, or null; or null where no row has one
-  const LoraUse* uses;
-  const int64_t* firstSteps;  // as LoraItems::place() makes them
-  const LoraTileStep* steps;
-  const LoraTileEntry* entries;
-  const float* dt;  // of items, by uses
-  Dropout dropout;
-  float kept;  // what dropout multiplies by
+  // Steps of tile i: [firstSteps[i], firstSteps[i + 1]), and of adapters whose A is an index list.
+  const AdapterStep *steps, *indexSteps;
+  const int64_t *firstSteps, *firstIndexSteps;
+  const int32_t* items;  // [kRowTile] of the adapter's items; -1: the row has none
+  KeptBits kept;
   void* dx;
   int32_t dtype;
 };
 
-// dt of the rows of a tile.
-struct TurnedSource {
-  Lines from;
-  const int32_t* items;  // by line; -1: zeros
-  int64_t columns;
+// dt of a tile's rows, kDepth ranks a step.
+template <int kDepth>
+struct TurnedSource : PlainSource {
+  const AdapterStep* steps;
+  const int32_t* items;
+
+  SIMT_DEV int32_t item(int64_t rank, int64_t row) const { return items[steps[rank / kDepth].items + row]; }
+  SIMT_DEV bool owns(int64_t rank, int row) const { return item(rank, row) >= 0; }
+  template <class Math>
+  SIMT_DEV void fetch(int64_t row, int64_t rank, typename Math::Chunk& chunk) const {
+    const int32_t i = item(rank, row);
+    if (i < 0) return clearChunk(chunk);
+    const AdapterStep& step = steps[rank / kDepth];
+    loadElements<Math>(step.dt, i, rank % kDepth, step.ranks, chunk);
+  }
+};
+
+// The matrices A that go with it.
+template <int kDepth>
+struct AdapterSource : PlainSource {
+  const AdapterStep* steps;
+  int64_t in, column0;
 
   template <class Math>
-  SIMT_DEV void load(int64_t line, int64_t column, typename Math::Chunk& chunk) const {
-    const int32_t item = items[line];
-    if (item < 0) return clearChunk(chunk);
-    loadElements<Math>(from, item, column, columns, chunk);
+  SIMT_DEV void fetch(int64_t rank, int64_t column, typename Math::Chunk& chunk) const {
+    const AdapterStep& step = steps[rank / kDepth];
+    if (rank % kDepth >= step.ranks) return clearChunk(chunk);
+    loadElements<Math>(step.a, rank % kDepth, column0 + column, in, chunk);
   }
 };
 
@@ -50,19 +77,24 @@ struct AdapterArithmetic<F16Arithmetic> {
 };
 
 template <class Math>
+constexpr int kInputGradientDepth = isF32<Math> ? 16 : 32;
+
+// Ways of dY and of the base.
+template <class Math, Way kRowsWay, Way kBaseWay>
 struct InputGradientTiles {
-  static constexpr int kDepth = isF32<Math> ? 16 : 32;
+  static constexpr int kDepth = kInputGradientDepth<Math>;
+  static constexpr int kStages = kRowsWay == Way::COPIED && kBaseWay == Way::COPIED   ? 4
+                                 : kRowsWay == Way::COPIED || kBaseWay == Way::COPIED ? 3
+                                                                                      : 2;
   using Base = Tile<Math, Along::DEPTH, Along::SIDE, kRowTile, 128, kDepth>;
   using Adapter = Tile<typename AdapterArithmetic<Math>::Of, Along::DEPTH, Along::SIDE, kRowTile, 128, kDepth>;
   struct Shared {
     union {
-      typename Base::Stage base[2];
+      typename Base::Stage base[kStages];
       typename Adapter::Stage adapter[2];
     };
     int64_t rows[kRowTile];
     const float* scales[kRowTile];
-    int32_t items[kRowTile];
-    int32_t owned[kRowTile];  // rows that have an adapter
     float nf4[16];
   };
 };
@@ -82,101 +114,77 @@ SIMT_DEV void storePair(void* to, int32_t dtype, int64_t at, bool both, float fi
   if (both) halves[1] = static_cast<uint16_t>(pair >> 16);
 }
 
-// sums += what one adapter adds to the tile's columns from column0 on. By a whole block.
-template <class Math>
-SIMT_DEV void addAdapter(const InputGradient& p, typename InputGradientTiles<Math>::Shared& shared,
-                         const LoraTileStep& step, int64_t column0,
-                         typename InputGradientTiles<Math>::Base::Sums& sums) {
-  using T = typename InputGradientTiles<Math>::Adapter;
-  const int thread = static_cast<int>(threadIdx.x);
-  const LoraUse& use = p.uses[step.use];
-  const RankoneAdapter& a = use.adapter;
-  simt::syncthreads();  // the adapter before has been added
-  if (thread < kRowTile) shared.items[thread] = -1;
-  simt::syncthreads();
-  if (thread < step.count) {
-    const LoraTileEntry entry = p.entries[step.first + thread];
-    shared.items[entry.row] = entry.item;
-    shared.owned[entry.row] = 1;
-  }
-  simt::syncthreads();
-
-  const float* dt = p.dt + use.t;
-  if (a.aIndex) {
-    for (int64_t r = 0; r < a.rank; ++r) {
-      const int64_t hit = a.aIndex[r] - column0;
-      if (hit < 0 || hit >= T::kColumns) continue;
-      InputGradientTiles<Math>::Base::visit(sums, [&](int row, int column, float& first, float& second) {
-        const int32_t item = shared.items[row];
-        if (item < 0) return;
-        if (column == hit) first += dt[item * use.ldT + r];
-        if (column + 1 == hit) second += dt[item * use.ldT + r];
-      });
-    }
-    return;
-  }
-  uint32_t groups = 0;
-  SIMT_UNROLL
-  for (int i = 0; i < kRowTile; i += 32) {
-    const uint32_t owners = simt::ballot(shared.items[i + thread % 32] >= 0);
-    groups |= ((owners & 0xffffu ? 1u : 0u) | (owners >> 16 ? 2u : 0u)) << (i / 16);
-  }
-  typename T::Sums part;
-  T::clear(part);
-  const TurnedSource rows{linesOf(dt, use.ldT), shared.items, a.rank};
-  const MatrixSource matrix{linesOf(a.a, a.aStride), a.rank, p.in, 0, column0};
-  multiply<T>(shared.adapter, part, rows, matrix, 0, a.rank, groups);
-  SIMT_UNROLL
-  for (int i = 0; i < T::kSums; ++i)
-    if (shared.items[T::rowAt(i)] >= 0) sums.of[i] += part.of[i];
-}
-
-// Elements that dropout takes out of the adapters' part become zeros, the others are scaled.
+// sums += dt of an adapter whose A is an index list.
 template <class T>
-SIMT_DEV void dropSums(const InputGradient& p, typename T::Sums& sums, const int32_t* owned, int64_t row0,
-                       int64_t column0) {
-  T::visit(sums, [&](int row, int column, float& first, float& second) {
-    if (!owned[row]) return;
-    uint32_t words[4];
-    const int64_t at = column0 + column;
-    dropoutWords(p.dropout.seed, row0 + row, at, words);
-    const uint32_t word0 = at % 4 ? words[2] : words[0], word1 = at % 4 ? words[3] : words[1];
-    first = word0 < p.dropout.least ? 0.0f : first * p.kept;
-    second = word1 < p.dropout.least ? 0.0f : second * p.kept;
-  });
+SIMT_DEV void addIndexed(const AdapterStep& step, const int32_t* items, int64_t column0, typename T::Sums& sums) {
+  for (int64_t r = 0; r < step.ranks; ++r) {
+    const int64_t hit = step.index[r] - column0;
+    if (hit < 0 || hit >= T::kColumns) continue;
+    T::visit(sums, [&](int row, int column, float& first, float& second) {
+      if (column != hit / 2 * 2) return;
+      const int64_t item = items[step.items + row];
+      if (item >= 0) (hit % 2 ? second : first) += elementOf(step.dt, item * step.dt.ld + r);
+    });
+  }
 }
 
-template <class Math>
-__global__ void __launch_bounds__(kTileThreads) inputGradient(InputGradient p) {
-  using Tiles = InputGradientTiles<Math>;
+// Of tiles that are made at the same time, rows and columns lie in a square, so that both are read from L2.
+SIMT_DEV void tileOf(int64_t block, int64_t rowTiles, int64_t columnTiles, int64_t& row, int64_t& column) {
+  constexpr int64_t kHeight = 16;
+  const int64_t first = block / (kHeight * columnTiles) * kHeight, inside = block % (kHeight * columnTiles);
+  const int64_t height = rowTiles - first < kHeight ? rowTiles - first : kHeight;
+  row = first + inside % height;
+  column = inside / height;
+}
+
+template <class Math, Way kRowsWay, Way kBaseWay>
+__global__ void __launch_bounds__(kTileThreads, isF32<Math> ? 1 : 2) inputGradient(InputGradient p) {
+  using Tiles = InputGradientTiles<Math, kRowsWay, kBaseWay>;
   using T = typename Tiles::Base;
   auto& shared = simt::shared<typename Tiles::Shared>();
   const int thread = static_cast<int>(threadIdx.x);
-  const int64_t tile = blockIdx.x, row0 = tile * kRowTile, column0 = int64_t{blockIdx.y} * T::kColumns;
+  int64_t tile, columnTile;
+  tileOf(blockIdx.x, (p.rows + kRowTile - 1) / kRowTile, (p.in + T::kColumns - 1) / T::kColumns, tile, columnTile);
+  const int64_t row0 = tile * kRowTile, column0 = columnTile * T::kColumns;
   if (thread < kRowTile) {
     const int64_t row = row0 + thread;
     shared.rows[thread] = row < p.rows ? row : -1;
     shared.scales[thread] = p.scales && row < p.rows ? p.scales[row] : nullptr;
-    shared.owned[thread] = 0;
   }
-  if (thread < 16) shared.nf4[thread] = kNf4Codes[thread];
+  if (thread < 16) shared.nf4[thread] = kNf4Values[thread];
 
   typename T::Sums sums;
   T::clear(sums);
-  if (p.steps) {
-    for (int64_t s = p.firstSteps[tile]; s < p.firstSteps[tile + 1]; ++s)
-      addAdapter<Math>(p, shared, p.steps[s], column0, sums);
-    if (p.dropout.least) dropSums<T>(p, sums, shared.owned, row0, column0);
+  if (p.items) {
+    for (int64_t s = p.firstIndexSteps[tile]; s < p.firstIndexSteps[tile + 1]; ++s)
+      addIndexed<T>(p.indexSteps[s], p.items, column0, sums);
+    using A = typename Tiles::Adapter;
+    const AdapterStep* steps = p.steps + p.firstSteps[tile];
+    const int64_t ranks = (p.firstSteps[tile + 1] - p.firstSteps[tile]) * A::kDepth;
+    typename A::Sums part;
+    SIMT_UNROLL
+    for (int i = 0; i < T::kSums; ++i) part.of[i] = sums.of[i];
+    multiply<A, 2, Way::MOVED, Way::MOVED, true>(shared.adapter, part, TurnedSource<A::kDepth>{{}, steps, p.items},
+                                                 AdapterSource<A::kDepth>{{}, steps, p.in, column0}, 0, ranks);
+    SIMT_UNROLL
+    for (int i = 0; i < T::kSums; ++i) sums.of[i] = part.of[i];
+    if (p.kept.bits)
+      T::visit(sums, [&](int row, int column, float& first, float& second) {
+        if (row0 + row >= p.rows || column0 + column >= p.in) return;
+        const uint32_t stay = p.kept.at(row0 + row, column0 + column);
+        first = stay & 1 ? first * p.kept.factor : 0.0f;
+        second = stay & 2 ? second * p.kept.factor : 0.0f;
+      });
   }
   simt::syncthreads();
   if (p.base.codes) {
-    const ScaledSource rows{{p.dY, shared.rows, 0, kRowTile, p.out, 0, {}}, shared.scales};
+    const ScaledSource rows{{}, {{}, p.dY, shared.rows, 0, kRowTile, p.out, 0, {}}, shared.scales};
     const WeightSource base{p.base, shared.nf4, 0, column0};
-    multiply<T>(shared.base, sums, rows, base, 0, p.out);
+    multiply<T, Tiles::kStages, kRowsWay, kBaseWay>(shared.base, sums, rows, base, 0, p.out);
   }
   T::visit(sums, [&](int row, int column, float first, float second) {
     const int64_t at = column0 + column;
-    if (shared.rows[row] < 0 || at >= p.in) return;
+    if (row0 + row >= p.rows || at >= p.in) return;
     const bool both = at + 1 < p.in;
     if (p.identity) {
       const float* scale = shared.scales[row];

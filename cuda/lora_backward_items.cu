@@ -1,4 +1,6 @@
 #include <algorithm>
+#include <map>
+#include <utility>
 
 #include "lora_backward.h"
 
@@ -54,15 +56,11 @@ std::vector<LoraItemTile> LoraItems::tiles(int64_t most, bool (*wanted)(const Lo
   return list;
 }
 
-void LoraItems::place(const RankoneLora& problem, std::vector<int64_t>& firstSteps, std::vector<LoraTileStep>& steps,
-                      std::vector<LoraTileEntry>& entries) const {
-  struct Placed {
-    int32_t use, turn;  // turn: how often the row has named the adapter before
-    LoraTileEntry entry;
-  };
-  std::vector<int64_t> next(uses.size());  // items that rows before have taken
-  std::vector<Placed> tile;
-  firstSteps.assign(1, 0);
+std::vector<LoraTilePart> LoraItems::parts(const RankoneLora& problem, std::vector<int64_t>& first) const {
+  std::vector<LoraTilePart> list;
+  std::vector<int32_t> next(uses.size());                    // items that rows before have taken
+  std::map<std::pair<int32_t, int64_t>, LoraTilePart> tile;  // by use, and how often the row has named it before
+  first.assign(1, 0);
   for (int64_t row0 = 0; row0 < problem.rows; row0 += kRowTile) {
     tile.clear();
     const int64_t end = std::min<int64_t>(problem.rows, row0 + kRowTile);
@@ -71,20 +69,19 @@ void LoraItems::place(const RankoneLora& problem, std::vector<int64_t>& firstSte
       for (int64_t j = 0; j < problem.perRow; ++j) {
         if (slots[j] < 0) continue;
         const int32_t use = useOf[slots[j]];
-        const auto turn = static_cast<int32_t>(std::count(slots, slots + j, slots[j]));
-        tile.push_back({use, turn, {static_cast<int32_t>(row - row0), static_cast<int32_t>(next[use]++)}});
+        const auto [at, isNew] = tile.try_emplace({use, std::count(slots, slots + j, slots[j])});
+        LoraTilePart& part = at->second;
+        if (isNew) {
+          part.use = use;
+          part.items.fill(-1);
+        }
+        part.items[row - row0] = next[use]++;
       }
     }
-    std::stable_sort(tile.begin(), tile.end(),
-                     [](const Placed& a, const Placed& b) { return a.use != b.use ? a.use < b.use : a.turn < b.turn; });
-    for (size_t i = 0; i < tile.size(); ++i) {
-      const bool isNew = i == 0 || tile[i].use != tile[i - 1].use || tile[i].turn != tile[i - 1].turn;
-      if (isNew) steps.push_back({tile[i].use, 0, static_cast<int64_t>(entries.size())});
-      ++steps.back().count;
-      entries.push_back(tile[i].entry);
-    }
-    firstSteps.push_back(static_cast<int64_t>(steps.size()));
+    for (const auto& [key, part] : tile) list.push_back(part);
+    first.push_back(static_cast<int64_t>(list.size()));
   }
+  return list;
 }
 
 }  // namespace rankone::cuda

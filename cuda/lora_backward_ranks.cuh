@@ -7,12 +7,27 @@
 #include "lora_backward.h"
 #include "lora_backward_source.cuh"
 
+// Last, as everywhere.
+#include "simt/simt.cuh"
+
 namespace rankone::cuda {
+
+constexpr int kKeepThreads = 128;
+
+// A thread makes a word of the bits.
+__global__ void __launch_bounds__(kKeepThreads) keepBits(Dropout dropout, int64_t rows, int64_t words, uint32_t* bits) {
+  const int64_t i = int64_t{blockIdx.x} * kKeepThreads + threadIdx.x;
+  if (i >= rows * words) return;
+  uint32_t word = 0;
+  SIMT_UNROLL
+  for (int k = 0; k < 8; ++k) word |= keptOf(dropout, i / words, i % words * 8 + k) << (4 * k);
+  bits[i] = word;
+}
 
 struct RankProducts {
   Lines rows;  // dY [rows, depth], or x
   int64_t depth;
-  Dropout dropout;
+  KeptBits kept;
   const LoraUse* uses;
   const LoraItem* items;
   const LoraItemTile* tiles;
@@ -23,20 +38,23 @@ struct RankProducts {
 // B's rows are steps, A's are ranks.
 enum class RankSide { U, T };
 
-template <class Math, RankSide kSide>
+template <class Math, RankSide kSide, Way kWay>
 struct RankTile {
-  using T = Tile<Math, Along::DEPTH, kSide == RankSide::U ? Along::SIDE : Along::DEPTH, kItemTile, 64, 32>;
+  static constexpr int kDepth = isF32<Math> ? 32 : 64, kStages = kWay == Way::COPIED ? 4 : 2;
+  using T = Tile<Math, Along::DEPTH, kSide == RankSide::U ? Along::SIDE : Along::DEPTH, kItemTile, 64, kDepth>;
   struct Shared {
-    typename T::Stage stages[2];
+    typename T::Stage stages[kStages];
     int64_t rows[kItemTile];
   };
 };
 
 // u or t of a tile of items, 64 ranks, one piece of the depth.
-template <class Math, RankSide kSide>
+// kWay: of the rows.
+template <class Math, RankSide kSide, Way kWay>
 __global__ void __launch_bounds__(kTileThreads) rankProducts(RankProducts p) {
-  using T = typename RankTile<Math, kSide>::T;
-  auto& shared = simt::shared<typename RankTile<Math, kSide>::Shared>();
+  using Of = RankTile<Math, kSide, kWay>;
+  using T = typename Of::T;
+  auto& shared = simt::shared<typename Of::Shared>();
   const LoraItemTile tile = p.tiles[blockIdx.x];
   const LoraUse& use = p.uses[tile.use];
   const RankoneAdapter& a = use.adapter;
@@ -47,16 +65,15 @@ __global__ void __launch_bounds__(kTileThreads) rankProducts(RankProducts p) {
   const int64_t end = begin + kDepthOfSums < p.depth ? begin + kDepthOfSums : p.depth;
   const int thread = static_cast<int>(threadIdx.x);
   if (thread < kItemTile) shared.rows[thread] = thread < tile.count ? p.items[use.first + tile.first + thread].row : -1;
-  simt::syncthreads();
 
-  const GatheredSource rows{p.rows, shared.rows, 0, kItemTile, p.depth, 0, p.dropout};
+  const GatheredSource rows{{}, p.rows, shared.rows, 0, kItemTile, p.depth, 0, p.kept};
   const Lines factor = kB ? linesOf(a.b, a.bStride) : linesOf(a.a, a.aStride);
   const MatrixSource matrix =
-      kB ? MatrixSource{factor, p.depth, ranks, 0, rank0} : MatrixSource{factor, ranks, p.depth, rank0, 0};
+      kB ? MatrixSource{{}, factor, p.depth, ranks, 0, rank0} : MatrixSource{{}, factor, ranks, p.depth, rank0, 0};
   typename T::Sums sums;
   T::clear(sums);
   const int columns = static_cast<int>(ranks - rank0 < 64 ? ranks - rank0 : 64);
-  multiply<T>(shared.stages, sums, rows, matrix, begin, end, ~0u, columns);
+  multiply<T, Of::kStages, kWay, Way::FETCHED>(shared.stages, sums, rows, matrix, begin, end, kItemTile, columns);
 
   const int64_t ld = kB ? use.ldW : use.ldT;
   float* to = p.partial + int64_t{blockIdx.z} * p.floats + (kB ? use.w : use.t) + tile.first * ld + rank0;
@@ -73,8 +90,7 @@ struct RankTurn {
   int64_t count;
   Lines x, dY;
   int64_t out;
-  Dropout dropout;
-  float kept;                        // what dropout multiplies by
+  KeptBits kept;
   const float *partialT, *partialU;  // sums of piecesT and piecesU, floatsT and floatsU apart
   int64_t piecesT, piecesU, floatsT, floatsU;
   const float* given;  // t of the forward [rows, perRow, tRanks], in place of partialT and of what index lists read
@@ -199,15 +215,10 @@ __global__ void __launch_bounds__(32 * kTurnWarps) turnRanks(RankTurn g) {
       t = g.given[item.slot * g.tRanks + r];
     } else if (a.aIndex) {
       const int64_t column = a.aIndex[r];
-      uint32_t words[4] = {~0u, ~0u, ~0u, ~0u};
-      if (g.dropout.least) dropoutWords(g.dropout.seed, item.row, column, words);
-      bool stays = true;
-      SIMT_UNROLL
-      for (int k = 0; k < 4; ++k)
-        if (k == column % 4) stays = words[k] >= g.dropout.least;
-      if (stays) t = g.kept * elementOf(g.x, item.row * g.x.ld + column);
+      if (!g.kept.bits || (g.kept.at(item.row, column) & 1))
+        t = g.kept.factor * elementOf(g.x, item.row * g.x.ld + column);
     } else {
-      t = g.kept * piecesSum(g.partialT + atT + r, g.piecesT, g.floatsT);
+      t = g.kept.factor * piecesSum(g.partialT + atT + r, g.piecesT, g.floatsT);
     }
     p[r] = a.rankBias ? t + a.rankBias[r] : t;
   }

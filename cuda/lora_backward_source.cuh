@@ -1,6 +1,11 @@
 // Where tiles of the fused LoRA product's backward come from: matrices, rows gathered from anywhere, packed weights.
 #pragma once
 #include "lora_backward_tile.cuh"
+#include "lora_dropout.cuh"
+#include "matmul_tile_weights.cuh"
+
+// Last, as everywhere.
+#include "simt/simt.cuh"
 
 namespace rankone::cuda {
 
@@ -75,81 +80,88 @@ SIMT_DEV void loadElements(const Lines& from, int64_t line, int64_t column, int6
   narrowChunk<Math>(v, chunk);
 }
 
+// The same for an asynchronous copy, of elements that are aligned and as the arithmetic wants them.
+SIMT_DEV const char* addressOf(const Lines& from, int64_t line, int64_t column, int64_t columns, int& bytes) {
+  const int size = from.dtype == RANKONE_F32 ? 4 : 2;
+  const int64_t left = (columns - column) * size;
+  if (left < bytes) bytes = left < 0 ? 0 : static_cast<int>(left);
+  return static_cast<const char*>(from.data) + (bytes ? (line * from.ld + column) * size : 0);
+}
+
+// Of sources whose elements need no further work.
+struct PlainSource {
+  template <class Math>
+  using Fetched = typename Math::Chunk;
+  template <class Math>
+  SIMT_DEV void expand(const typename Math::Chunk& fetched, typename Math::Chunk& chunk) const {
+    chunk = fetched;
+  }
+};
+
 // A matrix from (firstLine, firstColumn) on; zeros beyond its end.
-struct MatrixSource {
+struct MatrixSource : PlainSource {
   Lines from;
   int64_t lines, columns;
   int64_t firstLine, firstColumn;
 
   template <class Math>
-  SIMT_DEV void load(int64_t line, int64_t column, typename Math::Chunk& chunk) const {
+  SIMT_DEV void fetch(int64_t line, int64_t column, typename Math::Chunk& chunk) const {
     if (firstLine + line >= lines) return clearChunk(chunk);
     loadElements<Math>(from, firstLine + line, firstColumn + column, columns, chunk);
   }
 };
 
-// Dropout as LoraArgs has it: an element stays where its word is `least` at least. least 0: all do.
-struct Dropout {
-  uint64_t least, seed;
+// What dropout leaves: a bit for every element, in the order of columns, rows `ld` bytes apart. bits null: all.
+struct KeptBits {
+  const uint8_t* bits;
+  int64_t ld;
+  float factor;  // of what stays; sources leave it out
+
+  SIMT_DEV uint32_t at(int64_t row, int64_t column) const { return bits[row * ld + column / 8] >> (column % 8); }
 };
 
-// Philox4x32-10, as in cpp/core/philox.h, of the four columns from a multiple of 4 on.
-SIMT_DEV void dropoutWords(uint64_t seed, int64_t row, int64_t column, uint32_t (&c)[4]) {
-  c[0] = static_cast<uint32_t>(column / 4);
-  c[1] = static_cast<uint32_t>(row);
-  c[2] = static_cast<uint32_t>(static_cast<uint64_t>(row) >> 32);
-  c[3] = 0;
-  uint32_t key0 = static_cast<uint32_t>(seed), key1 = static_cast<uint32_t>(seed >> 32);
-  SIMT_UNROLL
-  for (int round = 0; round < 10; ++round) {
-    const uint64_t p0 = uint64_t{0xd2511f53u} * c[0], p1 = uint64_t{0xcd9e8d57u} * c[2];
-    c[0] = static_cast<uint32_t>(p1 >> 32) ^ c[1] ^ key0;
-    c[1] = static_cast<uint32_t>(p1);
-    c[2] = static_cast<uint32_t>(p0 >> 32) ^ c[3] ^ key1;
-    c[3] = static_cast<uint32_t>(p0);
-    key0 += 0x9e3779b9u;
-    key1 += 0xbb67ae85u;
-  }
-}
-
-SIMT_DEV void dropElements(HalfChunk& chunk, int i) { chunk.words[i / 2] &= i % 2 ? 0xffffu : 0xffff0000u; }
-SIMT_DEV void dropElements(FloatChunk& chunk, int i) { chunk.values[i] = 0; }
+SIMT_DEV void dropElement(HalfChunk& chunk, int i) { chunk.words[i / 2] &= i % 2 ? 0xffffu : 0xffff0000u; }
+SIMT_DEV void dropElement(FloatChunk& chunk, int i) { chunk.values[i] = 0; }
 
 // Rows from anywhere, `rows` naming them, as lines. Negative rows, and those from `count` on, are zeros.
-struct GatheredSource {
+struct GatheredSource : PlainSource {
   Lines from;
   const int64_t* rows;  // null: line i is row firstRow + i
   int64_t firstRow;
   int64_t count, columns, firstColumn;
-  Dropout dropout;  // of the rows' elements, without the factor for those that stay
+  KeptBits kept;
 
   template <class Math>
-  SIMT_DEV void load(int64_t line, int64_t column, typename Math::Chunk& chunk) const {
+  SIMT_DEV void fetch(int64_t line, int64_t column, typename Math::Chunk& chunk) const {
     const int64_t row = line >= count ? -1 : rows ? rows[line] : firstRow + line;
     if (row < 0) return clearChunk(chunk);
     column += firstColumn;
     loadElements<Math>(from, row, column, columns, chunk);
-    if (dropout.least == 0) return;
+    if (!kept.bits || column >= columns) return;
+    const uint32_t stay = kept.at(row, column);
     SIMT_UNROLL
-    for (int half = 0; half < 2; ++half) {
-      uint32_t words[4];
-      dropoutWords(dropout.seed, row, column + 4 * half, words);
-      SIMT_UNROLL
-      for (int i = 0; i < 4; ++i)
-        if (words[i] < dropout.least) dropElements(chunk, 4 * half + i);
-    }
+    for (int i = 0; i < kChunk; ++i)
+      if (!(stay >> i & 1)) dropElement(chunk, i);
+  }
+  SIMT_DEV const char* address(int64_t line, int64_t column, int& bytes) const {
+    const int64_t row = line >= count ? -1 : rows ? rows[line] : firstRow + line;
+    if (row < 0) bytes = 0;
+    return addressOf(from, row, firstColumn + column, columns, bytes);
   }
 };
 
 // The same, each row multiplied by a vector of its own where it has one.
-struct ScaledSource {
+struct ScaledSource : PlainSource {
   GatheredSource rows;
   const float* const* scales;  // by line, in shared memory; null: none
 
+  SIMT_DEV const char* address(int64_t line, int64_t column, int& bytes) const {
+    return rows.address(line, column, bytes);  // where no line has a scale
+  }
   template <class Math>
-  SIMT_DEV void load(int64_t line, int64_t column, typename Math::Chunk& chunk) const {
+  SIMT_DEV void fetch(int64_t line, int64_t column, typename Math::Chunk& chunk) const {
     const float* scale = scales[line];
-    if (!scale) return rows.load<Math>(line, column, chunk);
+    if (!scale) return rows.fetch<Math>(line, column, chunk);
     column += rows.firstColumn;
     if (column >= rows.columns) return clearChunk(chunk);
     const int64_t left = rows.columns - column;
@@ -163,60 +175,84 @@ struct ScaledSource {
   }
 };
 
-// NF4's values: Dettmers et al., QLoRA, 2023.
-SIMT_CONSTANT float kNf4Codes[16] = {-1.0f,
-                                     -0.6961928009986877f,
-                                     -0.5250730514526367f,
-                                     -0.39491748809814453f,
-                                     -0.28444138169288635f,
-                                     -0.18477343022823334f,
-                                     -0.09105003625154495f,
-                                     0.0f,
-                                     0.07958029955625534f,
-                                     0.16093020141124725f,
-                                     0.24611230194568634f,
-                                     0.33791524171829224f,
-                                     0.44070982933044434f,
-                                     0.5626170039176941f,
-                                     0.7229568362236023f,
-                                     1.0f};
-
 // The base, from output firstLine and column firstColumn on. Scales are of whole chunks: blocks are multiples of 8
 // columns.
 struct WeightSource {
   RankoneWeight w;
-  const float* nf4;  // kNf4Codes in shared memory, a bank for each
+  const float* nf4;  // kNf4Values in shared memory, a bank for each
   int64_t firstLine, firstColumn;
 
+  SIMT_DEV const char* address(int64_t line, int64_t column, int& bytes) const {
+    line += firstLine;
+    if (line >= w.out) bytes = 0;
+    const int64_t size = w.format == RANKONE_WEIGHT_F32 ? 4 : 2;
+    return addressOf({w.codes, w.format, 1, w.rowBytes / size}, line, firstColumn + column, w.in, bytes);
+  }
   template <class Math>
-  SIMT_DEV void load(int64_t line, int64_t column, typename Math::Chunk& chunk) const {
+  struct Fetched {
+    typename Math::Chunk chunk;
+    float scale;
+    int32_t count;  // of codes in the chunk's first words; -1: elements
+  };
+
+  template <class Math>
+  SIMT_DEV void fetch(int64_t line, int64_t column, Fetched<Math>& fetched) const {
     line += firstLine;
     column += firstColumn;
-    if (line >= w.out || column >= w.in) return clearChunk(chunk);
+    fetched.count = -1;
+    if (line >= w.out || column >= w.in) return clearChunk(fetched.chunk);
     const auto* row = static_cast<const uint8_t*>(w.codes) + line * w.rowBytes;
     if (w.format <= RANKONE_WEIGHT_F16) {
       static_assert(int{RANKONE_WEIGHT_BF16} == RANKONE_BF16 && int{RANKONE_WEIGHT_F16} == RANKONE_F16);
-      return loadElements<Math>({row, w.format, 1, 0}, 0, column, w.in, chunk);
+      return loadElements<Math>({row, w.format, 1, 0}, 0, column, w.in, fetched.chunk);
     }
-    const float scale = w.block ? w.scales[line * ((w.in + w.block - 1) / w.block) + column / w.block] : w.scales[line];
+    fetched.scale = w.block ? w.scales[line * ((w.in + w.block - 1) / w.block) + column / w.block] : w.scales[line];
+    fetched.count = static_cast<int>(w.in - column < kChunk ? w.in - column : kChunk);
+    uint32_t words[2] = {};
+    if (w.format == RANKONE_WEIGHT_INT8 || w.format == RANKONE_WEIGHT_Q8)
+      simt::ld2(words, row + column);
+    else
+      words[0] = *reinterpret_cast<const uint32_t*>(row + column / 2);
+    keepWords(words, fetched.chunk);
+  }
+  template <class Math>
+  SIMT_DEV void expand(const Fetched<Math>& fetched, typename Math::Chunk& chunk) const {
+    if (fetched.count < 0) {
+      chunk = fetched.chunk;
+      return;
+    }
+    uint32_t words[2];
+    keptWords(fetched.chunk, words);
     float v[kChunk];
     if (w.format == RANKONE_WEIGHT_INT8 || w.format == RANKONE_WEIGHT_Q8) {
-      uint32_t words[2];
-      simt::ld2(words, row + column);
       SIMT_UNROLL
-      for (int i = 0; i < kChunk; ++i) v[i] = static_cast<int8_t>(words[i / 4] >> (i % 4 * 8) & 0xff) * scale;
+      for (int i = 0; i < kChunk; ++i)
+        v[i] = static_cast<float>(static_cast<int8_t>(words[i / 4] >> (i % 4 * 8) & 0xff)) * fetched.scale;
     } else {
-      const uint32_t word = *reinterpret_cast<const uint32_t*>(row + column / 2);
       SIMT_UNROLL
       for (int i = 0; i < kChunk; ++i) {
-        const int code = static_cast<int>(word >> (4 * i) & 15);
-        v[i] = (w.format == RANKONE_WEIGHT_NF4 ? nf4[code] : static_cast<float>(code - 8)) * scale;
+        const int code = static_cast<int>(words[0] >> (4 * i) & 15);
+        v[i] = (w.format == RANKONE_WEIGHT_NF4 ? nf4[code] : static_cast<float>(code - 8)) * fetched.scale;
       }
     }
     SIMT_UNROLL
     for (int i = 0; i < kChunk; ++i)
-      if (column + i >= w.in) v[i] = 0;
+      if (i >= fetched.count) v[i] = 0;
     narrowChunk<Math>(v, chunk);
+  }
+
+ private:
+  static SIMT_DEV void keepWords(const uint32_t (&words)[2], HalfChunk& chunk) {
+    chunk.words[0] = words[0], chunk.words[1] = words[1];
+  }
+  static SIMT_DEV void keepWords(const uint32_t (&words)[2], FloatChunk& chunk) {
+    chunk.values[0] = simt::f32_from_bits(words[0]), chunk.values[1] = simt::f32_from_bits(words[1]);
+  }
+  static SIMT_DEV void keptWords(const HalfChunk& chunk, uint32_t (&words)[2]) {
+    words[0] = chunk.words[0], words[1] = chunk.words[1];
+  }
+  static SIMT_DEV void keptWords(const FloatChunk& chunk, uint32_t (&words)[2]) {
+    words[0] = simt::f32_bits(chunk.values[0]), words[1] = simt::f32_bits(chunk.values[1]);
   }
 };
 

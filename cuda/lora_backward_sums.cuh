@@ -7,6 +7,9 @@
 #include "lora_backward.h"
 #include "lora_backward_source.cuh"
 
+// Last, as everywhere.
+#include "simt/simt.cuh"
+
 namespace rankone::cuda {
 
 // to[r ldR + n ldN] = factor sum over items i of ranks[i][r] rows[i][n], r < ranks, n < columns.
@@ -14,9 +17,9 @@ struct MatrixSum {
   const float* ranks;  // of the piece's first item
   int64_t ldRanks, rankCount, firstRank;
   Lines rows;
-  const int64_t* gathered;  // rows of the piece's items; null: they lie one after the other
-  int64_t count, columns;
-  Dropout dropout;
+  const int64_t* gathered;  // rows of the piece's items; null: they are firstRow, firstRow + 1, ...
+  int64_t firstRow, count, columns;
+  KeptBits kept;
   float* to;
   int64_t ldR, ldN;
   float factor;
@@ -24,29 +27,32 @@ struct MatrixSum {
 
 constexpr int kSumRanks = 64, kSumColumns = 128;
 
-template <class Math>
+template <class Math, Way kWay>
 struct MatrixSumTile {
+  static constexpr int kStages = kWay == Way::COPIED ? 4 : 2;
   using T = Tile<Math, Along::SIDE, Along::SIDE, kSumRanks, kSumColumns, 32>;
   struct Shared {
-    typename T::Stage stages[2];
+    typename T::Stage stages[kStages];
   };
 };
 
-template <class Math>
+// kWay: of the rows.
+template <class Math, Way kWay>
 __global__ void __launch_bounds__(kTileThreads) sumMatrices(const MatrixSum* jobs) {
-  using T = typename MatrixSumTile<Math>::T;
-  auto& shared = simt::shared<typename MatrixSumTile<Math>::Shared>();
+  using Of = MatrixSumTile<Math, kWay>;
+  using T = typename Of::T;
+  auto& shared = simt::shared<typename Of::Shared>();
   const MatrixSum j = jobs[blockIdx.x];
   const int64_t column0 = int64_t{blockIdx.y} * kSumColumns;
   if (column0 >= j.columns) return;
   const int64_t left = j.rankCount - j.firstRank, wide = j.columns - column0;
   const int ranks = static_cast<int>(left < kSumRanks ? left : kSumRanks);
   const int columns = static_cast<int>(wide < kSumColumns ? wide : kSumColumns);
-  const MatrixSource a{linesOf(j.ranks, j.ldRanks), j.count, j.rankCount, 0, j.firstRank};
-  const GatheredSource b{j.rows, j.gathered, 0, j.count, j.columns, column0, j.dropout};
+  const MatrixSource a{{}, linesOf(j.ranks, j.ldRanks), j.count, j.rankCount, 0, j.firstRank};
+  const GatheredSource b{{}, j.rows, j.gathered, j.firstRow, j.count, j.columns, column0, j.kept};
   typename T::Sums sums;
   T::clear(sums);
-  multiply<T>(shared.stages, sums, a, b, 0, j.count, (1u << ((ranks + 15) / 16)) - 1, columns);
+  multiply<T, Of::kStages, Way::FETCHED, kWay>(shared.stages, sums, a, b, 0, j.count, ranks, columns);
   T::visit(sums, [&](int rank, int column, float first, float second) {
     if (rank >= ranks || column >= columns) return;
     float* to = j.to + (j.firstRank + rank) * j.ldR + (column0 + column) * j.ldN;
@@ -55,12 +61,12 @@ __global__ void __launch_bounds__(kTileThreads) sumMatrices(const MatrixSum* job
   });
 }
 
-// to[n] = sum over items i of factors[i] x[i][n] y[i][n]; factors and y may be absent.
+// to[n] = sum over items i, from `first` on, of factors[i] x[i][n] y[i][n]; factors and y may be absent.
 struct ColumnSum {
   Lines x, y;
   const int64_t *xRows, *yRows;  // rows of the items; null: they lie one after the other
   const float* factors;
-  int64_t count, columns;
+  int64_t first, count, columns;
   float* to;
 };
 
@@ -72,9 +78,10 @@ __global__ void __launch_bounds__(kColumnThreads) sumColumns(const ColumnSum* jo
   if (column >= j.columns) return;
   constexpr int64_t kRun = 16;  // short chains lose less
   float sum = 0;
-  for (int64_t i0 = 0; i0 < j.count; i0 += kRun) {
+  const int64_t end = j.first + j.count;
+  for (int64_t i0 = j.first; i0 < end; i0 += kRun) {
     float run = 0;
-    for (int64_t i = i0; i < j.count && i < i0 + kRun; ++i) {
+    for (int64_t i = i0; i < end && i < i0 + kRun; ++i) {
       float v = elementOf(j.x, (j.xRows ? j.xRows[i] : i) * j.x.ld + column);
       if (j.y.data) v *= elementOf(j.y, (j.yRows ? j.yRows[i] : i) * j.y.ld + column);
       run = j.factors ? fmaf(j.factors[i], v, run) : run + v;
@@ -115,14 +122,14 @@ __global__ void __launch_bounds__(kTileThreads) sumBaseScales(BaseScaleSums p) {
   const int64_t column0 = int64_t{blockIdx.y} * T::kColumns;
   if (thread < kRowTile)
     shared.rows[thread] = thread < tile.count ? p.itemRows[p.uses[tile.use].first + tile.first + thread] : -1;
-  if (thread < 16) shared.nf4[thread] = kNf4Codes[thread];
-  simt::syncthreads();
+  if (thread < 16) shared.nf4[thread] = kNf4Values[thread];
 
-  const GatheredSource rows{p.x, shared.rows, 0, kRowTile, p.base.in, 0, {}};
+  const GatheredSource rows{{}, p.x, shared.rows, 0, kRowTile, p.base.in, 0, {}};
   const WeightSource base{p.base, shared.nf4, column0, 0};
   typename T::Sums sums;
   T::clear(sums);
-  multiply<T>(shared.stages, sums, rows, base, 0, p.base.in);
+  simt::syncthreads();
+  multiply<T, 2, Way::FETCHED, Way::FETCHED>(shared.stages, sums, rows, base, 0, p.base.in);
   T::visit(sums, [&](int row, int column, float first, float second) {
     const int64_t from = shared.rows[row] * p.dY.ld + column0 + column;
     const bool there = row < tile.count;

@@ -91,30 +91,77 @@ struct Operand {
   static constexpr int kChunks = kSide * kDepth / kChunk / kTileThreads;  // of a thread
   static_assert(kChunks * kChunk * kTileThreads == kSide * kDepth);
 
-  // The thread's chunks of steps [step, step + kDepth): source.load<Math>(line, column, chunk).
-  template <class Source>
-  static SIMT_DEV void load(const Source& source, int64_t step, typename Math::Chunk (&chunks)[kChunks]) {
+  // visit(number, line, column) of the thread's chunks.
+  template <class Visit>
+  static SIMT_DEV void forChunks(const Visit& visit) {
     SIMT_UNROLL
     for (int i = 0; i < kChunks; ++i) {
       const int c = static_cast<int>(threadIdx.x) + i * kTileThreads;
       const int line = c / (kColumns / kChunk), column = c % (kColumns / kChunk) * kChunk;
-      if constexpr (kAlong == Along::DEPTH)
-        source.template load<Math>(line, step + column, chunks[i]);
-      else
-        source.template load<Math>(step + line, column, chunks[i]);
+      visit(i, line, column);
     }
   }
-  static SIMT_DEV void store(const typename Math::Chunk (&chunks)[kChunks], typename Math::Element* to) {
-    SIMT_UNROLL
-    for (int i = 0; i < kChunks; ++i) {
-      const int c = static_cast<int>(threadIdx.x) + i * kTileThreads;
-      const int line = c / (kColumns / kChunk), column = c % (kColumns / kChunk) * kChunk;
-      if constexpr (kTurned) {
-        SIMT_UNROLL
-        for (int k = 0; k < kChunk; ++k) to[(column + k) * kLd + line] = chunks[i].values[k];
-      } else {
-        storeChunk(to + line * kLd + column, chunks[i]);
+  // The thread's chunks of steps [step, step + kDepth), in two parts: source.fetch<Math>(line, column, fetched) reads
+  // memory, source.expand<Math>(fetched, chunk) makes elements of it.
+  template <class Source>
+  using Fetched = typename Source::template Fetched<Math>;
+  template <class Source>
+  static SIMT_DEV void fetch(const Source& source, int64_t step, Fetched<Source> (&fetched)[kChunks]) {
+    forChunks([&](int i, int line, int column) {
+      if constexpr (kAlong == Along::DEPTH)
+        source.template fetch<Math>(line, step + column, fetched[i]);
+      else
+        source.template fetch<Math>(step + line, column, fetched[i]);
+    });
+  }
+  template <class Source>
+  static SIMT_DEV void store(const Source& source, const Fetched<Source> (&fetched)[kChunks],
+                             typename Math::Element* to) {
+    forChunks([&](int i, int line, int column) {
+      typename Math::Chunk chunk;
+      source.template expand<Math>(fetched[i], chunk);
+      storeAt(chunk, line, column, to);
+    });
+  }
+  // Both at once, chunk by chunk: for fewer registers.
+  template <class Source>
+  static SIMT_DEV void move(const Source& source, int64_t step, typename Math::Element* to) {
+    forChunks([&](int, int line, int column) {
+      Fetched<Source> fetched;
+      typename Math::Chunk chunk;
+      if constexpr (kAlong == Along::DEPTH)
+        source.template fetch<Math>(line, step + column, fetched);
+      else
+        source.template fetch<Math>(step + line, column, fetched);
+      source.template expand<Math>(fetched, chunk);
+      storeAt(chunk, line, column, to);
+    });
+  }
+  // The same straight to shared memory: source.address(line, column, bytes) says where a chunk begins, and how many of
+  // its bytes there are.
+  template <class Source>
+  static SIMT_DEV void copy(const Source& source, int64_t step, typename Math::Element* to) {
+    static_assert(!kTurned);
+    constexpr int kBytes = kChunk * static_cast<int>(sizeof(typename Math::Element));
+    forChunks([&](int, int line, int column) {
+      int bytes = kBytes;
+      const char* from = kAlong == Along::DEPTH ? source.address(line, step + column, bytes)
+                                                : source.address(step + line, column, bytes);
+      SIMT_UNROLL
+      for (int b = 0; b < kBytes; b += 16) {
+        const int here = bytes - b < 0 ? 0 : bytes - b < 16 ? bytes - b : 16;
+        simt::cp_async16_zfill(reinterpret_cast<char*>(to + line * kLd + column) + b, from + (here ? b : 0), here);
       }
+    });
+  }
+
+ private:
+  static SIMT_DEV void storeAt(const typename Math::Chunk& chunk, int line, int column, typename Math::Element* to) {
+    if constexpr (kTurned) {
+      SIMT_UNROLL
+      for (int k = 0; k < kChunk; ++k) to[(column + k) * kLd + line] = chunk.values[k];
+    } else {
+      storeChunk(to + line * kLd + column, chunk);
     }
   }
 };
@@ -130,6 +177,7 @@ struct Tile {
   struct Stage {
     __align__(16) typename Math::Element a[A::kElements];
     __align__(16) typename Math::Element b[B::kElements];
+    uint32_t owners[kRows / 32];  // a bit for every row that the step is for
   };
 
   // float32: 16 x 16 threads, rows and columns of each by fours, 64 apart. Tensor cores: warps side by side, each with
@@ -168,27 +216,27 @@ struct Tile {
     }
   }
 
-  // The row of sum i.
-  static SIMT_DEV int rowAt(int i) {
-    if constexpr (isF32<Math>) return rowOf(i / kN);
-    const int thread = static_cast<int>(threadIdx.x);
-    return thread / 32 / kWarpColumns * (kM * 16) + i / 4 / kN * 16 + i % 4 / 2 * 8 + thread % 32 / 4;
-  }
-
-  // sums += what a stage holds. Tensor cores: groups of 16 rows whose bit is not set, and columns from `columns` on,
-  // may be left out.
-  static SIMT_DEV void step(const Stage& stage, Sums& sums, uint32_t groups, int columns) {
+  // sums += what a stage holds. kOwned: only of the rows that the stage is for; the others keep their bits, whatever it
+  // holds. Tensor cores: rows from `rows` on and columns from `columns` on may be left out.
+  template <bool kOwned>
+  static SIMT_DEV void step(const Stage& stage, Sums& sums, int rows, int columns) {
     if constexpr (isF32<Math>)
-      stepFloats(stage, sums);
+      stepFloats<kOwned>(stage, sums);
     else
-      stepMatrices(stage, sums, groups, columns);
+      stepMatrices<kOwned>(stage, sums, rows, columns);
   }
 
  private:
   static SIMT_DEV int rowOf(int m) { return m / 4 * 64 + static_cast<int>(threadIdx.x) / 16 * 4 + m % 4; }
   static SIMT_DEV int columnOf(int n) { return n / 4 * 64 + static_cast<int>(threadIdx.x) % 16 * 4 + n % 4; }
 
+  static SIMT_DEV bool owned(const Stage& stage, int row) { return stage.owners[row / 32] >> (row % 32) & 1; }
+
+  template <bool kOwned>
   static SIMT_DEV void stepFloats(const Stage& stage, Sums& sums) {
+    bool own[kM];
+    SIMT_UNROLL
+    for (int m = 0; m < kM; ++m) own[m] = !kOwned || owned(stage, rowOf(m));
     SIMT_UNROLL
     for (int k = 0; k < kDepth; ++k) {
       float a[kM], b[kN];
@@ -208,16 +256,19 @@ struct Tile {
       }
       SIMT_UNROLL
       for (int m = 0; m < kM; ++m) SIMT_UNROLL
-      for (int n = 0; n < kN; ++n) sums.of[m * kN + n] = fmaf(a[m], b[n], sums.of[m * kN + n]);
+      for (int n = 0; n < kN; ++n) {
+        const float sum = fmaf(a[m], b[n], sums.of[m * kN + n]);
+        sums.of[m * kN + n] = own[m] ? sum : sums.of[m * kN + n];
+      }
     }
   }
 
-  static SIMT_DEV void stepMatrices(const Stage& stage, Sums& sums, uint32_t groups, int columns) {
+  template <bool kOwned>
+  static SIMT_DEV void stepMatrices(const Stage& stage, Sums& sums, int rows, int columns) {
     const int thread = static_cast<int>(threadIdx.x), lane = thread % 32, warp = thread / 32;
     const int row = warp / kWarpColumns * (kM * 16), column = warp % kWarpColumns * (kN * 8);
     const int low = lane % 16, high = lane / 16 * 8;  // of the addresses of four 8 x 8 matrices
-    const uint32_t mine = groups >> (row / 16) & ((1u << kM) - 1);
-    if (mine == 0 || column >= columns) return;
+    if (row >= rows || column >= columns) return;
     SIMT_UNROLL
     for (int k = 0; k < kDepth; k += 16) {
       uint32_t b[kN][2];
@@ -234,7 +285,11 @@ struct Tile {
       }
       SIMT_UNROLL
       for (int m = 0; m < kM; ++m) {
-        if (!(mine >> m & 1)) continue;
+        if (row + m * 16 >= rows) continue;
+        uint32_t owners = 0xffff;
+        if constexpr (kOwned) owners = stage.owners[(row + m * 16) / 32] >> (row + m * 16) % 32 & 0xffff;
+        if (owners == 0) continue;
+        const bool first = owners >> (lane / 4) & 1, second = owners >> (lane / 4 + 8) & 1;
         uint32_t a[4];
         if constexpr (kAlongA == Along::SIDE) {
           simt::ldmatrix_x4_trans(a, stage.a + (k + high + lane % 8) * A::kLd + row + m * 16 + (lane / 8 % 2) * 8);
@@ -246,34 +301,72 @@ struct Tile {
           float* at = sums.of + (m * kN + n) * 4;
           float d[4] = {at[0], at[1], at[2], at[3]};
           Math::mma(d, a, b[n][0], b[n][1]);
-          at[0] = d[0], at[1] = d[1], at[2] = d[2], at[3] = d[3];
+          at[0] = first ? d[0] : at[0], at[1] = first ? d[1] : at[1];
+          at[2] = second ? d[2] : at[2], at[3] = second ? d[3] : at[3];
         }
       }
     }
   }
 };
 
-// sums += A B over steps [begin, end), by a whole block; sources give zeros beyond their ends. `stages`: two. What the
-// sources read from shared memory must be visible.
-template <class T, class SourceA, class SourceB>
+// How an operand comes to shared memory: copied as it is, asynchronously; through registers, a stage ahead of its use;
+// or through few registers.
+enum class Way { COPIED, FETCHED, MOVED };
+
+// sums += A B over steps [begin, end), by a whole block; sources give zeros beyond their ends. kOwned: of every kDepth
+// steps for the rows that a.owns(step, row) names. `stages`: as many as kStages; the call begins with a barrier, behind
+// which nobody else may be at them.
+template <class T, int kStages, Way kWayA, Way kWayB, bool kOwned = false, class SourceA, class SourceB>
 SIMT_DEV void multiply(typename T::Stage* stages, typename T::Sums& sums, const SourceA& a, const SourceB& b,
-                       int64_t begin, int64_t end, uint32_t groups = ~0u, int columns = T::kColumns) {
+                       int64_t begin, int64_t end, int rows = T::kRows, int columns = T::kColumns) {
   if (begin >= end) return;
-  typename T::Math::Chunk chunksA[T::A::kChunks], chunksB[T::B::kChunks];
-  T::A::load(a, begin, chunksA);
-  T::B::load(b, begin, chunksB);
-  simt::syncthreads();  // whatever was multiplied before has been read
-  int stage = 0;
-  for (int64_t step = begin; step < end; step += T::kDepth, stage ^= 1) {
-    T::A::store(chunksA, stages[stage].a);
-    T::B::store(chunksB, stages[stage].b);
-    simt::syncthreads();
-    if (step + T::kDepth < end) {
-      T::A::load(a, step + T::kDepth, chunksA);
-      T::B::load(b, step + T::kDepth, chunksB);
+  using A = typename T::A;
+  using B = typename T::B;
+  constexpr bool kCopies = kWayA == Way::COPIED || kWayB == Way::COPIED;
+  typename A::template Fetched<SourceA> fetchedA[A::kChunks];
+  typename B::template Fetched<SourceB> fetchedB[B::kChunks];
+  const int thread = static_cast<int>(threadIdx.x);
+  const auto start = [&](int64_t step, int slot) {
+    if (step < end) {
+      if constexpr (kWayA == Way::COPIED) A::copy(a, step, stages[slot].a);
+      if constexpr (kWayB == Way::COPIED) B::copy(b, step, stages[slot].b);
     }
-    T::step(stages[stage], sums, groups, columns);
+    if constexpr (kCopies) simt::cp_async_commit();
+    if (step >= end) return;
+    if constexpr (kWayA == Way::FETCHED) A::fetch(a, step, fetchedA);
+    if constexpr (kWayB == Way::FETCHED) B::fetch(b, step, fetchedB);
+    if constexpr (kWayA == Way::MOVED) A::move(a, step, stages[slot].a);
+    if constexpr (kWayB == Way::MOVED) B::move(b, step, stages[slot].b);
+    if constexpr (kOwned)
+      if (thread < T::kRows) {
+        const uint32_t owners = simt::ballot(a.owns(step, thread));
+        if (thread % 32 == 0) stages[slot].owners[thread / 32] = owners;
+      }
+  };
+  const auto finish = [&](int64_t step, int slot) {
+    if (step >= end) return;
+    if constexpr (kWayA == Way::FETCHED) A::store(a, fetchedA, stages[slot].a);
+    if constexpr (kWayB == Way::FETCHED) B::store(b, fetchedB, stages[slot].b);
+  };
+  simt::syncthreads();
+  SIMT_UNROLL
+  for (int s = 0; s < kStages - 1; ++s) {
+    start(begin + s * T::kDepth, s);
+    finish(begin + s * T::kDepth, s);
   }
+  int slot = 0;
+  SIMT_NOUNROLL
+  for (int64_t step = begin; step < end; step += T::kDepth) {
+    if constexpr (kCopies) simt::cp_async_wait<kStages - 2>();
+    simt::syncthreads();
+    const int64_t ahead = step + (kStages - 1) * T::kDepth;
+    const int free = slot ? slot - 1 : kStages - 1;  // read in the step before
+    start(ahead, free);
+    T::template step<kOwned>(stages[slot], sums, rows, columns);
+    finish(ahead, free);
+    if (++slot == kStages) slot = 0;
+  }
+  if constexpr (kCopies) simt::cp_async_wait<0>();
 }
 
 }  // namespace rankone::cuda

@@ -47,12 +47,24 @@ Trace savedTrace(const RankoneRecurrence& p, void* saved) {
   return traceIn(saved, traceBytes(p, dtype, p.update == RANKONE_DELTA), dtype);
 }
 
-void recurrenceBackward(Stream& stream, const RankoneRecurrenceBackward& args) {
-  const RankoneRecurrence& p = args.problem;
+void recurrenceBackward(Stream& stream, const RankoneRecurrenceBackward& given) {
+  RankoneRecurrenceBackward args = given;
+  RankoneRecurrence& p = args.problem;
   const bool chunked = takesChunks(p);
   const int32_t dtype = arithmeticOf(p);
   const Sequences sequences(stream, p);
   const Prepared prepared = prepare(stream, p, dtype);
+
+  // Beneath the normalizer is a recurrence of scale 1, of whose o and dO it takes the divisors' part.
+  Scratch<float> scales, scaled;
+  if (p.normalize) {
+    scales = Scratch<float>(stream, static_cast<size_t>(p.B * p.T * p.H));
+    normalizerScales(stream, p, &sequences, scales.data(), nullptr);
+    scaled = Scratch<float>(stream, static_cast<size_t>(p.B * p.T * p.HV * p.V));
+    scaleByDivisors(stream, p, sequences, scales.data(), args.dO, scaled.data(), RANKONE_F32);
+    args.dO = {scaled.data(), RANKONE_F32};
+    p.scale = 1;
+  }
 
   Scratch<char> recomputed;
   Trace forward = savedTrace(p, const_cast<void*>(args.saved));
@@ -78,6 +90,7 @@ void recurrenceBackward(Stream& stream, const RankoneRecurrenceBackward& args) {
     recurrenceReverseTokens(stream, args, sequences, prepared, reverse);
   }
   recurrenceGradients(stream, args, sequences, prepared, dO, forward, reverse);
+  if (p.normalize) normalizerGradients(stream, args, sequences, scales.data());
   recurrenceActivationGradients(stream, args, prepared);
 }
 

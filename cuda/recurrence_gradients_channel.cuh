@@ -9,7 +9,7 @@ namespace rankone::cuda {
 template <class A, bool kDelta>
 class ChannelGradients : public ChunkRows<A, ChunkGate::CHANNEL, kDelta> {
   using Base = ChunkRows<A, ChunkGate::CHANNEL, kDelta>;
-  using Base::a, Base::s, Base::t, Base::rows, Base::row0, Base::hv, Base::head, Base::group, Base::chunk;
+  using Base::a, Base::s, Base::t, Base::rows, Base::row0, Base::hv, Base::chunk;
   using Base::kElements, Base::ofOutputs, Base::ofUpdates;
   using typename Base::T;
   static constexpr int kOwn = 16;  // rows of a thread
@@ -19,7 +19,7 @@ class ChannelGradients : public ChunkRows<A, ChunkGate::CHANNEL, kDelta> {
   using Base::Base;
 
   SIMT_DEV void run() {
-    for (hv = head * group; hv < (head + 1) * group; ++hv) {
+    for (hv = this->firstHead(); hv < this->firstHead() + a.HV / a.H; ++hv) {
       this->begin();
       this->productsByRows();
       storePairs();

@@ -88,22 +88,22 @@ class ChunkRows {
         s(shared),
         t(static_cast<int>(threadIdx.x)),
         chunk(args.chunks[blockIdx.x]),
-        head(static_cast<int>(blockIdx.y)),
-        group(args.HV / args.H),
         rows(chunk.tokens * args.n),
         row0(chunk.token * args.n) {}
 
  protected:
   // ---- rows of the arguments; null behind the chunk's end, and where a token's last row is wanted and l is another
 
+  static SIMT_DEV int head() { return static_cast<int>(blockIdx.y); }
+  SIMT_DEV int firstHead() const { return head() * (a.HV / a.H); }
   SIMT_DEV bool ends(int l) const { return l < rows && tokenOf(l + 1, a.n) != tokenOf(l, a.n); }
   SIMT_DEV bool begins(int l) const { return l < rows && tokenOf(l, a.n) * a.n == l; }
   SIMT_DEV int64_t token(int l) const { return chunk.token + tokenOf(l, a.n); }
   SIMT_DEV const T* query(int l) const {
-    return ends(l) ? static_cast<const T*>(a.q) + (token(l) * a.H + head) * a.kStride : nullptr;
+    return ends(l) ? static_cast<const T*>(a.q) + (token(l) * a.H + head()) * a.kStride : nullptr;
   }
   SIMT_DEV const T* key(int l) const {
-    return l < rows ? static_cast<const T*>(a.k) + ((row0 + l) * a.H + head) * a.kStride : nullptr;
+    return l < rows ? static_cast<const T*>(a.k) + ((row0 + l) * a.H + head()) * a.kStride : nullptr;
   }
   SIMT_DEV const T* ofOutput(int l) const {
     return ends(l) ? static_cast<const T*>(a.dO) + (token(l) * a.HV + hv) * a.vStride : nullptr;
@@ -115,8 +115,8 @@ class ChunkRows {
     return i < a.K ? static_cast<const T*>(states) + ((static_cast<int64_t>(blockIdx.x) * a.HV + hv) * a.K + i) * a.V
                    : nullptr;
   }
-  SIMT_DEV float queryFactor(int l) const { return a.qNorm ? a.qNorm[token(l) * a.H + head] : 1.0f; }
-  SIMT_DEV float keyFactor(int l) const { return a.kNorm ? a.kNorm[(row0 + l) * a.H + head] : 1.0f; }
+  SIMT_DEV float queryFactor(int l) const { return a.qNorm ? a.qNorm[token(l) * a.H + head()] : 1.0f; }
+  SIMT_DEV float keyFactor(int l) const { return a.kNorm ? a.kNorm[(row0 + l) * a.H + head()] : 1.0f; }
 
   static SIMT_DEV int most(int left, int columns) { return left < columns ? left : columns; }
   SIMT_DEV void loadRowsByV(int v0) {
@@ -251,15 +251,14 @@ class ChunkRows {
     if (t < rows && a.dbeta) a.dbeta[(row0 + t) * a.HV + hv] = s.sums[t];
   }
   // Gradients of q and k are those of the group's first value head, plus the next one's, and so on.
-  SIMT_DEV void addTo(float* to, float x) const { *to = hv == head * group ? x : *to + x; }
-  SIMT_DEV float* dQuery(int l) const { return a.dq + (token(l) * a.H + head) * a.K; }
-  SIMT_DEV float* dKey(int l) const { return a.dk + ((row0 + l) * a.H + head) * a.K; }
+  SIMT_DEV void addTo(float* to, float x) const { *to = hv == firstHead() ? x : *to + x; }
+  SIMT_DEV float* dQuery(int l) const { return a.dq + (token(l) * a.H + head()) * a.K; }
+  SIMT_DEV float* dKey(int l) const { return a.dk + ((row0 + l) * a.H + head()) * a.K; }
 
   const GradientArgs& a;
   Shared& s;
   const int t;
   const Chunk chunk;
-  const int head, group;
   const int rows;
   const int64_t row0;
   int hv = 0;

@@ -8,7 +8,7 @@ namespace rankone::cuda {
 template <class A, ChunkGate kGate, bool kDelta>
 class ScalarGradients : public ChunkRows<A, kGate, kDelta> {
   using Base = ChunkRows<A, kGate, kDelta>;
-  using Base::a, Base::s, Base::t, Base::rows, Base::row0, Base::hv, Base::head, Base::group;
+  using Base::a, Base::s, Base::t, Base::rows, Base::row0, Base::hv;
   using Base::kElements, Base::kGated, Base::ofOutputs, Base::ofUpdates;
   using typename Base::T;
 
@@ -16,7 +16,7 @@ class ScalarGradients : public ChunkRows<A, kGate, kDelta> {
   using Base::Base;
 
   SIMT_DEV void run() {
-    for (hv = head * group; hv < (head + 1) * group; ++hv) {
+    for (hv = this->firstHead(); hv < this->firstHead() + a.HV / a.H; ++hv) {
       this->begin();
       this->productsByRows();
       storePairs();

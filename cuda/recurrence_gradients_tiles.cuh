@@ -20,12 +20,12 @@ SIMT_DEV void put(uint16_t* to, float x) { *to = simt::f32_to_bf16(x); }
 
 struct Float32 {
   using T = float;
-  static constexpr int kBlock = 32;   // columns of V at a time
-  static constexpr int kStride = 36;  // of their rows in shared memory
-  static constexpr int kSquare = 68;  // of rows of 64 columns
-  static constexpr int kRows = 4;     // rows of a thread's elements
+  static constexpr int kBlock = 32;        // columns of V at a time
+  static constexpr int kStride = 36;       // of their rows in shared memory
+  static constexpr int kSquare = 68;       // of rows of 64 columns
+  static constexpr int kRows = 4;          // rows of a thread's elements
   static constexpr bool kSparing = false;  // of registers: two blocks a multiprocessor
-  static constexpr int kSlots = 16;   // threads that share a row
+  static constexpr int kSlots = 16;        // threads that share a row
 
   static SIMT_DEV int row(int e) { return threadIdx.x / 16 + 16 * (e / 4); }
   static SIMT_DEV int column(int e) { return threadIdx.x % 16 + 16 * (e % 4); }
@@ -109,7 +109,7 @@ SIMT_DEV void loadTile(T* to, int stride, bool vector, int valid, Row&& row) {
   constexpr int kPiece = 16 / sizeof(T), kPieces = kColumns / kPiece;
   const int t = static_cast<int>(threadIdx.x);
   if (vector) {
-    SIMT_UNROLL for (int i = 0; i < kTileRows * kPieces; i += kGradientThreads) {
+    SIMT_NOUNROLL for (int i = 0; i < kTileRows * kPieces; i += kGradientThreads) {
       const int r = (i + t) / kPieces, c = (i + t) % kPieces * kPiece;
       const T* from = row(r);
       T* at = to + r * stride + c;

@@ -4,8 +4,8 @@
 //   dU = P^T dO + 2^(G_last - G) K^ D      w = T^T dU (additive: dU)
 //   D <- 2^(G_last) D + Q^T (scale 2^G dO) - K^T (beta 2^G w)  (additive: without the last)
 //
-// Columns of V are independent of each other. A block takes 32 of them: two warps of 16 columns each hold D transposed in
-// registers, so that D, dU and w go from accumulator to operand without leaving them; two more warps fetch the chunk
+// Columns of V are independent of each other. A block takes 32 of them: two warps of 16 columns each hold D transposed
+// in registers, so that D, dU and w go from accumulator to operand without leaving them; two more warps fetch the chunk
 // that is next.
 #pragma once
 #include "recurrence_prep.h"
@@ -17,14 +17,14 @@ constexpr int kReverseColumns = 32, kReverseThreads = 128;
 
 struct ReverseArgs {
   PrepLayout layout;
-  const char* prep;      // [count,HV] of layout.bytes: of chunks from `first` on
-  const uint16_t* q;     // [B,T,H,Kp]
-  const uint16_t* k;     // [B,T*n,H,Kp]
-  const uint16_t* dO;    // [B,T,HV,Vp]
-  const Chunk* chunks;   // [chunks]
+  const char* prep;            // [count,HV] of layout.bytes: of chunks from `first` on
+  const uint16_t* q;           // [B,T,H,Kp]
+  const uint16_t* k;           // [B,T*n,H,Kp]
+  const uint16_t* dO;          // [B,T,HV,Vp]
+  const Chunk* chunks;         // [chunks]
   const int64_t* firstChunks;  // [N+1]
-  int64_t first, count;  // chunks of this launch
-  bool opens;            // no launch came before: every sequence begins with dFinalState
+  int64_t first, count;        // chunks of this launch
+  bool opens;                  // no launch came before: every sequence begins with dFinalState
   int64_t H, HV, K, V, Kp, Vp;
   const float* dFinalState;  // [N,HV,K,V] or null
   float* carried;            // [N,HV,K,V] D before the launch's first chunk; or null: not wanted
@@ -37,10 +37,10 @@ struct ReverseArgs {
 template <int KD, bool kDelta, bool kChannel>
 struct ReverseStage {
   static constexpr int kRowTile = kChunkRows * KD * 2;
-  static constexpr int kQueries = kRowTile;                                     // q, or qInRows
-  static constexpr int kReads = 2 * kRowTile;                                   // kInRows
-  static constexpr int kOutputs = (kChannel && kDelta ? 3 : 2) * kRowTile;      // dO
-  static constexpr int kHead = kOutputs + kChunkRows * kReverseColumns * 2;     // T, P and factors
+  static constexpr int kQueries = kRowTile;                                  // q, or qInRows
+  static constexpr int kReads = 2 * kRowTile;                                // kInRows
+  static constexpr int kOutputs = (kChannel && kDelta ? 3 : 2) * kRowTile;   // dO
+  static constexpr int kHead = kOutputs + kChunkRows * kReverseColumns * 2;  // T, P and factors
   static SIMT_HOST_DEV int bytes(const PrepLayout& layout) { return (kHead + layout.head + 127) / 128 * 128; }
 };
 
@@ -106,9 +106,8 @@ class ReverseScan {
       loadTile(tile(Stage::kQueries), a.layout.tiles * 16, KD, a.q + (chunk.token * a.H + head) * a.Kp, stride,
                chunk.tokens, Kp, thread, threads);
     }
-    loadTile(tile(Stage::kOutputs), a.layout.tiles * 16, kReverseColumns,
-             a.dO + (chunk.token * a.HV + hv) * a.Vp + v0, a.HV * a.Vp, chunk.tokens, static_cast<int>(a.Vp - v0),
-             thread, threads);
+    loadTile(tile(Stage::kOutputs), a.layout.tiles * 16, kReverseColumns, a.dO + (chunk.token * a.HV + hv) * a.Vp + v0,
+             a.HV * a.Vp, chunk.tokens, static_cast<int>(a.Vp - v0), thread, threads);
     for (int i = thread * 16; i < a.layout.head; i += threads * 16) simt::cp_async16(to + Stage::kHead + i, prep + i);
     simt::cp_async_commit();
   }
@@ -117,26 +116,23 @@ class ReverseScan {
 
   SIMT_DEV int64_t column(int e) const { return v0 + warp * 16 + lane / 4 + (e >> 1) * 8; }
   SIMT_DEV int64_t row(int n, int e) const { return n * 8 + lane % 4 * 2 + (e & 1); }
-  SIMT_DEV int64_t ofState(int n, int e) const {
-    return ((sequence * a.HV + hv) * a.K + row(n, e)) * a.V + column(e);
-  }
+  SIMT_DEV int64_t ofState(int n, int e) const { return ((sequence * a.HV + hv) * a.K + row(n, e)) * a.V + column(e); }
 
   SIMT_DEV void loadD(bool ends) {
     const float* from = ends ? a.dFinalState : a.carried;
-    SIMT_UNROLL for (int n = 0; n < KD / 8; ++n)
-      SIMT_UNROLL for (int e = 0; e < 4; ++e)
-        D[n][e] = from && row(n, e) < a.K && column(e) < a.V ? from[ofState(n, e)] : 0.0f;
+    SIMT_UNROLL for (int n = 0; n < KD / 8; ++n) SIMT_UNROLL for (int e = 0; e < 4; ++e) D[n][e] =
+        from && row(n, e) < a.K && column(e) < a.V ? from[ofState(n, e)] : 0.0f;
   }
   SIMT_DEV void storeD() const {
     SIMT_UNROLL for (int n = 0; n < KD / 8; ++n)
-      SIMT_UNROLL for (int e = 0; e < 4; ++e)
-        if (row(n, e) < a.K && column(e) < a.V) a.carried[ofState(n, e)] = D[n][e];
+        SIMT_UNROLL for (int e = 0; e < 4; ++e) if (row(n, e) < a.K && column(e) < a.V)
+            a.carried[ofState(n, e)] = D[n][e];
   }
   SIMT_DEV void storeTrace(int64_t c) const {
     uint16_t* to = a.states + (c * a.HV + hv) * a.K * a.V;
     SIMT_UNROLL for (int n = 0; n < KD / 8; ++n)
-      SIMT_UNROLL for (int e = 0; e < 4; ++e)
-        if (row(n, e) < a.K && column(e) < a.V) to[row(n, e) * a.V + column(e)] = simt::f32_to_bf16(D[n][e]);
+        SIMT_UNROLL for (int e = 0; e < 4; ++e) if (row(n, e) < a.K && column(e) < a.V)
+            to[row(n, e) * a.V + column(e)] = simt::f32_to_bf16(D[n][e]);
   }
 
   SIMT_DEV void step(int64_t c, const unsigned char* stage) {
@@ -147,7 +143,7 @@ class ReverseScan {
     const unsigned char* prep = stage + Stage::kHead;
     const auto tile = [&](int at) { return reinterpret_cast<const uint16_t*>(stage + at); };
     // Two factors of rows or tokens 16 b + 8 half + ..., of the pair that this lane holds.
-    const auto factors = [&](float (&f)[2], int at, int b, int half) {
+    const auto factors = [&](float(&f)[2], int at, int b, int half) {
       simt::ld2(f, reinterpret_cast<const float*>(prep + at) + b * 16 + half * 8 + lane % 4 * 2);
     };
 
@@ -169,17 +165,20 @@ class ReverseScan {
       }
     }
 
-    uint32_t outputs[4][4];  // dO transposed
+    const auto outputs = [&](uint32_t(&x)[4], int m) {  // dO transposed
+      simt::ldmatrix_x4_trans(
+          x, tile(Stage::kOutputs) + swizzled(m * 16 + high, warp * 16 + (matrix & 1) * 8, kReverseColumns));
+    };
     SIMT_UNROLL for (int m = 0; m < 4; ++m) {
       if (m >= layout.tiles) continue;
-      simt::ldmatrix_x4_trans(outputs[m], tile(Stage::kOutputs) + swizzled(m * 16 + high, warp * 16 + (matrix & 1) * 8,
-                                                                            kReverseColumns));
+      uint32_t x[4];
+      outputs(x, m);
       SIMT_UNROLL for (int b = 0; b < 4; ++b) {
         if (b >= layout.rowBlocks(m)) continue;
         uint32_t y[4];  // P's tiles [token half][row half]
         simt::ldmatrix_x4_trans(y, prep + layout.p + (layout.firstBlock(m) + b) * kBlockBytes + lane * 16);
-        simt::mma_bf16(dU[2 * b], outputs[m], y[0], y[2]);
-        simt::mma_bf16(dU[2 * b + 1], outputs[m], y[1], y[3]);
+        simt::mma_bf16(dU[2 * b], x, y[0], y[2]);
+        simt::mma_bf16(dU[2 * b + 1], x, y[1], y[3]);
       }
     }
 
@@ -199,16 +198,17 @@ class ReverseScan {
     storeRows(chunk, dU);
 
     decay(prep);
-    SIMT_UNROLL for (int m = 0; m < 4; ++m) {
-      if (m >= layout.tiles) continue;
+    SIMT_NOUNROLL for (int m = 0; m < layout.tiles; ++m) {
+      uint32_t x[4];
+      outputs(x, m);
       if constexpr (!kChannel) {
         SIMT_UNROLL for (int e = 0; e < 4; ++e) {
           float f[2];
           factors(f, layout.qIn, m, e / 2);
-          outputs[m][e] = simt::pack_bf16(f[0] * lowBf16(outputs[m][e]), f[1] * highBf16(outputs[m][e]));
+          x[e] = simt::pack_bf16(f[0] * lowBf16(x[e]), f[1] * highBf16(x[e]));
         }
       }
-      addToD(outputs[m], tile(Stage::kQueries), m * 16 + low, matrix);
+      addToD(x, tile(Stage::kQueries), m * 16 + low, matrix);
     }
     if constexpr (kDelta) {
       SIMT_UNROLL for (int b = 0; b < 4; ++b) {
@@ -223,7 +223,6 @@ class ReverseScan {
         addToD(x, tile(kChannel ? Stage::kReads : 0), b * 16 + low, matrix);
       }
     }
-    clear(prep);
   }
 
   // D^T += x y of 16 rows of a tile, `row` the one that this lane addresses.
@@ -236,30 +235,21 @@ class ReverseScan {
     }
   }
 
-  SIMT_DEV float decayAt(const unsigned char* prep, int n, int e) const {
-    const float* decays = reinterpret_cast<const float*>(prep + a.layout.decay);
-    return decays[kChannel ? n * 8 + lane % 4 * 2 + (e & 1) : 0];
-  }
+  // D of what the chunk keeps of it; a reset clears whatever it was.
   SIMT_DEV void decay(const unsigned char* prep) {
-    SIMT_UNROLL for (int n = 0; n < KD / 8; ++n)
-      SIMT_UNROLL for (int e = 0; e < 4; ++e) {
-        const float by = decayAt(prep, n, e);
-        D[n][e] = by > 0 ? D[n][e] * by : 0.0f;
-      }
-  }
-  // What the chunk's first token clears, whatever it was.
-  SIMT_DEV void clear(const unsigned char* prep) {
-    SIMT_UNROLL for (int n = 0; n < KD / 8; ++n)
-      SIMT_UNROLL for (int e = 0; e < 4; ++e)
-        if (decayAt(prep, n, e) < 0) D[n][e] = 0;
+    const float* decays = reinterpret_cast<const float*>(prep + a.layout.decay);
+    float by[2] = {decays[0], decays[0]};
+    SIMT_UNROLL for (int n = 0; n < KD / 8; ++n) {
+      if constexpr (kChannel) simt::ld2(by, decays + n * 8 + lane % 4 * 2);
+      SIMT_UNROLL for (int e = 0; e < 4; ++e) D[n][e] = by[e & 1] > 0 ? D[n][e] * by[e & 1] : 0.0f;
+    }
   }
 
   SIMT_DEV void storeRows(const Chunk& chunk, const float (&w)[8][4]) const {
     const int rows = chunk.tokens * a.layout.n;
     SIMT_UNROLL for (int n = 0; n < 8; ++n)
-      SIMT_UNROLL for (int e = 0; e < 4; ++e)
-        if (row(n, e) < rows && column(e) < a.V)
-          a.rows[((chunk.token * a.layout.n + row(n, e)) * a.HV + hv) * a.V + column(e)] = simt::f32_to_bf16(w[n][e]);
+        SIMT_UNROLL for (int e = 0; e < 4; ++e) if (row(n, e) < rows && column(e) < a.V)
+            a.rows[((chunk.token * a.layout.n + row(n, e)) * a.HV + hv) * a.V + column(e)] = simt::f32_to_bf16(w[n][e]);
   }
 
   const ReverseArgs& a;

@@ -181,7 +181,8 @@ TEST("backward: the narrowest heads, one token, none at all") {
   for (const How& how : {How{}, How{DType::BF16}})
     for (int32_t gate : kGates)
       for (int64_t T : {0, 1, 20}) {
-        Problem p = cell(RANKONE_DELTA, gate, 1, T, 1, 1);
+        // A state of one number: of updates that take from it what is there, bf16 leaves nothing to compare.
+        Problem p = cell(how.dtype == DType::F32 ? RANKONE_DELTA : RANKONE_ADDITIVE, gate, 1, T, 1, 1);
         draw(p, ++seed, how);
         compare(p, how, limitsOf(how));
       }

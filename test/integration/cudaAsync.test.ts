@@ -62,7 +62,13 @@ test('overlapping calls are done in the order in which they were made', async ()
 });
 
 test('a synchronous call returns before the device is done, and the next one sees its results', () => {
-  const state = rankone.createState({ batch: 1, valueHeads: 2, keyDim: 8, valueDim: 4, device: 'cuda' });
+  const state = rankone.createState({
+    batch: 1,
+    valueHeads: 2,
+    keyDim: 8,
+    valueDim: 4,
+    device: 'cuda',
+  });
   const cpu = rankone.createState({ batch: 1, valueHeads: 2, keyDim: 8, valueDim: 4 });
   const host = problem();
   const queued = rankone.gatedDeltaNetSync(long, recurrent);
@@ -104,7 +110,13 @@ test('inputs, results and states may go while a call uses them', async () => {
 });
 
 test('a state serves one asynchronous call at a time', async () => {
-  const state = rankone.createState({ batch: 1, valueHeads: 2, keyDim: 64, valueDim: 64, device: 'cuda' });
+  const state = rankone.createState({
+    batch: 1,
+    valueHeads: 2,
+    keyDim: 64,
+    valueDim: 64,
+    device: 'cuda',
+  });
   const pending = rankone.gatedDeltaNet({ ...long, state }, recurrent);
   throwsWith(() => rankone.gatedDeltaNetSync({ ...long, state }), Error, /state: it is busy/);
   throwsWith(() => state.dispose(), Error, /state: it is busy/);
@@ -128,8 +140,18 @@ test('an aborted signal is heard before the call is made; a call that is under w
 test('errors of asynchronous calls are rejections', async () => {
   const host = problem();
   const mixed = { ...small, v: host.v } as any;
-  await rejectsWith(() => rankone.gatedDeltaNet(mixed), RangeError, /\[gatedDeltaNet\] v: expected a tensor on cuda:0/);
-  const huge = { batch: 2 ** 31 - 1, valueHeads: 1000, keyDim: 256, valueDim: 256, device: 'cuda' } as const;
+  await rejectsWith(
+    () => rankone.gatedDeltaNet(mixed),
+    RangeError,
+    /\[gatedDeltaNet\] v: expected a tensor on cuda:0/,
+  );
+  const huge = {
+    batch: 2 ** 31 - 1,
+    valueHeads: 1000,
+    keyDim: 256,
+    valueDim: 256,
+    device: 'cuda',
+  } as const;
   throwsWith(() => rankone.createState(huge), RangeError, /\[createState\] out of memory/);
   rankone.gatedDeltaNetSync(small).o.toHostSync(); // the device is as it was
 });

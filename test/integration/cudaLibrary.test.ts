@@ -47,7 +47,15 @@ test('a file that is no library', () => {
 function compile(name: string, source: string): string | undefined {
   const [c, file] = [path.join(home, `${name}.c`), path.join(home, `${name}.so`)];
   fs.writeFileSync(c, source);
-  const { status } = spawnSync('cc', ['-shared', '-fPIC', '-I', path.join(root, 'cuda'), c, '-o', file]);
+  const { status } = spawnSync('cc', [
+    '-shared',
+    '-fPIC',
+    '-I',
+    path.join(root, 'cuda'),
+    c,
+    '-o',
+    file,
+  ]);
   return status === 0 ? file : undefined;
 }
 
@@ -85,7 +93,10 @@ compiled('a backend without a driver, or without a device', () => {
     static int count(int32_t* n, RankoneError* e) { ${body} }
     static RankoneCuda table = {RANKONE_CUDA_VERSION, sizeof(RankoneCuda), count};
     const RankoneCuda* rankoneCuda(uint32_t version) { return &table; }`;
-  const driver = compile('driver', source('strcpy(e->reason, "CUDA driver version is insufficient"); return 35;'));
+  const driver = compile(
+    'driver',
+    source('strcpy(e->reason, "CUDA driver version is insufficient"); return 35;'),
+  );
   const out = run(
     `${ask}
     console.log(await message(() => rankone.createState({ batch: 1, valueHeads: 1, keyDim: 4, valueDim: 4, device: 'cuda' })));
@@ -125,10 +136,16 @@ test('no library at all', () => {
   // The same copy with a package of the backend, and without it the file beside the addon.
   const fake = path.join(home, 'node_modules/rankone-cuda-linux-x64');
   fs.mkdirSync(fake, { recursive: true });
-  fs.writeFileSync(path.join(fake, 'package.json'), '{"name":"rankone-cuda-linux-x64","version":"0.0.0"}');
+  fs.writeFileSync(
+    path.join(fake, 'package.json'),
+    '{"name":"rankone-cuda-linux-x64","version":"0.0.0"}',
+  );
   fs.writeFileSync(path.join(fake, 'rankone_cuda.so'), 'short');
   const installed = run(ask, { RANKONE_CUDA_PATH: '' });
-  assert.match(installed, /cuda unavailable: .*rankone-cuda-linux-x64\/rankone_cuda\.so: file too short/);
+  assert.match(
+    installed,
+    /cuda unavailable: .*rankone-cuda-linux-x64\/rankone_cuda\.so: file too short/,
+  );
   fs.rmSync(fake, { recursive: true });
   fs.writeFileSync(path.join(copy, 'build/Release/rankone_cuda.so'), 'short');
   const beside = run(ask, { RANKONE_CUDA_PATH: '' });

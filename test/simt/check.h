@@ -106,6 +106,19 @@ inline Status synchronize() {
 #endif
 }
 
+// 80, 90, ...; the emulator is a Hopper.
+inline int capability() {
+#if defined(__CUDACC__)
+  int device = 0, major = 0, minor = 0;
+  cudaGetDevice(&device);
+  cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
+  cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device);
+  return major * 10 + minor;
+#else
+  return 90;
+#endif
+}
+
 inline int run(int argc, char** argv) {
 #if !defined(__CUDACC__)
   emulator::options.quiet = true;  // findings are failures of their test

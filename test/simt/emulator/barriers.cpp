@@ -82,9 +82,13 @@ void arriveAt(int id, int expected, bool waits, Site site, const char* what) {
 
 }  // namespace
 
-void syncthreads(Site site) { arriveAt(0, 0, true, site, "syncthreads"); }
+void syncthreads(Site site) {
+  const Inside inside;
+  arriveAt(0, 0, true, site, "syncthreads");
+}
 
 void barrier(int id, int threads, bool waits, Site site) {
+  const Inside inside;
   const char* what = waits ? "bar_sync" : "bar_arrive";
   if (id < 0 || id >= BARRIERS) misuse(*running(), site, what, "there is no barrier " + std::to_string(id));
   if (threads <= 0 || threads % WARP) {
@@ -149,6 +153,7 @@ void finishTransfersOf(Block& block, Mbarrier& m) {
 }  // namespace
 
 void initBarrier(uint64_t* bar, uint32_t arrivals, Site site) {
+  const Inside inside;
   Thread& me = *running();
   Block& block = *me.block;
   if (!isSharedOf(me, bar, 8) || reinterpret_cast<size_t>(bar) % 8) {
@@ -177,15 +182,20 @@ static void fenceBarriers(Thread& me) {
   }
 }
 
-void fenceBarrierInit(Site) { fenceBarriers(*running()); }
+void fenceBarrierInit(Site) {
+  const Inside inside;
+  fenceBarriers(*running());
+}
 
 void fenceProxyAsync(Site) {
+  const Inside inside;
   Thread& me = *running();
   fenceBarriers(me);
   me.fenceClock = me.clock++;
 }
 
 void arrive(uint64_t* bar, uint32_t bytes, Site site) {
+  const Inside inside;
   Thread& me = *running();
   const char* what = bytes ? "mbar_expect_tx" : "mbar_arrive";
   Mbarrier& m = mbarrierAt(me, bar, site, what);
@@ -197,6 +207,7 @@ void arrive(uint64_t* bar, uint32_t bytes, Site site) {
 }
 
 void wait(uint64_t* bar, uint32_t parity, Site site) {
+  const Inside inside;
   Thread& me = *running();
   Mbarrier& m = mbarrierAt(me, bar, site, "mbar_wait");
   // Copies may take until someone needs them.
@@ -262,6 +273,7 @@ void acquire(Thread& me, const uint32_t* p) {
 void forgetCounters() { released.clear(); }
 
 uint32_t loadAcquire(const uint32_t* p, Site site) {
+  const Inside inside;
   Thread& me = *running();
   Worker& worker = *me.block->worker;
   const bool usable = usableCounter(me, p, false, site, "load_acquire");
@@ -278,6 +290,7 @@ uint32_t loadAcquire(const uint32_t* p, Site site) {
 }
 
 void addRelease(uint32_t* p, uint32_t v, Site site) {
+  const Inside inside;
   Thread& me = *running();
   if (!usableCounter(me, p, true, site, "add_release")) return;
   if (me.block->launch->checked) {
@@ -292,6 +305,9 @@ void addRelease(uint32_t* p, uint32_t v, Site site) {
   me.block->launch->progress.fetch_add(1);
 }
 
-void pause(Site site) { running()->block->worker->suspend(*running(), State::ASLEEP, site, "sleep"); }
+void pause(Site site) {
+  const Inside inside;
+  running()->block->worker->suspend(*running(), State::ASLEEP, site, "sleep");
+}
 
 }  // namespace simt::emulator

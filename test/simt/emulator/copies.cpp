@@ -30,6 +30,7 @@ bool inShared(Thread& me, const void* p, size_t bytes, Site site, const char* wh
 // ---- cp.async
 
 void copyAsync(void* shared, const void* global, int size, int bytes, Site site) {
+  const Inside inside;
   Thread& me = *running();
   const char* what = "cp_async";
   if ((reinterpret_cast<size_t>(shared) | reinterpret_cast<size_t>(global)) % static_cast<size_t>(size)) {
@@ -60,12 +61,14 @@ void copyAsync(void* shared, const void* global, int size, int bytes, Site site)
 }
 
 void commitCopies(Site) {
+  const Inside inside;
   Thread& me = *running();
   me.copies.push_back(std::move(me.openCopies));
   me.openCopies.clear();
 }
 
 void waitCopies(int pending, Site) {
+  const Inside inside;
   Thread& me = *running();
   while (me.copies.size() > static_cast<size_t>(pending)) {
     for (const Copy& copy : me.copies.front()) {
@@ -143,6 +146,7 @@ unsigned char* pieceAt(unsigned char* tile, const TensorMap& map, size_t offset)
 }  // namespace
 
 void tmaLoad(void* shared, const TensorMap* map, int rank, const int* at, uint64_t* bar, Site site) {
+  const Inside inside;
   Thread& me = *running();
   const char* what = "tma_load";
   if (!usableTile(me, *map, rank, shared, site, what)) return;
@@ -179,6 +183,7 @@ size_t finishLoad(Block& block, const Transfer& transfer, const Mbarrier& mbarri
 }
 
 void tmaStore(const TensorMap* map, int rank, const int* at, const void* shared, Site site) {
+  const Inside inside;
   Thread& me = *running();
   const char* what = "tma_store";
   if (!usableTile(me, *map, rank, shared, site, what)) return;
@@ -194,6 +199,7 @@ void tmaStore(const TensorMap* map, int rank, const int* at, const void* shared,
 }
 
 void commitStores(Site) {
+  const Inside inside;
   Thread& me = *running();
   me.stores.push_back(std::move(me.openStores));
   me.openStores.clear();
@@ -222,6 +228,7 @@ void writeTensor(Thread& me, Store& store) {
 }  // namespace
 
 void waitStores(int pending, bool onlyReads, Site) {
+  const Inside inside;
   Thread& me = *running();
   const size_t count = me.stores.size(), left = static_cast<size_t>(pending);
   if (count <= left) return;

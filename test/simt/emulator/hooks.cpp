@@ -69,7 +69,8 @@ void checkElsewhere(Thread& me, const void* p, size_t bytes, bool write, const v
 
 inline void hook(void* p, size_t bytes, bool write, const void* returnAddress) {
   Thread* me = running();
-  if (!me || !me->block->launch->checked) return;
+  if (!me || me->inside || !me->block->launch->checked) return;
+  const Inside inside;
   if (offsetOf(p) >= SPACE) return checkElsewhere(*me, p, bytes, write, returnAddress);
   const uint32_t place = placeOf(returnAddress);
   if (check(*me, {p, bytes, write, place})) recordAccess(*me, p, bytes, write, place);

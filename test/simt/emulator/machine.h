@@ -69,6 +69,7 @@ struct Thread : Indices {
   unsigned char* stack;
   void* context;
   State state;
+  bool inside;  // the emulator: its own accesses are none of the kernel's
 
   // Where it waits, or waited last, and with what.
   Site site;
@@ -245,6 +246,19 @@ struct Worker {
 };
 
 inline Thread* running() { return const_cast<Thread*>(static_cast<const Thread*>(indices)); }
+
+// In every function that kernels call: templates that both kernels and the emulator use may have been compiled with
+// hooks.
+class Inside {
+ public:
+  Inside() : thread_(*running()) { thread_.inside = true; }
+  ~Inside() { thread_.inside = false; }
+  Inside(const Inside&) = delete;
+  Inside& operator=(const Inside&) = delete;
+
+ private:
+  Thread& thread_;
+};
 
 // ---- between the files
 

@@ -52,6 +52,7 @@ void execute(Warp& warp, void* const* arguments, uint32_t) {
 }  // namespace
 
 void mma(Element type, float* d, const uint32_t* a, const uint32_t* b, Site site) {
+  const Inside inside;
   Fragments mine = {d, a, b};
   meet("mma", ~0u, true, &mine,
        type == Element::BF16  ? execute<Element::BF16>

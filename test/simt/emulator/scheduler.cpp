@@ -103,6 +103,7 @@ void Worker::abort(Thread& thread) {
 }
 
 void Worker::finish(Thread& thread) {
+  thread.inside = true;
   checkExit(thread);
   thread.state = State::DONE;
   ++activity;

@@ -216,6 +216,7 @@ bool check(Thread& me, const Access& access) {
 }
 
 void nonCoherent(const void* p, size_t bytes, Site site) {
+  const Inside inside;
   Thread& me = *running();
   if (!me.block->launch->checked) return;
   const uint32_t place = placeOf(site, "ld4_nc");

@@ -77,6 +77,7 @@ int lane() { return running()->lane; }
 // ---- syncwarp, shuffles
 
 void syncwarp(uint32_t mask, Site site) {
+  const Inside inside;
   meet(
       "syncwarp", mask, false, nullptr,
       [](Warp& warp, void* const*, uint32_t lanes) {
@@ -103,6 +104,7 @@ struct Shuffle {
 }  // namespace
 
 uint64_t shuffle(uint64_t value, int source, Site site) {
+  const Inside inside;
   Shuffle mine = {value, 0, source};
   meet(
       "shfl", ~0u, false, &mine,
@@ -119,6 +121,7 @@ uint64_t shuffle(uint64_t value, int source, Site site) {
 }
 
 uint32_t ballot(bool predicate, Site site) {
+  const Inside inside;
   Shuffle mine = {predicate, 0, 0};
   meet(
       "ballot", ~0u, false, &mine,
@@ -137,6 +140,7 @@ uint32_t ballot(bool predicate, Site site) {
 }
 
 void setMaxRegisters(int count, Site site) {
+  const Inside inside;
   if (count < 24 || count > 256 || count % 8) {
     find(Kind::SYNCHRONISATION, mark(site, "setmaxnreg"),
          mark(site, "setmaxnreg") + ": a multiple of 8 from 24 to 256, not " + std::to_string(count));
@@ -181,6 +185,7 @@ bool checkRow(Thread& me, const void* p, bool write, const char* what, Site site
 }  // namespace
 
 void ldmatrix(uint32_t* r, const void* p, int matrices, bool transposed, Site site) {
+  const Inside inside;
   Thread& me = *running();
   Matrices mine = {r, nullptr, static_cast<unsigned char*>(const_cast<void*>(p)), matrices, transposed, true};
   if (me.lane < matrices * 8) mine.usable = checkRow(me, p, false, "ldmatrix", site);
@@ -211,6 +216,7 @@ void ldmatrix(uint32_t* r, const void* p, int matrices, bool transposed, Site si
 }
 
 void stmatrix(void* p, const uint32_t* r, int matrices, bool transposed, Site site) {
+  const Inside inside;
   Thread& me = *running();
   Matrices mine = {nullptr, r, static_cast<unsigned char*>(p), matrices, transposed, true};
   if (me.lane < matrices * 8) mine.usable = checkRow(me, p, true, "stmatrix", site);

@@ -212,12 +212,14 @@ uint64_t describe(const void* p, uint32_t leading, uint32_t stride, Swizzle swiz
 }
 
 void wgmmaFence(Site site) {
+  const Inside inside;
   inWarpgroup(site, "wgmma_fence");
   meet(
       "wgmma_fence", ~0u, true, nullptr, [](Warp& warp, void* const*, uint32_t) { warp.fenced = true; }, site);
 }
 
 void wgmmaCommit(Site site) {
+  const Inside inside;
   inWarpgroup(site, "wgmma_commit");
   meet(
       "wgmma_commit", ~0u, true, nullptr,
@@ -229,6 +231,7 @@ void wgmmaCommit(Site site) {
 }
 
 void wgmmaWait(int pending, Site site) {
+  const Inside inside;
   inWarpgroup(site, "wgmma_wait");
   meet(
       "wgmma_wait", ~0u, true, &pending,
@@ -245,6 +248,7 @@ void wgmmaWait(int pending, Site site) {
 }
 
 void wgmma(const Product& product, float* d, Site site) {
+  const Inside inside;
   inWarpgroup(site, "wgmma");
   Call call = {&product, d, site};
   meet("wgmma", ~0u, true, &call, issue, site);
