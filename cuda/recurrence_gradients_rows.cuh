@@ -28,18 +28,19 @@ struct GradientArgs {
   int32_t kStride, vStride, uStride;  // elements between rows of q and k, of v and dO, of u; zeros behind K and V
   float scale;
   bool headGate;
-  bool vectorK, vectorV, vectorU, vectorTraces;  // q and k, v and dO, u, states and w: all rows at multiples of 16 bytes
-  const void* q;                   // [B,T,H,kStride]
-  const void* k;                   // [B,T*n,H,kStride]
-  const void* v;                   // [B,T*n,HV,vStride]
-  const float *qNorm, *kNorm;      // by which rows of q and k are multiplied, or null
-  const float* g;                  // base-2 log decays: [HV], [B,T,HV] or [B,T,HV,K]
-  const float* beta;               // [B,T*n,HV]
-  const void* dO;                  // [B,T,HV,vStride]
-  const void* states;              // [chunks,HV,K,V] S0
-  const void* dStates;             // [chunks,HV,K,V] D
-  const void* u;                   // [B,T*n,HV,uStride]
-  const void* w;                   // [B,T*n,HV,V]
+  bool vectorK, vectorV, vectorU,
+      vectorTraces;            // q and k, v and dO, u, states and w: all rows at multiples of 16 bytes
+  const void* q;               // [B,T,H,kStride]
+  const void* k;               // [B,T*n,H,kStride]
+  const void* v;               // [B,T*n,HV,vStride]
+  const float *qNorm, *kNorm;  // by which rows of q and k are multiplied, or null
+  const float* g;              // base-2 log decays: [HV], [B,T,HV] or [B,T,HV,K]
+  const float* beta;           // [B,T*n,HV]
+  const void* dO;              // [B,T,HV,vStride]
+  const void* states;          // [chunks,HV,K,V] S0
+  const void* dStates;         // [chunks,HV,K,V] D
+  const void* u;               // [B,T*n,HV,uStride]
+  const void* w;               // [B,T*n,HV,V]
   float *dq, *dk, *dv, *dbeta;
   float* dg;  // [B,T,HV] or [B,T,HV,K]; of a head gate [chunks,HV], which sumChunkGates adds up; or null
 };
