@@ -9,7 +9,7 @@ import { reportText } from './bench/text';
 import type { Case } from './benchCase';
 import { engine } from './engine';
 import { UsageError } from './errors';
-import { cudaReport, machine } from './info';
+import { machine } from './info';
 import { isasToRun } from './isas';
 import { expectWritable, report as print } from './output';
 import { pageOf } from './page/page';
@@ -36,7 +36,10 @@ export async function runBench(
 
 /** Measures cases, prints a table of them and writes the files that are asked for; returns the exit code. */
 export async function benchCases(cases: readonly Case[], options: RunOptions): Promise<number> {
-  if (options.device === 'cuda') throw new UsageError(`--device cuda: ${cudaReport()}`);
+  if (options.device === 'cuda') {
+    const { reason } = engine().info().cuda;
+    throw new UsageError(`--device cuda: ${reason ?? 'expected cpu, which is what this command measures'}`);
+  }
   const plan: Plan = {
     cases,
     isas: options.isa ? isasToRun(options.isa) : [engine().info().isa],
