@@ -43,7 +43,7 @@ cli('info', () => {
   );
   assert.ok(fs.existsSync(known.binary), known.binary);
   assert.ok(known.threads >= 1);
-  assert.match(known.cuda, /^cuda(:0 |unavailable: )/);
+  assert.match(known.cuda, /^cuda(:0 | unavailable: )/);
   const text = rankone('info').out;
   for (const value of [known.version, known.binary, known.processor, known.cuda])
     assert.ok(text.includes(value), value);
