@@ -30,6 +30,8 @@ class Backward {
     Lists::Place<AdapterStep> steps, indexSteps;
     Lists::Place<int64_t> firstSteps, firstIndexSteps;
     Lists::Place<int32_t> tileItems;
+    Lists::Place<AdapterCopy> copies;
+    int64_t largestCopy = 0;
   };
   void plan();
   void planInputGradient();
@@ -40,6 +42,11 @@ class Backward {
   void makeInputGradient();
   void sumOverRows();
   Scratch<float> floats(int64_t count) { return {stream_, static_cast<size_t>(count)}; }
+  // dt or w of an adapter's items, as products over them read it.
+  Lines turned(const Scratch<float>& exact, const Scratch<uint16_t>& half, int64_t at, int64_t ld) const {
+    if (half.data()) return linesOf({half.data() + at, RANKONE_BF16}, ld);
+    return linesOf(exact.data() ? exact.data() + at : nullptr, ld);
+  }
 
   Stream& stream_;
   const RankoneLoraBackward& args_;
@@ -51,6 +58,8 @@ class Backward {
   KeptBits kept_{};
   Scratch<uint32_t> keptWords_;
   Scratch<float> t_, h_, u_, w_, factors_, scales_;
+  Scratch<uint16_t> dtHalf_, wHalf_;  // for the tensor cores
+  std::vector<Scratch<uint16_t>> copies_;
 };
 
 Backward::Backward(Stream& stream, const RankoneLoraBackward& args)
@@ -74,6 +83,20 @@ void Backward::planInputGradient() {
   std::vector<int64_t> firstParts, firstSteps{0}, firstIndexSteps{0};
   std::vector<AdapterStep> steps, indexSteps;
   std::vector<int32_t> tileItems;
+  std::vector<AdapterCopy> copies;
+  std::vector<Lines> matrices;  // of the uses, as products read them
+  for (const LoraUse& use : items_.uses) {
+    const RankoneAdapter& a = use.adapter;
+    Lines lines = linesOf(a.a, a.aStride);
+    if (!a.aIndex && arithmetic_ != RANKONE_F32 && !cuda::copies<Bf16Arithmetic>(lines)) {
+      const int64_t ld = (p_.in + 7) / 8 * 8;
+      copies_.emplace_back(stream_, static_cast<size_t>(a.rank * ld));
+      copies.push_back({lines, a.rank, p_.in, ld, copies_.back().data()});
+      plan_.largestCopy = std::max(plan_.largestCopy, a.rank * ld);
+      lines = linesOf({copies_.back().data(), RANKONE_BF16}, ld);
+    }
+    matrices.push_back(lines);
+  }
   const std::vector<LoraTilePart> parts = items_.parts(p_, firstParts);
   const int64_t depth =
       arithmetic_ == RANKONE_F32 ? kInputGradientDepth<F32Arithmetic> : kInputGradientDepth<Bf16Arithmetic>;
@@ -89,9 +112,8 @@ void Backward::planInputGradient() {
         continue;
       }
       for (int64_t r = 0; r < a.rank; r += depth) {
-        const int64_t bytes = r * a.aStride * (a.a.dtype == RANKONE_F32 ? 4 : 2);
-        step.dt = linesOf(t_.data() + use.t + r, use.ldT);
-        step.a = linesOf({static_cast<const char*>(a.a.data) + bytes, a.a.dtype}, a.aStride);
+        step.dt = turned(t_, dtHalf_, use.t + r, use.ldT);
+        step.a = linesFrom(matrices[parts[k].use], r);
         step.ranks = a.rank - r;
         steps.push_back(step);
       }
@@ -104,6 +126,7 @@ void Backward::planInputGradient() {
   plan_.firstSteps = plan_.lists.add(firstSteps);
   plan_.firstIndexSteps = plan_.lists.add(firstIndexSteps);
   plan_.tileItems = plan_.lists.add(tileItems);
+  plan_.copies = plan_.lists.add(copies);
 }
 
 void Backward::plan() {
@@ -112,6 +135,10 @@ void Backward::plan() {
   h_ = floats(items_.t);
   u_ = floats(items_.w);
   w_ = floats(items_.w);
+  if (arithmetic_ != RANKONE_F32) {
+    dtHalf_ = Scratch<uint16_t>(stream_, static_cast<size_t>(items_.t));
+    wHalf_ = Scratch<uint16_t>(stream_, static_cast<size_t>(items_.w));
+  }
   factors_ = floats(count);
   if (args_.adapters) scales_ = floats(count);
   std::vector<int64_t> rows;
@@ -196,6 +223,8 @@ void Backward::turnRanks() {
   g.factors = factors_.data();
   g.scales = scales_.data();
   g.dGates = args_.dGates;
+  g.dtHalf = dtHalf_.data();
+  g.wHalf = wHalf_.data();
   stream_.launch("ranks", cuda::turnRanks, blocksOf(g.count, kTurnWarps), 32 * kTurnWarps, 0, g);
 }
 
@@ -215,6 +244,8 @@ void Backward::makeInputGradient() {
     g.firstIndexSteps = plan_.firstIndexSteps.data();
     g.items = plan_.tileItems.data();
     g.kept = kept_;
+    const dim3 grid(static_cast<unsigned>(plan_.copies.count), blocksOf(plan_.largestCopy, 4 * kCopyThreads));
+    stream_.launch("adapters in bf16", copyAdapters, grid, kCopyThreads, 0, plan_.copies.data());
   }
   g.dx = args_.dx;
   g.dtype = args_.dxDType;
@@ -226,14 +257,17 @@ void Backward::makeInputGradient() {
   withArithmetic(arithmetic_, [&](auto math) {
     using Math = decltype(math);
     constexpr Way C = Way::COPIED, F = Way::FETCHED, M = Way::MOVED;
+    const bool same = g.base.codes && g.base.format == Math::kDType, codes = g.base.format > RANKONE_WEIGHT_F16;
     if constexpr (isF32<Math>) {
-      launch(InputGradientTiles<Math, F, F>{}, inputGradient<Math, F, F>);
+      if (same) return launch(InputGradientTiles<Math, F, C>{}, inputGradient<Math, F, C>);
+      launch(InputGradientTiles<Math, F, M>{}, inputGradient<Math, F, M>);
+    } else if (copies<Math>(dY_) && !g.scales) {
+      if (same) return launch(InputGradientTiles<Math, C, C>{}, inputGradient<Math, C, C>);
+      if (codes) return launch(InputGradientTiles<Math, C, F>{}, inputGradient<Math, C, F>);
+      launch(InputGradientTiles<Math, C, M>{}, inputGradient<Math, C, M>);
     } else {
-      const bool rows = copies<Math>(dY_) && !g.scales, base = g.base.codes && g.base.format == Math::kDType;
-      if (rows && base) return launch(InputGradientTiles<Math, C, C>{}, inputGradient<Math, C, C>);
-      if (rows) return launch(InputGradientTiles<Math, C, F>{}, inputGradient<Math, C, F>);
-      if (base) return launch(InputGradientTiles<Math, M, C>{}, inputGradient<Math, M, C>);
-      launch(InputGradientTiles<Math, M, F>{}, inputGradient<Math, M, F>);
+      if (same) return launch(InputGradientTiles<Math, M, C>{}, inputGradient<Math, M, C>);
+      launch(InputGradientTiles<Math, M, M>{}, inputGradient<Math, M, M>);
     }
   });
 }
@@ -250,21 +284,24 @@ void Backward::sumOverRows() {
     const bool used = use.count > 0;
     const int64_t ldT = use.ldT, ldW = use.ldW, n = use.count;
     const int64_t* rows = used ? plan_.itemRows.data() + use.first : nullptr;
-    const auto own = [&](const Scratch<float>& of, int64_t at) { return used ? of.data() + at : nullptr; };
-    const float *dt = own(t_, use.t), *h = own(h_, use.t), *du = own(u_, use.w), *w = own(w_, use.w);
+    const auto own = [&](const Scratch<float>& of, int64_t at, int64_t ld) {
+      return linesOf(used ? of.data() + at : nullptr, ld);
+    };
+    const Lines dt = own(t_, use.t, ldT), h = own(h_, use.t, ldT), du = own(u_, use.w, ldW);
+    const float* factors = used ? factors_.data() + use.first : nullptr;
     const auto columns = [&](const Lines& x, const Lines& y, bool gathered, const float* factors, int64_t count,
                              float* sum) {
       const int64_t* of = gathered ? rows : nullptr;
       sums.add(LoraRowSums::Columns{x, y, of, of, factors, n, count}, sum);
     };
-    if (to.a) sums.add({dt, ldT, a.rank, n, x_, rows, p_.in, kept_, to.a, p_.in, false, false});
-    if (to.b) sums.add({w, ldW, a.midRank, n, dY_, rows, p_.out, {}, to.b, to.bRanks, true, false});
-    if (to.mid && a.mid)
-      sums.add({du, ldW, a.midRank, n, linesOf(h, ldT), nullptr, a.rank, {}, to.mid, to.midRanks, false, true});
-    if (to.mid && !a.mid) columns(linesOf(du, ldW), linesOf(h, ldT), false, nullptr, a.rank, to.mid);
-    if (to.rankBias) columns(linesOf(dt, ldT), {}, false, nullptr, a.rank, to.rankBias);
-    if (to.scale) columns(linesOf(own(scales_, use.first), 1), {}, false, nullptr, 1, to.scale);
-    if (to.outBias) columns(dY_, {}, true, own(factors_, use.first), p_.out, to.outBias);
+    if (to.a) sums.add({turned(t_, dtHalf_, use.t, ldT), a.rank, n, x_, rows, p_.in, kept_, to.a, p_.in, false, false});
+    if (to.b)
+      sums.add({turned(w_, wHalf_, use.w, ldW), a.midRank, n, dY_, rows, p_.out, {}, to.b, to.bRanks, true, false});
+    if (to.mid && a.mid) sums.add({du, a.midRank, n, h, nullptr, a.rank, {}, to.mid, to.midRanks, false, true});
+    if (to.mid && !a.mid) columns(du, h, false, nullptr, a.rank, to.mid);
+    if (to.rankBias) columns(dt, {}, false, nullptr, a.rank, to.rankBias);
+    if (to.scale) columns(own(scales_, use.first, 1), {}, false, nullptr, 1, to.scale);
+    if (to.outBias) columns(dY_, {}, true, factors, p_.out, to.outBias);
     if (!to.baseScale) continue;
     if (p_.identity)
       columns(dY_, x_, true, nullptr, p_.out, to.baseScale);

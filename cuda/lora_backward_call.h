@@ -60,12 +60,12 @@ class LoraRowSums {
   LoraRowSums(Stream& stream, int32_t arithmetic);
   ~LoraRowSums();
 
-  // Of `count` items, their ranks (ld floats apart) times their rows: to [ranks, toColumns], or turned to [columns,
+  // Of `count` items, their ranks times their rows: to [ranks, toColumns], or turned to [columns,
   // toColumns]; columns beyond what there is become zeros. `gathered`: the items' rows, or null: they lie one after the
   // other.
   struct Matrix {
-    const float* ranks;
-    int64_t ld, rankCount, count;
+    Lines ranks;
+    int64_t rankCount, count;
     Lines rows;
     const int64_t* gathered;
     int64_t columns;

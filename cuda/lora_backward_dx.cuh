@@ -3,6 +3,8 @@
 // The adapters come first: their ranks are one long depth of a product in which each stage is for some of the rows, so
 // that what is no number stays with the rows that have it. What dropout leaves of it is where the base's sums begin.
 #pragma once
+#include <type_traits>
+
 #include "lora_backward.h"
 #include "lora_backward_source.cuh"
 
@@ -50,6 +52,12 @@ struct TurnedSource : PlainSource {
     const AdapterStep& step = steps[rank / kDepth];
     loadElements<Math>(step.dt, i, rank % kDepth, step.ranks, chunk);
   }
+  SIMT_DEV const char* address(int64_t row, int64_t rank, int& bytes) const {
+    const int32_t i = item(rank, row);
+    if (i < 0) bytes = 0;
+    const AdapterStep& step = steps[rank / kDepth];
+    return addressOf(step.dt, i, rank % kDepth, step.ranks, bytes);
+  }
 };
 
 // The matrices A that go with it.
@@ -64,34 +72,29 @@ struct AdapterSource : PlainSource {
     if (rank % kDepth >= step.ranks) return clearChunk(chunk);
     loadElements<Math>(step.a, rank % kDepth, column0 + column, in, chunk);
   }
-};
-
-// dt and w have a range of their own, which f16 may not hold: adapters' products are in bf16 then.
-template <class Math>
-struct AdapterArithmetic {
-  using Of = Math;
-};
-template <>
-struct AdapterArithmetic<F16Arithmetic> {
-  using Of = Bf16Arithmetic;
+  SIMT_DEV const char* address(int64_t rank, int64_t column, int& bytes) const {
+    const AdapterStep& step = steps[rank / kDepth];
+    if (rank % kDepth >= step.ranks) bytes = 0;
+    return addressOf(step.a, rank % kDepth, column0 + column, in, bytes);
+  }
 };
 
 template <class Math>
 constexpr int kInputGradientDepth = isF32<Math> ? 16 : 32;
 
-// Ways of dY and of the base.
+// Ways of dY and of the base: FETCHED are codes. dt has a range of its own, which f16 may not hold: the adapters' part
+// is in bf16 then, and float32 where all of it is.
 template <class Math, Way kRowsWay, Way kBaseWay>
 struct InputGradientTiles {
   static constexpr int kDepth = kInputGradientDepth<Math>;
-  static constexpr int kStages = kRowsWay == Way::COPIED && kBaseWay == Way::COPIED   ? 4
-                                 : kRowsWay == Way::COPIED || kBaseWay == Way::COPIED ? 3
-                                                                                      : 2;
+  static constexpr int kStages = kRowsWay == Way::COPIED && kBaseWay == Way::COPIED ? 4 : 3;
   using Base = Tile<Math, Along::DEPTH, Along::SIDE, kRowTile, 128, kDepth>;
-  using Adapter = Tile<typename AdapterArithmetic<Math>::Of, Along::DEPTH, Along::SIDE, kRowTile, 128, kDepth>;
+  using Adapter = Tile<std::conditional_t<isF32<Math>, F32Arithmetic, Bf16Arithmetic>, Along::DEPTH, Along::SIDE,
+                       kRowTile, 128, kDepth>;
   struct Shared {
     union {
       typename Base::Stage base[kStages];
-      typename Adapter::Stage adapter[2];
+      typename Adapter::Stage adapter[kStages];
     };
     int64_t rows[kRowTile];
     const float* scales[kRowTile];
@@ -138,7 +141,8 @@ SIMT_DEV void tileOf(int64_t block, int64_t rowTiles, int64_t columnTiles, int64
 }
 
 template <class Math, Way kRowsWay, Way kBaseWay>
-__global__ void __launch_bounds__(kTileThreads, isF32<Math> ? 1 : 2) inputGradient(InputGradient p) {
+__global__ void __launch_bounds__(kTileThreads, isF32<Math> || kBaseWay != Way::COPIED ? 1 : 2)
+    inputGradient(InputGradient p) {
   using Tiles = InputGradientTiles<Math, kRowsWay, kBaseWay>;
   using T = typename Tiles::Base;
   auto& shared = simt::shared<typename Tiles::Shared>();
@@ -164,8 +168,9 @@ __global__ void __launch_bounds__(kTileThreads, isF32<Math> ? 1 : 2) inputGradie
     typename A::Sums part;
     SIMT_UNROLL
     for (int i = 0; i < T::kSums; ++i) part.of[i] = sums.of[i];
-    multiply<A, 2, Way::MOVED, Way::MOVED, true>(shared.adapter, part, TurnedSource<A::kDepth>{{}, steps, p.items},
-                                                 AdapterSource<A::kDepth>{{}, steps, p.in, column0}, 0, ranks);
+    constexpr Way kWay = isF32<Math> ? Way::MOVED : Way::COPIED;
+    multiply<A, Tiles::kStages, kWay, kWay, true>(shared.adapter, part, TurnedSource<A::kDepth>{{}, steps, p.items},
+                                                  AdapterSource<A::kDepth>{{}, steps, p.in, column0}, 0, ranks);
     SIMT_UNROLL
     for (int i = 0; i < T::kSums; ++i) sums.of[i] = part.of[i];
     if (p.kept.bits)
@@ -179,7 +184,8 @@ __global__ void __launch_bounds__(kTileThreads, isF32<Math> ? 1 : 2) inputGradie
   simt::syncthreads();
   if (p.base.codes) {
     const ScaledSource rows{{}, {{}, p.dY, shared.rows, 0, kRowTile, p.out, 0, {}}, shared.scales};
-    const WeightSource base{p.base, shared.nf4, 0, column0};
+    const CodesSource codes{p.base, shared.nf4, 0, column0};
+    const std::conditional_t<kBaseWay == Way::FETCHED, CodesSource, WeightSource> base{codes};
     multiply<T, Tiles::kStages, kRowsWay, kBaseWay>(shared.base, sums, rows, base, 0, p.out);
   }
   T::visit(sums, [&](int row, int column, float first, float second) {

@@ -97,11 +97,12 @@ struct RankTurn {
   int64_t tRanks;
   int32_t wantsT;  // 0: t is of no consequence
   const float* gates;
-  float *t, *h, *u, *w;  // of items: dt, h, du and w
-  float *weights, *dh;   // as t, for SelfTopK; or null where nobody has it
-  float* factors;        // [items] f
-  float* scales;         // [items] what they add to dscale, or null
-  float* dGates;         // by slots, or null
+  float *t, *h, *u, *w;      // of items: dt, h, du and w
+  uint16_t *dtHalf, *wHalf;  // dt and w as bf16, as t and w lie; or null
+  float *weights, *dh;       // as t, for SelfTopK; or null where nobody has it
+  float* factors;            // [items] f
+  float* scales;             // [items] what they add to dscale, or null
+  float* dGates;             // by slots, or null
 };
 
 SIMT_DEV float warpSum(float x) {
@@ -260,6 +261,7 @@ __global__ void __launch_bounds__(32 * kTurnWarps) turnRanks(RankTurn g) {
   for (int64_t q = lane; q < a.midRank; q += 32) {
     u[q] *= factor;
     w[q] *= factor;
+    if (g.wHalf) g.wHalf[atW + q] = simt::f32_to_bf16(w[q]);
   }
   simt::syncwarp();
 
@@ -276,6 +278,26 @@ __global__ void __launch_bounds__(32 * kTurnWarps) turnRanks(RankTurn g) {
       p[r] = activationGradient(a.activation, p[r], d);
   }
   if (selfGated) selfGatesGradient(p, dh, weights, norm, a.rank);
+  if (g.dtHalf)
+    for (int64_t r = lane; r < a.rank; r += 32) g.dtHalf[atT + r] = simt::f32_to_bf16(p[r]);
+}
+
+// Matrices A that do not stand there in bf16, rows aligned, as copies that do.
+struct AdapterCopy {
+  Lines from;
+  int64_t ranks, columns, ld;
+  uint16_t* to;
+};
+
+constexpr int kCopyThreads = 256;
+
+__global__ void __launch_bounds__(kCopyThreads) copyAdapters(const AdapterCopy* copies) {
+  const AdapterCopy j = copies[blockIdx.x];
+  const int64_t stride = int64_t{gridDim.y} * kCopyThreads;
+  for (int64_t i = int64_t{blockIdx.y} * kCopyThreads + threadIdx.x; i < j.ranks * j.columns; i += stride) {
+    const int64_t line = i / j.columns, column = i % j.columns;
+    j.to[line * j.ld + column] = simt::f32_to_bf16(elementOf(j.from, line * j.from.ld + column));
+  }
 }
 
 }  // namespace rankone::cuda

@@ -24,6 +24,11 @@ SIMT_HOST_DEV Lines linesOf(const RankoneFloats& floats, int64_t ld) {
 }
 SIMT_HOST_DEV Lines linesOf(const float* data, int64_t ld) { return linesOf(RankoneFloats{data, RANKONE_F32}, ld); }
 
+inline Lines linesFrom(const Lines& lines, int64_t first) {
+  const int64_t size = lines.dtype == RANKONE_F32 ? 4 : 2;
+  return {static_cast<const char*>(lines.data) + first * lines.ld * size, lines.dtype, lines.aligned, lines.ld};
+}
+
 SIMT_DEV float elementOf(const Lines& from, int64_t at) {
   switch (from.dtype) {
     case RANKONE_BF16: return simt::bf16_to_f32(static_cast<const uint16_t*>(from.data)[at]);
@@ -109,6 +114,10 @@ struct MatrixSource : PlainSource {
     if (firstLine + line >= lines) return clearChunk(chunk);
     loadElements<Math>(from, firstLine + line, firstColumn + column, columns, chunk);
   }
+  SIMT_DEV const char* address(int64_t line, int64_t column, int& bytes) const {
+    if (firstLine + line >= lines) bytes = 0;
+    return addressOf(from, firstLine + line, firstColumn + column, columns, bytes);
+  }
 };
 
 // What dropout leaves: a bit for every element, in the order of columns, rows `ld` bytes apart. bits null: all.
@@ -175,84 +184,76 @@ struct ScaledSource : PlainSource {
   }
 };
 
-// The base, from output firstLine and column firstColumn on. Scales are of whole chunks: blocks are multiples of 8
-// columns.
-struct WeightSource {
+// The base, from output firstLine and column firstColumn on, of any format. Scales are of whole chunks: blocks are
+// multiples of 8 columns. What lies beyond the end of a row may be any number.
+struct CodesSource {  // int8, q8, nf4, q4
   RankoneWeight w;
   const float* nf4;  // kNf4Values in shared memory, a bank for each
   int64_t firstLine, firstColumn;
 
-  SIMT_DEV const char* address(int64_t line, int64_t column, int& bytes) const {
-    line += firstLine;
-    if (line >= w.out) bytes = 0;
-    const int64_t size = w.format == RANKONE_WEIGHT_F32 ? 4 : 2;
-    return addressOf({w.codes, w.format, 1, w.rowBytes / size}, line, firstColumn + column, w.in, bytes);
-  }
-  template <class Math>
-  struct Fetched {
-    typename Math::Chunk chunk;
+  struct Codes {
+    uint32_t words[2];
     float scale;
-    int32_t count;  // of codes in the chunk's first words; -1: elements
   };
+  template <class Math>
+  using Fetched = Codes;
 
   template <class Math>
-  SIMT_DEV void fetch(int64_t line, int64_t column, Fetched<Math>& fetched) const {
+  SIMT_DEV void fetch(int64_t line, int64_t column, Codes& codes) const {
     line += firstLine;
     column += firstColumn;
-    fetched.count = -1;
-    if (line >= w.out || column >= w.in) return clearChunk(fetched.chunk);
+    codes = {};
+    if (line >= w.out || column >= w.in) return;
     const auto* row = static_cast<const uint8_t*>(w.codes) + line * w.rowBytes;
-    if (w.format <= RANKONE_WEIGHT_F16) {
-      static_assert(int{RANKONE_WEIGHT_BF16} == RANKONE_BF16 && int{RANKONE_WEIGHT_F16} == RANKONE_F16);
-      return loadElements<Math>({row, w.format, 1, 0}, 0, column, w.in, fetched.chunk);
-    }
-    fetched.scale = w.block ? w.scales[line * ((w.in + w.block - 1) / w.block) + column / w.block] : w.scales[line];
-    fetched.count = static_cast<int>(w.in - column < kChunk ? w.in - column : kChunk);
-    uint32_t words[2] = {};
+    codes.scale = w.block ? w.scales[line * ((w.in + w.block - 1) / w.block) + column / w.block] : w.scales[line];
     if (w.format == RANKONE_WEIGHT_INT8 || w.format == RANKONE_WEIGHT_Q8)
-      simt::ld2(words, row + column);
+      simt::ld2(codes.words, row + column);
     else
-      words[0] = *reinterpret_cast<const uint32_t*>(row + column / 2);
-    keepWords(words, fetched.chunk);
+      codes.words[0] = *reinterpret_cast<const uint32_t*>(row + column / 2);
   }
   template <class Math>
-  SIMT_DEV void expand(const Fetched<Math>& fetched, typename Math::Chunk& chunk) const {
-    if (fetched.count < 0) {
-      chunk = fetched.chunk;
-      return;
-    }
-    uint32_t words[2];
-    keptWords(fetched.chunk, words);
+  SIMT_DEV void expand(const Codes& codes, typename Math::Chunk& chunk) const {
     float v[kChunk];
     if (w.format == RANKONE_WEIGHT_INT8 || w.format == RANKONE_WEIGHT_Q8) {
       SIMT_UNROLL
       for (int i = 0; i < kChunk; ++i)
-        v[i] = static_cast<float>(static_cast<int8_t>(words[i / 4] >> (i % 4 * 8) & 0xff)) * fetched.scale;
+        v[i] = static_cast<float>(static_cast<int8_t>(codes.words[i / 4] >> (i % 4 * 8) & 0xff)) * codes.scale;
     } else {
       SIMT_UNROLL
       for (int i = 0; i < kChunk; ++i) {
-        const int code = static_cast<int>(words[0] >> (4 * i) & 15);
-        v[i] = (w.format == RANKONE_WEIGHT_NF4 ? nf4[code] : static_cast<float>(code - 8)) * fetched.scale;
+        const int code = static_cast<int>(codes.words[0] >> (4 * i) & 15);
+        v[i] = (w.format == RANKONE_WEIGHT_NF4 ? nf4[code] : static_cast<float>(code - 8)) * codes.scale;
       }
     }
-    SIMT_UNROLL
-    for (int i = 0; i < kChunk; ++i)
-      if (i >= fetched.count) v[i] = 0;
     narrowChunk<Math>(v, chunk);
   }
+};
 
- private:
-  static SIMT_DEV void keepWords(const uint32_t (&words)[2], HalfChunk& chunk) {
-    chunk.words[0] = words[0], chunk.words[1] = words[1];
+struct WeightSource : CodesSource {
+  template <class Math>
+  using Fetched = typename Math::Chunk;
+
+  SIMT_DEV Lines lines() const {
+    static_assert(int{RANKONE_WEIGHT_BF16} == RANKONE_BF16 && int{RANKONE_WEIGHT_F16} == RANKONE_F16);
+    return {w.codes, w.format, 1, w.rowBytes / (w.format == RANKONE_WEIGHT_F32 ? 4 : 2)};
   }
-  static SIMT_DEV void keepWords(const uint32_t (&words)[2], FloatChunk& chunk) {
-    chunk.values[0] = simt::f32_from_bits(words[0]), chunk.values[1] = simt::f32_from_bits(words[1]);
+  SIMT_DEV const char* address(int64_t line, int64_t column, int& bytes) const {
+    if (firstLine + line >= w.out) bytes = 0;
+    return addressOf(lines(), firstLine + line, firstColumn + column, w.in, bytes);
   }
-  static SIMT_DEV void keptWords(const HalfChunk& chunk, uint32_t (&words)[2]) {
-    words[0] = chunk.words[0], words[1] = chunk.words[1];
+  template <class Math>
+  SIMT_DEV void fetch(int64_t line, int64_t column, typename Math::Chunk& chunk) const {
+    if (w.format > RANKONE_WEIGHT_F16) {
+      Codes codes;
+      CodesSource::fetch<Math>(line, column, codes);
+      return CodesSource::expand<Math>(codes, chunk);
+    }
+    if (firstLine + line >= w.out) return clearChunk(chunk);
+    loadElements<Math>(lines(), firstLine + line, firstColumn + column, w.in, chunk);
   }
-  static SIMT_DEV void keptWords(const FloatChunk& chunk, uint32_t (&words)[2]) {
-    words[0] = simt::f32_bits(chunk.values[0]), words[1] = simt::f32_bits(chunk.values[1]);
+  template <class Math>
+  SIMT_DEV void expand(const typename Math::Chunk& fetched, typename Math::Chunk& chunk) const {
+    chunk = fetched;
   }
 };
 

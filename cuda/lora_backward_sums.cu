@@ -31,13 +31,12 @@ void LoraRowSums::add(const Matrix& m) {
   const int64_t chains = (m.count + kItemsOfSums - 1) / kItemsOfSums;
   const bool direct = chains == 1 && width == m.toColumns;
   float* partial = direct ? m.to : take(chains * lines * width);
-  const bool copied = arithmetic_ == RANKONE_BF16 && copies<Bf16Arithmetic>(m.rows) && !m.kept.bits;
+  const bool copied = copies<Bf16Arithmetic>(m.rows) && copies<Bf16Arithmetic>(m.ranks) && !m.kept.bits;
   std::vector<MatrixSum>& jobs = m.exact ? jobs_->exact : copied ? jobs_->copied : jobs_->matrices;
   for (int64_t c = 0; c < chains; ++c) {
     const int64_t first = c * kItemsOfSums;
     MatrixSum j{};
-    j.ranks = m.ranks + first * m.ld;
-    j.ldRanks = m.ld;
+    j.ranks = linesFrom(m.ranks, first);
     j.rankCount = m.rankCount;
     j.rows = m.rows;
     j.gathered = m.gathered ? m.gathered + first : nullptr;

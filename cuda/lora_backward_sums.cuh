@@ -14,8 +14,8 @@ namespace rankone::cuda {
 
 // to[r ldR + n ldN] = factor sum over items i of ranks[i][r] rows[i][n], r < ranks, n < columns.
 struct MatrixSum {
-  const float* ranks;  // of the piece's first item
-  int64_t ldRanks, rankCount, firstRank;
+  Lines ranks;  // of the piece's items
+  int64_t rankCount, firstRank;
   Lines rows;
   const int64_t* gathered;  // rows of the piece's items; null: they are firstRow, firstRow + 1, ...
   int64_t firstRow, count, columns;
@@ -36,7 +36,7 @@ struct MatrixSumTile {
   };
 };
 
-// kWay: of the rows.
+// kWay: of ranks and rows.
 template <class Math, Way kWay>
 __global__ void __launch_bounds__(kTileThreads) sumMatrices(const MatrixSum* jobs) {
   using Of = MatrixSumTile<Math, kWay>;
@@ -48,11 +48,11 @@ __global__ void __launch_bounds__(kTileThreads) sumMatrices(const MatrixSum* job
   const int64_t left = j.rankCount - j.firstRank, wide = j.columns - column0;
   const int ranks = static_cast<int>(left < kSumRanks ? left : kSumRanks);
   const int columns = static_cast<int>(wide < kSumColumns ? wide : kSumColumns);
-  const MatrixSource a{{}, linesOf(j.ranks, j.ldRanks), j.count, j.rankCount, 0, j.firstRank};
+  const MatrixSource a{{}, j.ranks, j.count, j.rankCount, 0, j.firstRank};
   const GatheredSource b{{}, j.rows, j.gathered, j.firstRow, j.count, j.columns, column0, j.kept};
   typename T::Sums sums;
   T::clear(sums);
-  multiply<T, Of::kStages, Way::FETCHED, kWay>(shared.stages, sums, a, b, 0, j.count, ranks, columns);
+  multiply<T, Of::kStages, kWay, kWay>(shared.stages, sums, a, b, 0, j.count, ranks, columns);
   T::visit(sums, [&](int rank, int column, float first, float second) {
     if (rank >= ranks || column >= columns) return;
     float* to = j.to + (j.firstRank + rank) * j.ldR + (column0 + column) * j.ldN;
@@ -125,7 +125,7 @@ __global__ void __launch_bounds__(kTileThreads) sumBaseScales(BaseScaleSums p) {
   if (thread < 16) shared.nf4[thread] = kNf4Values[thread];
 
   const GatheredSource rows{{}, p.x, shared.rows, 0, kRowTile, p.base.in, 0, {}};
-  const WeightSource base{p.base, shared.nf4, column0, 0};
+  const WeightSource base{{p.base, shared.nf4, column0, 0}};
   typename T::Sums sums;
   T::clear(sums);
   simt::syncthreads();

@@ -237,8 +237,9 @@ struct Tile {
     bool own[kM];
     SIMT_UNROLL
     for (int m = 0; m < kM; ++m) own[m] = !kOwned || owned(stage, rowOf(m));
-    SIMT_UNROLL
-    for (int k = 0; k < kDepth; ++k) {
+    SIMT_NOUNROLL
+    for (int k0 = 0; k0 < kDepth; k0 += 4) SIMT_UNROLL
+    for (int k = k0; k < k0 + 4; ++k) {
       float a[kM], b[kN];
       SIMT_UNROLL
       for (int m = 0; m < kM; m += 4) {

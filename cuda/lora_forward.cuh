@@ -15,15 +15,17 @@
 
 namespace rankone::cuda {
 
-// Tiles of outputs, tiles of ranks, whether W is made of elements as they are multiplied, pieces of k on their way, and
-// blocks of a multiprocessor.
-template <class Base_, class Strip_, bool DIRECT_, int STAGES_, int RESIDENT_>
+// Tiles of outputs, tiles of ranks and how many of these make a strip, whether W is made of elements as they are
+// multiplied, pieces of k on their way, there and where A has to be expanded, and blocks of a multiprocessor.
+template <class Base_, class Strip_, int RANKS_, bool DIRECT_, int STAGES_, int STRIP_STAGES_, int RESIDENT_>
 struct LoraSchedule {
   using Base = Base_;
   using Strip = Strip_;
+  static constexpr int RANKS = RANKS_;
   static constexpr bool DIRECT = DIRECT_;
-  static constexpr int STAGES = STAGES_, RESIDENT = RESIDENT_, THREADS = Base::THREADS;
-  static_assert(Base::THREADS == Strip::THREADS && Base::BM == Strip::BM && Base::BN >= Strip::BN);
+  static constexpr int STAGES = STAGES_, STRIP_STAGES = STRIP_STAGES_, RESIDENT = RESIDENT_, THREADS = Base::THREADS;
+  static_assert(Base::THREADS == Strip::THREADS && Base::BM == Strip::BM && Base::BN >= Strip::BN &&
+                RANKS <= Strip::BN);
 };
 
 template <int BN>
@@ -43,16 +45,15 @@ template <class Schedule>
 size_t loraRing(const WeightFormat& format, bool hasBase, const bool (&dtypes)[3]) {
   using Base = typename Schedule::Base;
   using Strip = typename Schedule::Strip;
-  size_t most = sizeof(float) * kRankStride * (Base::BM + Base::BN);
+  size_t most = 0;
   const auto more = [&](size_t bytes) { most = bytes > most ? bytes : most; };
-  if (hasBase) more(tileBytes<Base, Schedule::DIRECT>(Schedule::STAGES, format));
+  constexpr int STAGES = Schedule::STAGES, STRIP = Schedule::STRIP_STAGES, RANKS = Schedule::RANKS;
+  if (hasBase) more(tileBytes<Schedule::DIRECT, STAGES, Base::BN, Base>(format));
   for (int32_t dtype = 0; dtype < 3; ++dtype) {
     if (!dtypes[dtype]) continue;
-    if (dtype == Strip::Element::kFormat) {
-      more(tileBytes<Strip, true>(Schedule::STAGES, floatFormat(dtype, 0)));
-    } else {
-      more(tileBytes<Strip, false>(Schedule::STAGES, floatFormat(dtype, 0)));
-    }
+    const WeightFormat floats = floatFormat(dtype, 0);
+    more(dtype == Strip::Element::kFormat ? tileBytes<true, STAGES, RANKS, Strip>(floats)
+                                          : tileBytes<false, STRIP, RANKS, Strip>(floats));
   }
   return most;
 }
@@ -123,11 +124,11 @@ class LoraBlock {
     const int columns = (strip.count + 15) / 16 * 16;
     const DropElements<Strip> drop{args.dropout, args.order + tile.first};
     if (strip.dtype == Strip::Element::kFormat) {
-      sumTile<true, Schedule::STAGES>(sum, x, args.operandBytes, rows(), format, columns, args.in, shared.ring,
-                                      args.operand, drop);
+      sumTile<true, Schedule::STAGES, Schedule::RANKS>(sum, x, args.operandBytes, rows(), format, columns, args.in,
+                                                       shared.ring, args.operand, drop);
     } else {
-      sumTile<false, Schedule::STAGES>(sum, x, args.operandBytes, rows(), format, columns, args.in, shared.ring,
-                                       args.operand, drop);
+      sumTile<false, Schedule::STRIP_STAGES, Schedule::RANKS>(sum, x, args.operandBytes, rows(), format, columns,
+                                                              args.in, shared.ring, args.operand, drop);
     }
     SIMT_UNROLL for (int j = 0; j < Strip::COLUMNS; ++j) {
       if (Strip::column(j) >= strip.count) continue;
@@ -159,6 +160,9 @@ class LoraBlock {
     const LoraTile tile = args.tiles[index];
     Base sum;
     sum.clear();
+    // On their way while W is summed, where registers are free.
+    typename Base::Ranks ranks[Base::AHEAD];
+    if (Base::AHEAD > 1) loadGroups(ranks, 0, tile, n0);
     simt::syncthreads();
     if (args.hasBase) {
       for (int n = threadIdx.x; n < Base::BN; n += THREADS) {
@@ -167,8 +171,9 @@ class LoraBlock {
         shared.scales[n] = there && args.scales ? args.scales + (n0 + n) * args.format.blocks : nullptr;
       }
       simt::syncthreads();
-      sumTile<Schedule::DIRECT, Schedule::STAGES>(sum, rowsOf<Base>(tile), args.operandBytes, rows(), args.format,
-                                                  Base::BN, args.in, shared.ring, args.operand, AsItIs{});
+      sumTile<Schedule::DIRECT, Schedule::STAGES, Base::BN>(sum, rowsOf<Base>(tile), args.operandBytes, rows(),
+                                                            args.format, Base::BN, args.in, shared.ring, args.operand,
+                                                            AsItIs{});
       if (args.format.format == RANKONE_WEIGHT_INT8)
         forColumns(n0, [&](int j, int64_t n) { scaleColumn(sum, j, args.scales[n]); });
     } else if (args.identity) {
@@ -185,12 +190,12 @@ class LoraBlock {
       });
     if (tile.uses > 0) {
       await(args.ranksDone + index, 1);
-      for (int use = tile.firstUse; use < tile.firstUse + tile.uses; ++use) addUse(sum, use, n0);
+      for (int k = 0; k < tile.groups; k += Base::AHEAD) {
+        if (Base::AHEAD == 1 || k > 0) loadGroups(ranks, k, tile, n0);
+        addGroups(sum, ranks, k, tile, n0);
+      }
     }
-    forColumns(n0, [&](int j, int64_t n) {
-      SIMT_UNROLL for (int i = 0; i < Base::ROWS; ++i) if (Base::row(i) < tile.rows)
-          storeFloat(args.y, args.x.dtype, rowOf(tile, Base::row(i)) * args.out + n, sum.at(i, j));
-    });
+    store(sum, tile, n0);
   }
 
  private:
@@ -240,62 +245,98 @@ class LoraBlock {
     }
   }
 
-  // Adds gate scale (B M phi + c) of one adapter to the rows that have it.
-  SIMT_DEV void addUse(Base& sum, int use, int64_t n0) {
-    const RankoneAdapter& a = args.adapters[args.uses[use].adapter];
-    float* u = reinterpret_cast<float*>(shared.ring);
-    float* v = u + BM * kRankStride;
-    bool has[Base::ROWS];
-    SIMT_UNROLL for (int i = 0; i < Base::ROWS; ++i) has[i] = pairOf(use, Base::row(i)) != kNoPair;
-    for (int64_t rank = 0; rank < a.midRank; rank += kRankChunk) {
-      simt::syncthreads();
-      for (int e = threadIdx.x; e < BM * kRankChunk / 4; e += THREADS) {
-        const int row = e / (kRankChunk / 4), first = e % (kRankChunk / 4) * 4;
-        const uint32_t pair = pairOf(use, row);
-        float part[4] = {0, 0, 0, 0};
-        if (pair != kNoPair && rank + first < a.midRank) simt::ld4(part, args.w + pair * args.wStride + rank + first);
-        SIMT_UNROLL for (int r = 0; r < 4; ++r) part[r] = Base::rankOperand(part[r]);
-        simt::st4(u + row * kRankStride + first, part);
-      }
-      for (int e = threadIdx.x; e < Base::BN * kRankChunk / 4; e += THREADS) {
-        const int column = e / (kRankChunk / 4), first = e % (kRankChunk / 4) * 4;
-        float part[4] = {0, 0, 0, 0};
-        if (n0 + column < args.out) loadB(a, n0 + column, rank + first, part);
-        SIMT_UNROLL for (int r = 0; r < 4; ++r) part[r] = Base::rankOperand(part[r]);
-        simt::st4(v + column * kRankStride + first, part);
-      }
-      simt::syncthreads();
-      const int64_t left = a.midRank - rank;
-      sum.multiplyRanks(u, v, left < kRankChunk ? static_cast<int>(left) : kRankChunk, has);
-    }
-    if (!a.outBias) return;
-    SIMT_UNROLL for (int i = 0; i < Base::ROWS; ++i) {
-      if (!has[i]) continue;
-      const uint32_t pair = pairOf(use, Base::row(i));
-      const float factor = (args.gates ? args.gates[pair] : 1.0f) * a.scale;
-      forColumns(n0, [&](int j, int64_t n) { sum.at(i, j) += factor * a.outBias[n]; });
+  using Ranks = typename Base::Ranks;
+
+  // Base::AHEAD groups from group k of the tile on.
+  SIMT_DEV void loadGroups(Ranks (&ranks)[Base::AHEAD], int k, const LoraTile& tile, int64_t n0) const {
+    SIMT_UNROLL for (int s = 0; s < Base::AHEAD; ++s) {
+      if (k + s >= tile.groups) break;
+      const LoraGroup& g = args.groups[tile.firstGroup + k + s];
+      Base::loadRanks(ranks[s],
+                      [&](int column, int first, uint32_t(&word)[4]) { loadWords(g, n0 + column, first, word); });
     }
   }
 
-  // Ranks first to first + 3 of B's row n.
-  SIMT_DEV void loadB(const RankoneAdapter& a, int64_t n, int64_t first, float (&part)[4]) const {
-    if (a.bIndex) {
-      SIMT_UNROLL for (int r = 0; r < 4; ++r) if (first + r < a.midRank) part[r] = a.bIndex[first + r] == n ? 1 : 0;
-      return;
+  // Adds their gate scale (B M phi + c) to the rows that have them.
+  SIMT_DEV void addGroups(Base& sum, const Ranks (&ranks)[Base::AHEAD], int k, const LoraTile& tile, int64_t n0) const {
+    SIMT_UNROLL for (int s = 0; s < Base::AHEAD; ++s) {
+      if (k + s < tile.groups) addGroup(sum, ranks[s], args.groups[tile.firstGroup + k + s], n0);
     }
-    const int64_t at = n * a.bStride + first;
-    if (first + 4 > a.midRank) {
-      SIMT_UNROLL for (int r = 0; r < 4; ++r) if (first + r < a.midRank) part[r] =
-          loadFloat(a.b.data, a.b.dtype, at + r);
-    } else if (a.b.dtype == RANKONE_F32) {
-      simt::ld4(part, static_cast<const float*>(a.b.data) + at);
-    } else {
-      uint32_t word[2];
-      simt::ld2(word, static_cast<const uint16_t*>(a.b.data) + at);
+  }
+
+  SIMT_DEV void addGroup(Base& sum, const Ranks& ranks, const LoraGroup& g, int64_t n0) const {
+    bool has[Base::ROWS];
+    SIMT_UNROLL for (int i = 0; i < Base::ROWS; ++i) has[i] = pairOf(g.use, Base::row(i)) != kNoPair;
+    const auto load = [&](int column, int first, uint32_t(&word)[4]) { loadWords(g, n0 + column, first, word); };
+    const auto u = [&](int i, int first, float(&part)[4]) {
+      part[0] = part[1] = part[2] = part[3] = 0;
+      if (!has[i] || first >= g.count) return;
+      simt::ld4(part, args.w + pairOf(g.use, Base::row(i)) * args.wStride + g.first + first);
+    };
+    const auto v = [&](const uint32_t(&word)[4], float(&part)[4]) {
       SIMT_UNROLL for (int r = 0; r < 4; ++r) {
-        const uint16_t u = static_cast<uint16_t>(word[r / 2] >> r % 2 * 16);
-        part[r] = a.b.dtype == RANKONE_BF16 ? simt::bf16_to_f32(u) : simt::f16_to_f32(u);
+        const uint16_t half = static_cast<uint16_t>(word[r / 2] >> r % 2 * 16);
+        part[r] = g.dtype == RANKONE_F32    ? simt::f32_from_bits(word[r])
+                  : g.dtype == RANKONE_BF16 ? simt::bf16_to_f32(half)
+                                            : simt::f16_to_f32(half);
       }
+    };
+    sum.addRanks(ranks, g.count, load, u, v, g.blocks, has);
+    const RankoneAdapter& a = args.adapters[g.adapter];
+    if (!g.last || !a.outBias) return;
+    SIMT_UNROLL for (int i = 0; i < Base::ROWS; ++i) {
+      if (!has[i]) continue;
+      const float factor = (args.gates ? args.gates[pairOf(g.use, Base::row(i))] : 1.0f) * a.scale;
+      forColumns(n0, [&](int j, int64_t n) { sum.at(i, j) = fmaf(factor, a.outBias[n], sum.at(i, j)); });
+    }
+  }
+
+  // Four ranks of B's row n as they come: floats in as many words, or 16-bit ones in two. Zeros beyond the last.
+  SIMT_DEV void loadWords(const LoraGroup& g, int64_t n, int first, uint32_t (&word)[4]) const {
+    word[0] = word[1] = word[2] = word[3] = 0;
+    if (n >= args.out || first >= g.count) return;
+    const int count = g.count - first;
+    if (g.index) {
+      SIMT_UNROLL for (int r = 0; r < 4; ++r) {
+        if (r < count && g.index[first + r] == n) word[r] = simt::f32_bits(1);
+      }
+    } else if (g.dtype == RANKONE_F32) {
+      const float* from = static_cast<const float*>(g.b) + n * g.stride + first;
+      if (count >= 4) return simt::ld4(word, from);
+      SIMT_UNROLL for (int r = 0; r < 3; ++r) {
+        if (r < count) word[r] = simt::f32_bits(from[r]);
+      }
+    } else {
+      const uint16_t* from = static_cast<const uint16_t*>(g.b) + n * g.stride + first;
+      if (count >= 4) {
+        uint32_t half[2];
+        simt::ld2(half, from);
+        word[0] = half[0];
+        word[1] = half[1];
+        return;
+      }
+      SIMT_UNROLL for (int r = 0; r < 3; ++r) {
+        if (r < count) word[r / 2] |= static_cast<uint32_t>(from[r]) << r % 2 * 16;
+      }
+    }
+  }
+
+  // Neighbouring columns together where pairs of 16-bit elements are aligned.
+  SIMT_DEV void store(Base& sum, const LoraTile& tile, int64_t n0) const {
+    const int32_t dtype = args.x.dtype;
+    const bool paired = Base::PAIRS && dtype != RANKONE_F32 && args.out % 2 == 0;
+    SIMT_UNROLL for (int i = 0; i < Base::ROWS; ++i) {
+      if (Base::row(i) >= tile.rows) continue;
+      const int64_t row = rowOf(tile, Base::row(i)) * args.out;
+      forColumns(n0, [&](int j, int64_t n) {
+        if (!paired) {
+          storeFloat(args.y, dtype, row + n, sum.at(i, j));
+        } else if (j % 2 == 0) {
+          const float a = sum.at(i, j), b = sum.at(i, j + Base::PAIRS);
+          simt::st1x2(static_cast<uint16_t*>(args.y) + row + n,
+                      dtype == RANKONE_BF16 ? simt::pack_bf16(a, b) : simt::pack_f16(a, b));
+        }
+      });
     }
   }
 

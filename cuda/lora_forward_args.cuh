@@ -23,10 +23,11 @@ struct LoraForwardArgs {
   const RankoneAdapter* adapters;
   const uint32_t* order;
   const LoraTile* tiles;
-  const LoraUse* uses;
+  const LoraTileUse* uses;
   const uint32_t* pairs;
   const LoraStrip* strips;
   const LoraColumn* columns;
+  const LoraGroup* groups;
   int64_t tileCount, stripCount, blockCount;  // blockCount: tiles along the outputs
   bool hasUses;
   int64_t perRow;

@@ -19,8 +19,9 @@ struct LoraCall {
   LoraForwardArgs args;  // but for what the schedule decides
 };
 
-void loraForwardBf16(LoraCall& call);
-void loraForwardF16(LoraCall& call);
+// Whether the device has the shared memory for it.
+bool loraForwardBf16(LoraCall& call);
+bool loraForwardF16(LoraCall& call);
 void loraForwardF32(LoraCall& call);
 
 constexpr size_t kKiB = 1024;
@@ -66,19 +67,21 @@ void run(LoraCall& call) {
   const RankoneLora& p = call.problem;
   Stream& stream = call.stream;
   LoraForwardArgs args = call.args;
-  const LoraPlan plan(p, Base::BM, Schedule::Strip::BN);
+  const LoraPlan plan(p, Base::BM, Schedule::RANKS);
   LoraImage image;
   const size_t adapters = image.add(p.adapters, static_cast<size_t>(p.adapterCount));
   const size_t order = image.add(plan.order), tiles = image.add(plan.tiles), uses = image.add(plan.uses);
-  const size_t pairs = image.add(plan.pairs), strips = image.add(plan.strips), columns = image.add(plan.columns);
+  const size_t pairs = image.add(plan.pairs), strips = image.add(plan.strips), columns = image.add(plan.columns),
+               groups = image.add(plan.groups);
   const Scratch<uint8_t> memory(stream, image.bytes());
   args.adapters = reinterpret_cast<const RankoneAdapter*>(memory.data() + adapters);
   args.order = reinterpret_cast<const uint32_t*>(memory.data() + order);
   args.tiles = reinterpret_cast<const LoraTile*>(memory.data() + tiles);
-  args.uses = reinterpret_cast<const LoraUse*>(memory.data() + uses);
+  args.uses = reinterpret_cast<const LoraTileUse*>(memory.data() + uses);
   args.pairs = reinterpret_cast<const uint32_t*>(memory.data() + pairs);
   args.strips = reinterpret_cast<const LoraStrip*>(memory.data() + strips);
   args.columns = reinterpret_cast<const LoraColumn*>(memory.data() + columns);
+  args.groups = reinterpret_cast<const LoraGroup*>(memory.data() + groups);
   args.tileCount = static_cast<int64_t>(plan.tiles.size());
   args.stripCount = static_cast<int64_t>(plan.strips.size());
   args.blockCount = (p.out + Base::BN - 1) / Base::BN;
@@ -89,7 +92,7 @@ void run(LoraCall& call) {
   if (args.hasUses) {
     int64_t most = 1, mostRank = 1;
     bool mixes = false;
-    for (const LoraUse& use : plan.uses) {
+    for (const LoraTileUse& use : plan.uses) {
       const RankoneAdapter& a = p.adapters[use.adapter];
       mostRank = std::max(mostRank, a.rank);
       most = std::max({most, a.rank, a.midRank});

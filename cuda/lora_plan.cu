@@ -71,25 +71,53 @@ LoraPlan::LoraPlan(const RankoneLora& p, int tileRows, int stripColumns) : order
     }
     tile.uses = static_cast<int32_t>(uses.size()) - tile.firstUse;
 
-    const int32_t index = static_cast<int32_t>(tiles.size());
-    for (int32_t dtype : {RANKONE_F32, RANKONE_BF16, RANKONE_F16}) {
-      bool open = false;
-      for (int32_t use = tile.firstUse; use < tile.firstUse + tile.uses; ++use) {
-        const RankoneAdapter& a = p.adapters[uses[use].adapter];
-        if (a.aIndex || a.a.dtype != dtype) continue;
-        for (int32_t rank = 0; rank < a.rank; ++rank) {
-          if (!open || strips.back().count == stripColumns) {
-            strips.push_back({index, static_cast<int32_t>(columns.size()), 0, dtype});
-            ++tile.strips;
-            open = true;
-          }
-          columns.push_back({use, rank});
-          ++strips.back().count;
-        }
-      }
-    }
+    addStrips(p, tile, stripColumns);
+    addGroups(p, tile, tileRows);
     tiles.push_back(tile);
   }
+}
+
+void LoraPlan::addStrips(const RankoneLora& p, LoraTile& tile, int stripColumns) {
+  const int32_t index = static_cast<int32_t>(tiles.size());
+  for (int32_t dtype : {RANKONE_F32, RANKONE_BF16, RANKONE_F16}) {
+    bool open = false;
+    for (int32_t use = tile.firstUse; use < tile.firstUse + tile.uses; ++use) {
+      const RankoneAdapter& a = p.adapters[uses[use].adapter];
+      if (a.aIndex || a.a.dtype != dtype) continue;
+      for (int32_t rank = 0; rank < a.rank; ++rank) {
+        if (!open || strips.back().count == stripColumns) {
+          strips.push_back({index, static_cast<int32_t>(columns.size()), 0, dtype});
+          ++tile.strips;
+          open = true;
+        }
+        columns.push_back({use, rank});
+        ++strips.back().count;
+      }
+    }
+  }
+}
+
+void LoraPlan::addGroups(const RankoneLora& p, LoraTile& tile, int tileRows) {
+  tile.firstGroup = static_cast<int32_t>(groups.size());
+  for (int32_t use = tile.firstUse; use < tile.firstUse + tile.uses; ++use) {
+    const RankoneAdapter& a = p.adapters[uses[use].adapter];
+    LoraGroup g = {};
+    g.stride = a.bStride;
+    g.dtype = a.bIndex ? RANKONE_F32 : a.b.dtype;
+    g.use = use;
+    g.adapter = uses[use].adapter;
+    for (int32_t i = 0; i < tile.rows; ++i)
+      if (pairs[static_cast<size_t>(use) * tileRows + i] != kNoPair) g.blocks |= 1u << i / 16;
+    for (int64_t rank = 0; rank < a.midRank; rank += 16) {
+      g.first = static_cast<int32_t>(rank);
+      g.count = static_cast<int32_t>(std::min<int64_t>(16, a.midRank - rank));
+      g.index = a.bIndex ? a.bIndex + rank : nullptr;
+      g.b = a.bIndex ? nullptr : static_cast<const uint8_t*>(a.b.data) + rank * (a.b.dtype == RANKONE_F32 ? 4 : 2);
+      g.last = rank + 16 >= a.midRank;
+      groups.push_back(g);
+    }
+  }
+  tile.groups = static_cast<int32_t>(groups.size()) - tile.firstGroup;
 }
 
 }  // namespace rankone::cuda

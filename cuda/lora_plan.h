@@ -13,11 +13,12 @@ struct LoraTile {
   int32_t rows;
   int32_t firstUse, uses;
   int32_t strips;
+  int32_t firstGroup, groups;
 };
 
 // An adapter of some of a tile's rows. pairs[use * tileRows + i]: the place of row i in slots, or kNoPair. A row that
 // has an adapter twice is in two uses.
-struct LoraUse {
+struct LoraTileUse {
   int32_t adapter;
 };
 constexpr uint32_t kNoPair = ~0u;
@@ -32,15 +33,32 @@ struct LoraColumn {
   int32_t use, rank;
 };
 
+// Up to 16 ranks of a use's B, in device memory.
+struct LoraGroup {
+  const void* b;         // of these ranks in B's row 0; null: index
+  const int32_t* index;  // of these ranks
+  int64_t stride;        // elements between rows of B
+  int32_t dtype;
+  int32_t use, adapter;
+  int32_t first, count;  // ranks
+  uint32_t blocks;       // bit i: whether one of the tile's rows from 16 i on has it
+  int32_t last;          // of the use
+};
+
 struct LoraPlan {
   std::vector<uint32_t> order;
   std::vector<LoraTile> tiles;
-  std::vector<LoraUse> uses;
+  std::vector<LoraTileUse> uses;
   std::vector<uint32_t> pairs;
   std::vector<LoraStrip> strips;
   std::vector<LoraColumn> columns;
+  std::vector<LoraGroup> groups;
 
   LoraPlan(const RankoneLora& problem, int tileRows, int stripColumns);
+
+ private:
+  void addStrips(const RankoneLora& problem, LoraTile& tile, int stripColumns);
+  void addGroups(const RankoneLora& problem, LoraTile& tile, int tileRows);
 };
 
 }  // namespace rankone::cuda

@@ -17,6 +17,7 @@ struct MmaTile {
   static constexpr int PIECES = BK / 8;                                // of 16 bytes, of a row
   static constexpr int MI = BM / WARPS_M / 16, NI = BN / WARPS_N / 8;  // of m16n8 products, of a warp
   static constexpr int ROWS = 2 * MI, COLUMNS = 2 * NI;                // of a thread's elements
+  static constexpr int PAIRS = 1;                                      // columns j and j + 1 are neighbours, j even
   static_assert(NI == 1 || NI % 2 == 0);
 
   float acc[MI][NI][4];
@@ -65,28 +66,46 @@ struct MmaTile {
     }
   }
 
-  // Adds u v^T over `count` (at most 32) ranks in float32 or, here, tf32 operands: u [BM], v [BN] rows of kRankStride
-  // floats, zeros up to the next multiple of 8. A row i with has[i] not set keeps its bits.
-  SIMT_DEV void multiplyRanks(const float* u, const float* v, int count, const bool (&has)[ROWS]) {
-    const int g = threadIdx.x % 32 / 4, q = threadIdx.x % 4;
+  // A thread's part of 16 ranks: as they come, four of a row of V for each of its m16n8 products.
+  static constexpr int AHEAD = NI == 1 ? 4 : 1;  // that registers hold
+  struct Ranks {
+    uint32_t word[NI][4];
+  };
+  // load(column, first rank, words)
+  template <class Load>
+  SIMT_DEV static void loadRanks(Ranks& ranks, const Load& load) {
+    const int lane = threadIdx.x % 32;
+    SIMT_UNROLL for (int ni = 0; ni < NI; ++ni) load(warpColumn() + ni * 8 + lane / 4, lane % 4 * 4, ranks.word[ni]);
+  }
+  // Adds u v^T over 16 ranks, with operands in tf32. u(i, first rank, part) gives four ranks of this thread's row i,
+  // v(words, part) what words stand for; bit b of `blocks`: whether one of the rows from 16 b on takes part. A row i
+  // without has[i] keeps its bits.
+  template <class Load, class U, class V>
+  SIMT_DEV void addRanks(const Ranks& ranks, int, const Load&, const U& u, const V& v, uint32_t blocks,
+                         const bool (&has)[ROWS]) {
+    const int first = threadIdx.x % 4 * 4;
+    uint32_t b[NI][4];
+    SIMT_UNROLL for (int ni = 0; ni < NI; ++ni) {
+      float part[4];
+      v(ranks.word[ni], part);
+      SIMT_UNROLL for (int e = 0; e < 4; ++e) b[ni][e] = simt::to_tf32(part[e]);
+    }
     SIMT_UNROLL for (int mi = 0; mi < MI; ++mi) {
-      uint32_t a[kRankChunk / 8][4];
-      SIMT_UNROLL for (int s = 0; s < kRankChunk / 8; ++s) {
-        const float* from = u + (warpRow() + mi * 16 + g) * kRankStride + s * 8 + q;
-        SIMT_UNROLL for (int e = 0; e < 4; ++e) a[s][e] =
-            s * 8 < count ? simt::f32_bits(from[e % 2 * 8 * kRankStride + e / 2 * 4]) : 0;
-      }
+      if (!(blocks >> (warpRow() / 16 + mi) & 1)) continue;
+      float low[4], high[4];
+      u(2 * mi, first, low);
+      u(2 * mi + 1, first, high);
+      // Which of the sixteen is which k of the two products is the same everywhere.
+      uint32_t a[2][4];
+      SIMT_UNROLL for (int s = 0; s < 2; ++s) SIMT_UNROLL for (int e = 0; e < 4; ++e) a[s][e] =
+          simt::to_tf32((e % 2 ? high : low)[2 * s + e / 2]);
       SIMT_UNROLL for (int ni = 0; ni < NI; ++ni) {
         float sum[4] = {acc[mi][ni][0], acc[mi][ni][1], acc[mi][ni][2], acc[mi][ni][3]};
-        const float* from = v + (warpColumn() + ni * 8 + g) * kRankStride + q;
-        SIMT_UNROLL for (int s = 0; s < kRankChunk / 8; ++s) if (s * 8 < count)
-            simt::mma_tf32(sum, a[s], simt::f32_bits(from[s * 8]), simt::f32_bits(from[s * 8 + 4]));
+        SIMT_UNROLL for (int s = 0; s < 2; ++s) simt::mma_tf32(sum, a[s], b[ni][2 * s], b[ni][2 * s + 1]);
         SIMT_UNROLL for (int e = 0; e < 4; ++e) acc[mi][ni][e] = has[2 * mi + e / 2] ? sum[e] : acc[mi][ni][e];
       }
     }
   }
-  // What an operand of multiplyRanks is rounded to.
-  static SIMT_DEV float rankOperand(float x) { return simt::f32_from_bits(simt::to_tf32(x)); }
 
  private:
   SIMT_DEV void loadRows(uint32_t (&a)[4], const uint8_t* x, int mi, int piece) const {
@@ -117,6 +136,20 @@ struct TilePieces {
   }
 };
 
+// The same of a tile's BN rows, whose beginnings stand in shared memory: registers are short.
+template <class Tile>
+SIMT_DEV void copyRows(uint8_t* to, const uint8_t* const* rows, int64_t step, int64_t bytes, const void* somewhere) {
+  using Pieces = TilePieces<Tile, Tile::BN>;
+  const int64_t at = (step * Tile::PIECES + Pieces::piece()) * 16, left = bytes - at;
+  const int count = left >= 16 ? 16 : left > 0 ? static_cast<int>(left) : 0;
+  SIMT_UNROLL for (int i = 0; i < Pieces::COUNT; ++i) {
+    const uint8_t* from = rows[Pieces::row(i)];
+    const bool there = from && count > 0;
+    simt::cp_async16_zfill(to + pieceAt<Tile::PIECES>(Pieces::row(i), Pieces::piece()), there ? from + at : somewhere,
+                           there ? count : 0);
+  }
+}
+
 // Nothing is done to X in shared memory.
 struct AsItIs {
   template <class Pieces>
@@ -124,18 +157,19 @@ struct AsItIs {
 };
 
 // Shared memory of sumTile().
-template <class Tile, bool DIRECT>
-SIMT_HOST_DEV size_t tileBytes(int stages, const WeightFormat& format) {
+template <bool DIRECT, int STAGES, int WIDTH, class Tile>
+SIMT_HOST_DEV size_t tileBytes(const WeightFormat& format) {
   const size_t x = sizeof(typename Tile::Element::Word) * Tile::BM * Tile::BK;
   const size_t w = sizeof(typename Tile::Element::Word) * Tile::BN * Tile::BK;
-  return DIRECT ? stages * (x + w) : 2 * w + stages * (x + rawBytes(Tile::BN, Tile::BK, format));
+  return DIRECT ? STAGES * (x + w) : 2 * w + STAGES * (x + rawBytes(WIDTH, Tile::BK, format));
 }
 
 // Adds to `tile` the products of all k: `x` are the thread's pieces of X, xBytes long; W's first `columns` rows stand
-// in `rows`, which is in shared memory. DIRECT: W is made of elements as they are multiplied. change(pieces, x, step)
-// may alter the thread's pieces of X before they are used. `memory`: tileBytes() of it, which no thread uses any more;
-// nor does one after the next barrier.
-template <bool DIRECT, int STAGES, class Tile, class Change>
+// in `rows`, which is in shared memory; they are WIDTH at most. DIRECT: W is made of elements as they are multiplied.
+// STAGES: of k's pieces that are on their way or in use. change(pieces, x, step) may alter the thread's pieces of X
+// before they are used. `memory`: tileBytes() of it, which no thread uses any more; nor does one after the next
+// barrier.
+template <bool DIRECT, int STAGES, int WIDTH, class Tile, class Change>
 SIMT_DEV void sumTile(Tile& tile, const TilePieces<Tile, Tile::BM>& x, int64_t xBytes, const WeightRows& rows,
                       const WeightFormat& format, int columns, int64_t k, uint8_t* memory, const void* somewhere,
                       const Change& change) {
@@ -143,17 +177,13 @@ SIMT_DEV void sumTile(Tile& tile, const TilePieces<Tile, Tile::BM>& x, int64_t x
   constexpr int X = sizeof(typename Element::Word) * Tile::BM * Tile::BK;
   constexpr int W = sizeof(typename Element::Word) * Tile::BN * Tile::BK;
   const int64_t steps = (k + Tile::BK - 1) / Tile::BK;
-  TilePieces<Tile, Tile::BN> w;
-  if constexpr (DIRECT) {
-    SIMT_UNROLL for (int i = 0; i < w.COUNT; ++i) w.from[i] = w.row(i) < columns ? rows.codes[w.row(i)] : nullptr;
-  }
   uint8_t* ring = DIRECT ? memory : memory + 2 * W;
-  const int stride = DIRECT ? X + W : X + rawBytes(Tile::BN, Tile::BK, format);
+  const int stride = DIRECT ? X + W : X + rawBytes(WIDTH, Tile::BK, format);
   const auto copy = [&](int64_t step, int slot) {
     if (step < steps) {
       x.copy(ring + slot * stride, step, xBytes, somewhere);
       if constexpr (DIRECT) {
-        w.copy(ring + slot * stride + X, step, format.rowBytes, somewhere);
+        copyRows<Tile>(ring + slot * stride + X, rows.codes, step, format.rowBytes, somewhere);
       } else {
         copyRaw<Tile::BK, Tile::THREADS>(ring + slot * stride + X, rows, format, columns, step, somewhere);
       }

@@ -14,6 +14,7 @@ struct FmaTile {
   static constexpr int BM = BM_, BN = BN_, BK = BK_, THREADS = TY * TX;
   static constexpr int PIECES = BK / 4;
   static constexpr int ROWS = BM / TY, COLUMNS = BN / TX;
+  static constexpr int PAIRS = 0;  // columns are not neighbours
 
   float acc[ROWS][COLUMNS];
 
@@ -40,18 +41,30 @@ struct FmaTile {
     }
   }
 
-  SIMT_DEV void multiplyRanks(const float* u, const float* v, int count, const bool (&has)[ROWS]) {
-    SIMT_NOUNROLL for (int r = 0; r < count; ++r) {
-      float b[COLUMNS];
-      SIMT_UNROLL for (int j = 0; j < COLUMNS; ++j) b[j] = v[column(j) * kRankStride + r];
+  static constexpr int AHEAD = 1;
+  struct Ranks {};
+  template <class Load>
+  SIMT_DEV static void loadRanks(Ranks&, const Load&) {}
+  // As MmaTile's, of the first `count` of the 16 ranks in multiples of 4.
+  template <class Load, class U, class V>
+  SIMT_DEV void addRanks(const Ranks&, int count, const Load& load, const U& u, const V& v, uint32_t,
+                         const bool (&has)[ROWS]) {
+    SIMT_NOUNROLL for (int first = 0; first < count; first += 4) {
+      float b[COLUMNS][4];
+      SIMT_UNROLL for (int j = 0; j < COLUMNS; ++j) {
+        uint32_t word[4];
+        load(column(j), first, word);
+        v(word, b[j]);
+      }
       SIMT_UNROLL for (int i = 0; i < ROWS; ++i) {
-        const float a = u[row(i) * kRankStride + r];
         if (!has[i]) continue;
-        SIMT_UNROLL for (int j = 0; j < COLUMNS; ++j) acc[i][j] = fmaf(a, b[j], acc[i][j]);
+        float a[4];
+        u(i, first, a);
+        SIMT_UNROLL for (int e = 0; e < 4; ++e) if (first + e < count) SIMT_UNROLL for (int j = 0; j < COLUMNS; ++j)
+            acc[i][j] = fmaf(a[e], b[j][e], acc[i][j]);
       }
     }
   }
-  static SIMT_DEV float rankOperand(float x) { return x; }
 };
 
 }  // namespace rankone::cuda

@@ -29,10 +29,6 @@ struct F32Element {
   static constexpr int32_t kFormat = RANKONE_WEIGHT_F32;
 };
 
-// Ranks that are added at a time, and the distance of their rows in shared memory: fragments of eight rows and four
-// ranks fall into different banks.
-constexpr int kRankChunk = 32, kRankStride = kRankChunk + 4;
-
 // The place of a row's 16-byte piece in a tile, in bytes: one piece of eight neighbouring rows falls into eight
 // different banks.
 template <int PIECES>
@@ -156,8 +152,9 @@ SIMT_DEV void expandPiece(const uint32_t (&word)[4], const WeightFormat& f, cons
         const float scale = scaleAt(i * 8);
         float v[8];
         SIMT_UNROLL for (int e = 0; e < 8; ++e) {
-          const int code = static_cast<int>(word[i] >> e * 4 & 15);
-          v[e] = scale * (f.format == RANKONE_WEIGHT_NF4 ? nf4[code] : static_cast<float>(code - 8));
+          const uint32_t code = word[i] >> e * 4 & 15;
+          v[e] = scale *
+                 (f.format == RANKONE_WEIGHT_NF4 ? nf4[code] : simt::f32_from_bits(0x4b000000u | code) - 8388616.0f);
         }
         put(i * 8, v[0], v[1], v[2], v[3]);
         put(i * 8 + 4, v[4], v[5], v[6], v[7]);

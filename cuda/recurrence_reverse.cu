@@ -1,22 +1,20 @@
+#include <cstddef>
+
 #include "recurrence_reverse.cuh"
+#include "recurrence_scan.h"
 
 namespace rankone::cuda {
 namespace {
 
-// Shared memory that a block can have at most.
-int mostShared(const RankoneDeviceInfo& info) {
-  if (info.major == 8 && info.minor == 0) return 163 * 1024;
-  return info.major == 9 || info.major == 10 ? 227 * 1024 : 99 * 1024;
-}
-
 template <int KD, bool kDelta, bool kChannel>
 void launchScan(Stream& stream, ReverseArgs args, int64_t N) {
   const int bytes = ReverseStage<KD, kDelta, kChannel>::bytes(args.layout);
-  args.stages = 2 * bytes <= mostShared(stream.info()) ? 2 : 1;
+  const int halves = static_cast<int>(offsetof(ReverseShared, stages));
+  args.stages = static_cast<size_t>(halves + 2 * bytes) <= sharedBytesOf(stream.info()) ? 2 : 1;
   const dim3 grid(static_cast<unsigned>((args.V + kReverseColumns - 1) / kReverseColumns),
                   static_cast<unsigned>(args.HV), static_cast<unsigned>(N));
   stream.launch("recurrenceReverse", recurrenceReverseScan<KD, kDelta, kChannel>, grid, kReverseThreads,
-                static_cast<size_t>(args.stages) * bytes, args);
+                static_cast<size_t>(halves + args.stages * bytes), args);
 }
 
 template <int KD, bool kDelta>
@@ -56,7 +54,12 @@ void recurrenceReverseChunks(Stream& stream, const RankoneRecurrenceBackward& ar
   a.q = static_cast<const uint16_t*>(prepared.q), a.k = static_cast<const uint16_t*>(prepared.k);
   a.dO = static_cast<const uint16_t*>(dO.data);
   a.chunks = sequences.chunks.data(), a.firstChunks = sequences.firstChunks.data();
-  a.H = p.H, a.HV = p.HV, a.K = p.K, a.V = p.V, a.Kp = prepared.Kp, a.Vp = prepared.Vp;
+  a.H = static_cast<int32_t>(p.H);
+  a.HV = static_cast<int32_t>(p.HV);
+  a.K = static_cast<int32_t>(p.K);
+  a.V = static_cast<int32_t>(p.V);
+  a.Kp = static_cast<int32_t>(prepared.Kp);
+  a.Vp = static_cast<int32_t>(prepared.Vp);
   a.dFinalState = args.dFinalState, a.carried = carried;
   a.states = static_cast<uint16_t*>(reverse.states), a.rows = static_cast<uint16_t*>(reverse.rows);
   a.opens = true;

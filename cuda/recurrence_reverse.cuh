@@ -4,16 +4,16 @@
 //   dU = P^T dO + 2^(G_last - G) K^ D      w = T^T dU (additive: dU)
 //   D <- 2^(G_last) D + Q^T (scale 2^G dO) - K^T (beta 2^G w)  (additive: without the last)
 //
-// Columns of V are independent of each other. A block takes 32 of them: two warps of 16 columns each hold D transposed
-// in registers, so that D, dU and w go from accumulator to operand without leaving them; two more warps fetch the chunk
-// that is next.
+// Columns of V are independent of each other. A block takes 32 of them. Two warps share 16 columns: each holds half of
+// the rows of D, transposed, in registers, so that D, dU and w go from accumulator to operand without leaving them;
+// what the halves owe to dU meets in shared memory. Two more warps fetch the chunk that is next.
 #pragma once
 #include "recurrence_prep.h"
 #include "recurrence_tiles.cuh"
 
 namespace rankone::cuda {
 
-constexpr int kReverseColumns = 32, kReverseThreads = 128;
+constexpr int kReverseColumns = 32, kReverseWarps = 4, kReverseThreads = (kReverseWarps + 2) * 32;
 
 struct ReverseArgs {
   PrepLayout layout;
@@ -25,7 +25,7 @@ struct ReverseArgs {
   const int64_t* firstChunks;  // [N+1]
   int64_t first, count;        // chunks of this launch
   bool opens;                  // no launch came before: every sequence begins with dFinalState
-  int64_t H, HV, K, V, Kp, Vp;
+  int32_t H, HV, K, V, Kp, Vp;
   const float* dFinalState;  // [N,HV,K,V] or null
   float* carried;            // [N,HV,K,V] D before the launch's first chunk; or null: not wanted
   uint16_t* states;          // [chunks,HV,K,V] D at the chunks' ends
@@ -45,28 +45,28 @@ struct ReverseStage {
 };
 
 struct ReverseShared {
-  __align__(128) unsigned char stages[128];  // as many as the launch gives it
+  __align__(128) float halves[kReverseWarps][8][32][4];  // of dU, in the order of registers
+  __align__(128) unsigned char stages[128];              // as many as the launch gives it
 };
 
 template <int KD, bool kDelta, bool kChannel>
 class ReverseScan {
   using Stage = ReverseStage<KD, kDelta, kChannel>;
+  static constexpr int kTiles = KD / 16;  // of 8 columns of K, in a warp's half
 
  public:
-  SIMT_DEV ReverseScan(const ReverseArgs& args, unsigned char* memory)
+  SIMT_DEV ReverseScan(const ReverseArgs& args, ReverseShared& shared)
       : a(args),
-        shared(memory),
+        s(shared),
         lane(static_cast<int>(threadIdx.x) % 32),
         warp(static_cast<int>(threadIdx.x) / 32),
-        hv(blockIdx.y),
-        head(hv / (args.HV / args.H)),
-        sequence(blockIdx.z),
-        v0(static_cast<int64_t>(blockIdx.x) * kReverseColumns) {}
+        hv(static_cast<int>(blockIdx.y)),
+        v0(static_cast<int>(blockIdx.x) * kReverseColumns) {}
 
   SIMT_DEV void run() {
-    const int64_t begin = a.firstChunks[sequence], end = a.firstChunks[sequence + 1];
+    const int64_t begin = a.firstChunks[blockIdx.z], end = a.firstChunks[blockIdx.z + 1];
     const int64_t from = begin > a.first ? begin : a.first, to = end < a.first + a.count ? end : a.first + a.count;
-    const bool fetching = warp >= 2;
+    const bool fetching = warp >= kReverseWarps;
     if (from >= to && !(a.opens && begin == end)) return;
     if (fetching && from < to) fetch(to - 1, 0);
     if (!fetching) loadD(end <= a.first + a.count);
@@ -75,7 +75,7 @@ class ReverseScan {
       if (fetching) simt::cp_async_wait<0>();
       simt::syncthreads();
       if (fetching && a.stages == 2 && c > from) fetch(c - 1, stage ^ 1);
-      if (!fetching) step(c, shared + stage * Stage::bytes(a.layout));
+      if (!fetching) step(c, s.stages + stage * Stage::bytes(a.layout));
       if (a.stages == 2) continue;
       simt::syncthreads();
       if (fetching && c > from) fetch(c - 1, 0);
@@ -87,10 +87,10 @@ class ReverseScan {
   // ---- by the fetching warps
 
   SIMT_DEV void fetch(int64_t c, int stage) const {
-    unsigned char* to = shared + stage * Stage::bytes(a.layout);
+    unsigned char* to = s.stages + stage * Stage::bytes(a.layout);
     const Chunk chunk = a.chunks[c];
-    const int thread = static_cast<int>(threadIdx.x) - 64, threads = kReverseThreads - 64, n = a.layout.n;
-    const int rows = chunk.tokens * n, Kp = static_cast<int>(a.Kp);
+    const int thread = static_cast<int>(threadIdx.x) - kReverseWarps * 32, threads = 64, n = a.layout.n;
+    const int rows = chunk.tokens * n, Kp = a.Kp;
     const char* prep = a.prep + ((c - a.first) * a.HV + hv) * a.layout.bytes;
     const auto tile = [&](int at) { return reinterpret_cast<uint16_t*>(to + at); };
     const auto part = [&](int at) { return reinterpret_cast<const uint16_t*>(prep + at); };
@@ -101,38 +101,44 @@ class ReverseScan {
       if constexpr (kDelta)
         loadTile(tile(Stage::kReads), kChunkRows, KD, part(a.layout.kInRows), Kp, rows, Kp, thread, threads);
     } else {
-      const int64_t stride = a.H * a.Kp;
+      const int stride = a.H * a.Kp, head = hv / (a.HV / a.H);
       loadTile(tile(0), kChunkRows, KD, a.k + (chunk.token * n * a.H + head) * a.Kp, stride, rows, Kp, thread, threads);
       loadTile(tile(Stage::kQueries), a.layout.tiles * 16, KD, a.q + (chunk.token * a.H + head) * a.Kp, stride,
                chunk.tokens, Kp, thread, threads);
     }
     loadTile(tile(Stage::kOutputs), a.layout.tiles * 16, kReverseColumns, a.dO + (chunk.token * a.HV + hv) * a.Vp + v0,
-             a.HV * a.Vp, chunk.tokens, static_cast<int>(a.Vp - v0), thread, threads);
+             a.HV * a.Vp, chunk.tokens, a.Vp - v0, thread, threads);
     for (int i = thread * 16; i < a.layout.head; i += threads * 16) simt::cp_async16(to + Stage::kHead + i, prep + i);
     simt::cp_async_commit();
   }
 
-  // ---- by the others: a warp holds D^T [16 columns of V][KD]
+  // ---- by the others: a warp holds D^T [16 columns of V][KD / 2]
 
-  SIMT_DEV int64_t column(int e) const { return v0 + warp * 16 + lane / 4 + (e >> 1) * 8; }
-  SIMT_DEV int64_t row(int n, int e) const { return n * 8 + lane % 4 * 2 + (e & 1); }
-  SIMT_DEV int64_t ofState(int n, int e) const { return ((sequence * a.HV + hv) * a.K + row(n, e)) * a.V + column(e); }
+  SIMT_DEV int half() const { return warp & 1; }
+  SIMT_DEV int firstColumn() const { return warp / 2 * 16; }
+  SIMT_DEV int column(int e) const { return v0 + firstColumn() + lane / 4 + (e >> 1) * 8; }
+  SIMT_DEV int pairRow(int n, int e) const { return n * 8 + lane % 4 * 2 + (e & 1); }
+  SIMT_DEV int row(int n, int e) const { return half() * (KD / 2) + pairRow(n, e); }
+  // Within a state; where the sequence's begins.
+  SIMT_DEV int inState(int n, int e) const { return row(n, e) * a.V + column(e); }
+  SIMT_DEV int64_t state() const { return (static_cast<int64_t>(blockIdx.z) * a.HV + hv) * a.K * a.V; }
 
   SIMT_DEV void loadD(bool ends) {
     const float* from = ends ? a.dFinalState : a.carried;
-    SIMT_UNROLL for (int n = 0; n < KD / 8; ++n) SIMT_UNROLL for (int e = 0; e < 4; ++e) D[n][e] =
-        from && row(n, e) < a.K && column(e) < a.V ? from[ofState(n, e)] : 0.0f;
+    if (from) from += state();
+    SIMT_UNROLL for (int n = 0; n < kTiles; ++n) SIMT_UNROLL for (int e = 0; e < 4; ++e) D[n][e] =
+        from && row(n, e) < a.K && column(e) < a.V ? from[inState(n, e)] : 0.0f;
   }
   SIMT_DEV void storeD() const {
-    SIMT_UNROLL for (int n = 0; n < KD / 8; ++n)
-        SIMT_UNROLL for (int e = 0; e < 4; ++e) if (row(n, e) < a.K && column(e) < a.V)
-            a.carried[ofState(n, e)] = D[n][e];
+    float* to = a.carried + state();
+    SIMT_UNROLL for (int n = 0; n < kTiles; ++n)
+        SIMT_UNROLL for (int e = 0; e < 4; ++e) if (row(n, e) < a.K && column(e) < a.V) to[inState(n, e)] = D[n][e];
   }
   SIMT_DEV void storeTrace(int64_t c) const {
     uint16_t* to = a.states + (c * a.HV + hv) * a.K * a.V;
-    SIMT_UNROLL for (int n = 0; n < KD / 8; ++n)
-        SIMT_UNROLL for (int e = 0; e < 4; ++e) if (row(n, e) < a.K && column(e) < a.V)
-            to[row(n, e) * a.V + column(e)] = simt::f32_to_bf16(D[n][e]);
+    SIMT_UNROLL for (int n = 0; n < kTiles; ++n)
+        SIMT_UNROLL for (int e = 0; e < 4; ++e) if (row(n, e) < a.K && column(e) < a.V) to[inState(n, e)] =
+            simt::f32_to_bf16(D[n][e]);
   }
 
   SIMT_DEV void step(int64_t c, const unsigned char* stage) {
@@ -148,11 +154,11 @@ class ReverseScan {
     };
 
     float dU[8][4] = {};  // transposed: [16 columns][64 rows]
-    SIMT_UNROLL for (int k = 0; k < KD / 16; ++k) {
+    SIMT_UNROLL for (int k = 0; k < kTiles / 2; ++k) {
       uint32_t x[4], y[4];
       packOperand(x, D[2 * k], D[2 * k + 1]);
       SIMT_UNROLL for (int b = 0; b < 4; ++b) {
-        simt::ldmatrix_x4(y, tile(0) + swizzled(b * 16 + high, k * 16 + (matrix & 1) * 8, KD));
+        simt::ldmatrix_x4(y, tile(0) + swizzled(b * 16 + high, half() * (KD / 2) + k * 16 + (matrix & 1) * 8, KD));
         simt::mma_bf16(dU[2 * b], x, y[0], y[1]);
         simt::mma_bf16(dU[2 * b + 1], x, y[2], y[3]);
       }
@@ -167,10 +173,10 @@ class ReverseScan {
 
     const auto outputs = [&](uint32_t(&x)[4], int m) {  // dO transposed
       simt::ldmatrix_x4_trans(
-          x, tile(Stage::kOutputs) + swizzled(m * 16 + high, warp * 16 + (matrix & 1) * 8, kReverseColumns));
+          x, tile(Stage::kOutputs) + swizzled(m * 16 + high, firstColumn() + (matrix & 1) * 8, kReverseColumns));
     };
     SIMT_UNROLL for (int m = 0; m < 4; ++m) {
-      if (m >= layout.tiles) continue;
+      if (m >= layout.tiles || (m == 1 || m == 2) != half()) continue;  // halves of about as many blocks
       uint32_t x[4];
       outputs(x, m);
       SIMT_UNROLL for (int b = 0; b < 4; ++b) {
@@ -181,6 +187,8 @@ class ReverseScan {
         simt::mma_bf16(dU[2 * b + 1], x, y[1], y[3]);
       }
     }
+
+    addOtherHalf(dU);
 
     if constexpr (kDelta) {  // w in the place of dU: block b comes of blocks i >= b
       SIMT_UNROLL for (int b = 0; b < 4; ++b) {
@@ -225,11 +233,22 @@ class ReverseScan {
     }
   }
 
+  // The other warp's sums of the same columns. Both warps add the same two numbers.
+  SIMT_DEV void addOtherHalf(float (&dU)[8][4]) {
+    SIMT_UNROLL for (int n = 0; n < 8; ++n) simt::st4(s.halves[warp][n][lane], dU[n]);
+    simt::bar_sync(1 + warp / 2, 64);
+    SIMT_UNROLL for (int n = 0; n < 8; ++n) {
+      float other[4];
+      simt::ld4(other, s.halves[warp ^ 1][n][lane]);
+      SIMT_UNROLL for (int e = 0; e < 4; ++e) dU[n][e] += other[e];
+    }
+  }
+
   // D^T += x y of 16 rows of a tile, `row` the one that this lane addresses.
   SIMT_DEV void addToD(const uint32_t (&x)[4], const uint16_t* rows, int row, int matrix) {
-    SIMT_UNROLL for (int k = 0; k < KD / 16; ++k) {
+    SIMT_UNROLL for (int k = 0; k < kTiles / 2; ++k) {
       uint32_t y[4];
-      simt::ldmatrix_x4_trans(y, rows + swizzled(row, k * 16 + (matrix >> 1) * 8, KD));
+      simt::ldmatrix_x4_trans(y, rows + swizzled(row, half() * (KD / 2) + k * 16 + (matrix >> 1) * 8, KD));
       simt::mma_bf16(D[2 * k], x, y[0], y[1]);
       simt::mma_bf16(D[2 * k + 1], x, y[2], y[3]);
     }
@@ -239,29 +258,30 @@ class ReverseScan {
   SIMT_DEV void decay(const unsigned char* prep) {
     const float* decays = reinterpret_cast<const float*>(prep + a.layout.decay);
     float by[2] = {decays[0], decays[0]};
-    SIMT_UNROLL for (int n = 0; n < KD / 8; ++n) {
-      if constexpr (kChannel) simt::ld2(by, decays + n * 8 + lane % 4 * 2);
+    SIMT_UNROLL for (int n = 0; n < kTiles; ++n) {
+      if constexpr (kChannel) simt::ld2(by, decays + row(n, 0));
       SIMT_UNROLL for (int e = 0; e < 4; ++e) D[n][e] = by[e & 1] > 0 ? D[n][e] * by[e & 1] : 0.0f;
     }
   }
 
   SIMT_DEV void storeRows(const Chunk& chunk, const float (&w)[8][4]) const {
     const int rows = chunk.tokens * a.layout.n;
+    uint16_t* to = a.rows + (chunk.token * a.layout.n * a.HV + hv) * a.V;
     SIMT_UNROLL for (int n = 0; n < 8; ++n)
-        SIMT_UNROLL for (int e = 0; e < 4; ++e) if (row(n, e) < rows && column(e) < a.V)
-            a.rows[((chunk.token * a.layout.n + row(n, e)) * a.HV + hv) * a.V + column(e)] = simt::f32_to_bf16(w[n][e]);
+        SIMT_UNROLL for (int e = 0; e < 4; ++e) if (n / 4 == half() && pairRow(n, e) < rows && column(e) < a.V)
+            to[pairRow(n, e) * a.HV * a.V + column(e)] = simt::f32_to_bf16(w[n][e]);
   }
 
   const ReverseArgs& a;
-  unsigned char* const shared;
+  ReverseShared& s;
   const int lane, warp;
-  const int64_t hv, head, sequence, v0;
-  float D[KD / 8][4];
+  const int hv, v0;
+  float D[kTiles][4];
 };
 
 template <int KD, bool kDelta, bool kChannel>
-__global__ void __launch_bounds__(kReverseThreads) recurrenceReverseScan(const ReverseArgs args) {
-  ReverseScan<KD, kDelta, kChannel>(args, simt::shared<ReverseShared>().stages).run();
+__global__ void __launch_bounds__(kReverseThreads, KD <= 128 ? 2 : 1) recurrenceReverseScan(const ReverseArgs args) {
+  ReverseScan<KD, kDelta, kChannel>(args, simt::shared<ReverseShared>()).run();
 }
 
 }  // namespace rankone::cuda

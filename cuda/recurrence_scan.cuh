@@ -10,6 +10,7 @@
 #include <cstddef>
 
 #include "recurrence_scan.h"
+#include "recurrence_scan_stores.cuh"
 #include "recurrence_tiles.cuh"
 
 namespace rankone::cuda {
@@ -36,26 +37,6 @@ struct ScanShared {
 SIMT_DEV const uint16_t* blockRow(const uint16_t* tile, int row, int column, int width, int lane, bool columnsFirst) {
   const int matrix = lane >> 3, r = lane & 7, low = matrix & 1, high = matrix >> 1;
   return tile + swizzled(row + (columnsFirst ? high : low) * 8 + r, column + (columnsFirst ? low : high) * 8, width);
-}
-
-// Two values beside each other in a row of `columns`.
-SIMT_DEV void storePair(void* to, int32_t dtype, int64_t at, int column, int columns, bool paired, float x, float y) {
-  if (column >= columns) return;
-  const bool both = column + 1 < columns;
-  if (dtype == RANKONE_F32) {
-    float* f = static_cast<float*>(to) + at;
-    f[0] = x;
-    if (both) f[1] = y;
-    return;
-  }
-  uint16_t* h = static_cast<uint16_t*>(to) + at;
-  const uint32_t pair = dtype == RANKONE_BF16 ? simt::pack_bf16(x, y) : simt::pack_f16(x, y);
-  if (paired) {
-    simt::st1x2(h, pair);
-    return;
-  }
-  h[0] = static_cast<uint16_t>(pair & 0xffff);
-  if (both) h[1] = static_cast<uint16_t>(pair >> 16);
 }
 
 template <int KW, int KS, int VB, bool DELTA, bool CHANNEL>
@@ -158,11 +139,10 @@ struct Scan {
       packOperand(a[i], S[2 * i], S[2 * i + 1]);
       if (p.o) simt::st4(s.state[w][part * (KW / 16) + i][lane], a[i][0], a[i][1], a[i][2], a[i][3]);
       if (!p.traceStates) continue;
-      SIMT_UNROLL for (int e = 0; e < 4; ++e) {
-        const int k = part * KW + i * 16 + (e >> 1) * 8 + (lane & 3) * 2, v = w * 16 + (lane >> 2) + (e & 1) * 8;
-        if (v0 + v >= p.V) continue;
-        if (k < p.K) p.traceStates[stateAt(traced, k, v)] = static_cast<uint16_t>(a[i][e] & 0xffff);
-        if (k + 1 < p.K) p.traceStates[stateAt(traced, k + 1, v)] = static_cast<uint16_t>(a[i][e] >> 16);
+      SIMT_UNROLL for (int half = 0; half < 2; ++half) {
+        const int k = part * KW + i * 16 + half * 8;
+        storeTransposed(p.traceStates + stateAt(traced, k, w * 16), p.V, p.K - k, p.V - v0 - w * 16, p.V % 4 == 0,
+                        a[i][half * 2], a[i][half * 2 + 1], lane);
       }
     }
     if (p.o) simt::bar_arrive(ofState(w), (KS + 1) * 32);
@@ -223,12 +203,11 @@ struct Scan {
 
   SIMT_DEV void traceU(const uint32_t (&u)[4], int64_t c, int w, int r, int lane) const {
     const Chunk chunk = p.chunks[segment.chunk + c];
-    SIMT_UNROLL for (int e = 0; e < 4; ++e) {
-      const int row = r * 16 + (e >> 1) * 8 + (lane & 3) * 2, v = v0 + w * 16 + (lane >> 2) + (e & 1) * 8;
-      if (v >= p.V) continue;
-      uint16_t* to = p.traceRows + ((chunk.token * p.layout.n + row) * p.HV + hv) * p.V + v;
-      if (row < chunk.tokens * p.layout.n) to[0] = static_cast<uint16_t>(u[e] & 0xffff);
-      if (row + 1 < chunk.tokens * p.layout.n) to[static_cast<int64_t>(p.HV) * p.V] = static_cast<uint16_t>(u[e] >> 16);
+    SIMT_UNROLL for (int half = 0; half < 2; ++half) {
+      const int row = r * 16 + half * 8, v = v0 + w * 16;
+      storeTransposed(p.traceRows + ((chunk.token * p.layout.n + row) * p.HV + hv) * p.V + v,
+                      static_cast<int64_t>(p.HV) * p.V, chunk.tokens * p.layout.n - row, p.V - v, p.V % 4 == 0,
+                      u[half * 2], u[half * 2 + 1], lane);
     }
   }
 
@@ -342,16 +321,14 @@ struct Scan {
       }
     }
     const Chunk chunk = p.chunks[segment.chunk + c];
-    const bool paired = p.V % 2 == 0 && reinterpret_cast<uintptr_t>(p.o) % 4 == 0;
+    const bool wide = p.V % 4 == 0 && reinterpret_cast<uintptr_t>(p.o) % 8 == 0;
     SIMT_UNROLL for (int m = 0; m < 4; ++m) {
+      if (m >= tiles) continue;
       SIMT_UNROLL for (int e = 0; e < 2; ++e) {
-        const int t = m * 16 + (lane >> 2) + e * 8;
-        if (t >= chunk.tokens) continue;
-        const int64_t row = ((chunk.token + t) * p.HV + hv) * p.V;
-        SIMT_UNROLL for (int half = 0; half < 2; ++half) {
-          const int v = v0 + w * 16 + half * 8 + (lane & 3) * 2;
-          storePair(p.o, p.oDType, row + v, v, p.V, paired, o[m][half][2 * e], o[m][half][2 * e + 1]);
-        }
+        const int t = m * 16 + (lane >> 2) + e * 8, v = v0 + w * 16;
+        const float left[2] = {o[m][0][2 * e], o[m][0][2 * e + 1]}, right[2] = {o[m][1][2 * e], o[m][1][2 * e + 1]};
+        storeRow(p.o, p.oDType, ((chunk.token + t) * p.HV + hv) * p.V + v, t < chunk.tokens, p.V - v, wide, left, right,
+                 lane);
       }
     }
   }

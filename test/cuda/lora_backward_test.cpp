@@ -278,5 +278,114 @@ TEST("lora backward: sizes of zero") {
   }
 }
 
+// Draws for what bits depend on: no dropout, whose mask goes by the row's number.
+HostLora drawBits(LoraRandom& random, int i) {
+  LoraDraw d = drawShape(random, i % 9);
+  d.rows = 20 + random.below(20);
+  d.routing = i % 2 ? LoraRouting::TOKENS : LoraRouting::TOP_K;
+  d.perRow = i % 2 ? 1 : 2;
+  d.dtype = i % 3;
+  d.dropout = 0;
+  return drawLora(d, 5000 + static_cast<uint64_t>(i));
+}
+
+Array rowsOf(const Array& a, const std::vector<int64_t>& rows) {
+  const int64_t n = a.shape()[1];
+  Array to({static_cast<int64_t>(rows.size()), n}, a.tensor().dtype);
+  for (size_t i = 0; i < rows.size(); ++i)
+    for (int64_t k = 0; k < n; ++k) to.set(static_cast<int64_t>(i) * n + k, a.at(rows[i] * n + k));
+  return to;
+}
+
+TEST("lora backward: a row's dx and dGates are those that it has alone") {
+  Device device;
+  LoraRandom random(5);
+  for (int i = 0; i < (quick() ? 6 : 18); ++i) {
+    HostLora p = drawBits(random, i);
+    const Results all = runBackward(device, p, {});
+    for (int64_t m = 0; m < p.rows; m += 1 + p.rows / 3) {
+      HostLora one = p.rowsOnly({m});
+      const Results alone = runBackward(device, one, {});
+      check(alone.dx.sameBits(rowsOf(all.dx, {m})), "%s: dx of row %d", p.label.c_str(), static_cast<int>(m));
+      check(alone.dGates.sameBits(rowsOf(all.dGates, {m})), "%s: dGates of row %d", p.label.c_str(),
+            static_cast<int>(m));
+    }
+  }
+}
+
+TEST("lora backward: an adapter's gradients are those of its own rows") {
+  Device device;
+  LoraRandom random(6);
+  for (int i = 0; i < (quick() ? 6 : 18); ++i) {
+    HostLora p = drawBits(random, i);
+    const Results all = runBackward(device, p, {});
+    for (size_t e = 0; e < p.adapters.size(); e += 2) {
+      std::vector<int64_t> rows;
+      for (int64_t m = 0; m < p.rows; ++m)
+        if (std::count(&p.slots[m * p.perRow], &p.slots[m * p.perRow] + p.perRow, static_cast<int32_t>(e)))
+          rows.push_back(m);
+      HostLora some = p.rowsOnly(rows);
+      if (rows.empty()) continue;
+      const Results own = runBackward(device, some, {});
+      forEach(all, own, [&](const char* name, const Array& x, const Array& y, int adapter) {
+        if (adapter == static_cast<int>(e) && x.present())
+          check(x.sameBits(y), "%s: %s of adapter %d", p.label.c_str(), name, adapter);
+      });
+    }
+  }
+}
+
+TEST("lora backward: each gradient by itself") {
+  Device device;
+  LoraRandom random(7);
+  for (int i = 0; i < (quick() ? 2 : 6); ++i) {
+    HostLora p = drawBits(random, i);
+    const Results all = runBackward(device, p, {});
+    for (bool Wanted::*only : {&Wanted::dx, &Wanted::dGates, &Wanted::dBias, &Wanted::a, &Wanted::b, &Wanted::mid,
+                               &Wanted::rankBias, &Wanted::scale, &Wanted::baseScale, &Wanted::outBias}) {
+      Call call;
+      call.wanted = {false, false, false, false, false, false, false, false, false, false};
+      call.wanted.*only = true;
+      expectSame(p, "by itself", all, runBackward(device, p, call));
+    }
+  }
+}
+
+// What is no number, in a row or in an adapter, reaches nobody else's results.
+TEST("lora backward: NaN stays with its row and its adapter") {
+  Device device;
+  LoraRandom random(8);
+  for (int i = 0; i < (quick() ? 6 : 18); ++i) {
+    HostLora p = drawBits(random, i);
+    const Results all = runBackward(device, p, {});
+    const int64_t m = random.below(p.rows);
+    const auto uses = [&](int64_t row, int32_t e) {
+      return std::count(&p.slots[row * p.perRow], &p.slots[row * p.perRow] + p.perRow, e) > 0;
+    };
+    HostLora q = p;
+    const auto spoil = [](HostFloats& f, int64_t first, int64_t count) {
+      std::memset(&f.bytes[first * floatSize(f.dtype)], 0xff, count * floatSize(f.dtype));
+    };
+    spoil(q.x, m * p.in, p.in);
+    spoil(q.dY, m * p.out, p.out);
+    int32_t spoiled = -1;
+    for (size_t e = 0; e < p.adapters.size() && spoiled < 0; ++e)
+      if (p.adapters[e].aIndex.empty()) spoiled = static_cast<int32_t>(e);
+    if (spoiled >= 0)
+      spoil(q.adapters[spoiled].a, 0,
+            static_cast<int64_t>(q.adapters[spoiled].a.bytes.size()) / floatSize(q.adapters[spoiled].a.dtype));
+    const Results some = runBackward(device, q, {});
+    std::vector<int64_t> others;
+    for (int64_t row = 0; row < p.rows; ++row)
+      if (row != m && !(spoiled >= 0 && uses(row, spoiled))) others.push_back(row);
+    check(rowsOf(all.dx, others).sameBits(rowsOf(some.dx, others)), "%s: dx of other rows", p.label.c_str());
+    check(std::isnan(some.dx.at(m * p.in)) || (!p.hasBase && !p.identity), "%s: dx of the row", p.label.c_str());
+    forEach(all, some, [&](const char* name, const Array& x, const Array& y, int e) {
+      if (e >= 0 && e != spoiled && !uses(m, e) && x.present())
+        check(x.sameBits(y), "%s: %s of adapter %d", p.label.c_str(), name, e);
+    });
+  }
+}
+
 }  // namespace
 }  // namespace rankone::test

@@ -254,9 +254,9 @@ TEST("peaks: counted operations, and wgmma where there is none is an error") {
     Device device;
     RankoneError error;
     double operations = 0;
-    check(backend().matrixPeak(device.stream(), 0, 3, &operations, &error) == 0, "mma: %s", error.reason);
+    check(backend().peak(device.stream(), RANKONE_PEAK_MMA, 3, &operations, &error) == 0, "mma: %s", error.reason);
     check(operations == device.info().multiprocessors * 2.0 * 3 * 8 * 8 * 4096, "%g operations", operations);
-    const int code = backend().matrixPeak(device.stream(), 1, 2, &operations, &error);
+    const int code = backend().peak(device.stream(), RANKONE_PEAK_WGMMA, 2, &operations, &error);
     if (device.info().major == 9) {
       check(code == 0, "wgmma: %s", error.reason);
       check(operations == device.info().multiprocessors * 2.0 * 2 * 4 * 524288, "%g operations", operations);

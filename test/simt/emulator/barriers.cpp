@@ -48,24 +48,28 @@ void complete(Block& block, Barrier& barrier, Thread* last) {
   if (barrier.waiting.empty()) barrier.waiting.swap(waiting);
 }
 
-void arriveAt(int id, int expected, bool waits, Site site, const char* what) {
+// Apart from arriveAt, whose frame is to be small: many threads wait in it.
+[[noreturn]] __attribute__((noinline)) void refuse(Thread& me, const Barrier& barrier, int id, int expected, Site site,
+                                                   const char* what) {
+  const std::string name = "barrier " + std::to_string(id);
+  const Site first = barrier.sites[me.warp->id];
+  if (barrier.expected != expected) misuse(me, site, what, name + " is waited for with different numbers of threads");
+  if (barrier.lanes[me.warp->id] >> me.lane & 1) misuse(me, site, what, "a thread arrives twice at " + name);
+  misuse(me, site, what,
+         "lanes of a warp come to a barrier from different places, " + mark(first, nullptr) + " and " +
+             mark(site, nullptr));
+}
+
+inline __attribute__((always_inline)) void arriveAt(int id, int expected, bool waits, Site site, const char* what) {
   Thread& me = *running();
   Block& block = *me.block;
   Barrier& barrier = block.barriers[id];
-  if (barrier.arrived == 0) {
-    barrier.expected = expected;
-  } else if (barrier.expected != expected) {
-    misuse(me, site, what, "barrier " + std::to_string(id) + " is waited for with different numbers of threads");
-  }
   const int warp = me.warp->id;
-  if (barrier.lanes[warp] == 0) {
-    barrier.sites[warp] = site;
-  } else if (barrier.lanes[warp] >> me.lane & 1) {
-    misuse(me, site, what, "a thread arrives twice at barrier " + std::to_string(id));
-  } else if (barrier.sites[warp].line != site.line || barrier.sites[warp].file != site.file) {
-    misuse(me, site, what,
-           "lanes of a warp come to a barrier from different places, " + mark(barrier.sites[warp], nullptr) + " and " +
-               mark(site, nullptr));
+  if (barrier.arrived == 0) barrier.expected = expected;
+  if (barrier.lanes[warp] == 0) barrier.sites[warp] = site;
+  if (barrier.expected != expected || barrier.lanes[warp] >> me.lane & 1 || barrier.sites[warp].line != site.line ||
+      barrier.sites[warp].file != site.file) {
+    refuse(me, barrier, id, expected, site, what);
   }
   barrier.lanes[warp] |= 1u << me.lane;
   ++barrier.arrived;
@@ -75,7 +79,6 @@ void arriveAt(int id, int expected, bool waits, Site site, const char* what) {
     complete(block, barrier, waits ? &me : nullptr);
   } else if (waits) {
     barrier.waiting.push_back(&me);
-    me.barrier = id;
     block.worker->suspend(me, State::AT_BARRIER, site, what);
   }
 }
@@ -130,7 +133,7 @@ void endPhase(Block& block, Mbarrier& m) {
   m.left = m.count;
   const bool checked = block.launch->checked;
   if (checked) {
-    m.gathered.add(m.component, m.agentClock++);
+    m.gathered.add(mbarrierAgent(block, m.agent), block.mbarrierClocks[m.agent]++);
     const Ref<Clocks> now = m.gathered.take();
     m.ended = m.ended ? joined(m.ended, now) : now;
   }
@@ -163,12 +166,11 @@ void initBarrier(uint64_t* bar, uint32_t arrivals, Site site) {
   if (block.launch->checked) check(me, {bar, 8, true, placeOf(site, "mbar_init")});
   Mbarrier* m = findMbarrier(block, bar);
   if (!m) {
-    const int number = static_cast<int>(block.mbarriers.size());
+    const int agent = static_cast<int>(block.mbarriers.size()) % MBARRIER_AGENTS;
     block.mbarriers.push_back(std::make_unique<Mbarrier>());
     m = block.mbarriers.back().get();
     m->address = bar;
-    m->agentClock = 1;
-    m->component = mbarrierAgent(block, number);
+    m->agent = agent;
   }
   m->count = m->left = arrivals;
   m->phase = 0;

@@ -170,16 +170,16 @@ void tmaLoad(void* shared, const TensorMap* map, int rank, const int* at, uint64
 }
 
 size_t finishLoad(Block& block, const Transfer& transfer, const Mbarrier& mbarrier) {
-  return forEachPiece(transfer.map, transfer.at,
-                      [&](size_t offset, const unsigned char* from, size_t first, size_t last) {
-                        unsigned char* to = pieceAt(transfer.to, transfer.map, offset);
-                        std::memset(to, 0, 16);
-                        if (from) std::memcpy(to + first, from + first, last - first);
-                        if (!block.launch->checked) return;
-                        Access write = {to, 16, true, transfer.place, Proxy::ASYNC, mbarrier.component};
-                        write.finishing = true;
-                        check(*transfer.thread, write);
-                      });
+  return forEachPiece(
+      transfer.map, transfer.at, [&](size_t offset, const unsigned char* from, size_t first, size_t last) {
+        unsigned char* to = pieceAt(transfer.to, transfer.map, offset);
+        std::memset(to, 0, 16);
+        if (from) std::memcpy(to + first, from + first, last - first);
+        if (!block.launch->checked) return;
+        Access write = {to, 16, true, transfer.place, Proxy::ASYNC, mbarrierAgent(block, mbarrier.agent)};
+        write.finishing = true;
+        check(*transfer.thread, write);
+      });
 }
 
 void tmaStore(const TensorMap* map, int rank, const int* at, const void* shared, Site site) {

@@ -33,7 +33,7 @@ bool happenedBefore(const Thread& me, uint64_t event) {
 }
 
 std::string who(const Block& block, int component) {
-  if (component >= block.threadCount() + block.warpCount()) return "a TMA copy";
+  if (component >= mbarrierAgent(block, 0)) return "a TMA copy";
   if (component >= block.threadCount()) return "wgmma of warp " + std::to_string(component - block.threadCount());
   return "thread " + std::to_string(component);
 }
@@ -98,14 +98,14 @@ bool checkSharedByte(Thread& me, const Access& access, size_t offset, bool quiet
     }
   }
   const uint32_t clock = access.agent < 0 ? me.clock
-                         : access.agent < block.threadCount() + block.warpCount()
+                         : access.agent < mbarrierAgent(block, 0)
                              ? me.warp->agentClock
-                             : block.mbarriers[access.agent - block.threadCount() - block.warpCount()]->agentClock;
+                             : block.mbarrierClocks[access.agent - mbarrierAgent(block, 0)];
   if (!write) {
     const int slot = access.agent >= 0 ? block.warpCount() + me.warp->id : me.warp->id;
     SharedRead& read = block.shadow.read(offset, slot);
     cell.readers |= uint64_t(1) << slot;
-    read = {clock, access.place, static_cast<uint16_t>(self)};
+    read = {clock, static_cast<uint32_t>(self), access.place};
     return fine;
   }
   for (uint64_t left = cell.readers; left && fine && !access.finishing; left &= left - 1) {
@@ -124,6 +124,37 @@ bool checkSharedByte(Thread& me, const Access& access, size_t offset, bool quiet
   return fine;
 }
 
+// The common case, ordinary accesses that are in order: how many of the bytes it has dealt with.
+size_t passShared(Thread& me, const Access& access, size_t offset) {
+  SharedShadow& shadow = me.block->shadow;
+  SharedCell* cells = shadow.cells(offset, access.bytes);
+  const uint32_t* known = me.known->counts.data();
+  const int id = me.id, slot = me.warp->id;
+  const uint64_t own = uint64_t(1) << slot;
+  for (size_t i = 0; i < access.bytes; ++i) {
+    SharedCell& cell = cells[i];
+    if (cell.writer != id && cell.writeClock > known[cell.writer]) return i;
+    SharedRead& read = shadow.read(offset + i, slot);
+    if (!access.write) {
+      if ((cell.flags & (INITIALISED_SHARED | IN_FLIGHT_WRITE)) != INITIALISED_SHARED) return i;
+      cell.readers |= own;
+      read = {me.clock, static_cast<uint32_t>(id), access.place};
+      continue;
+    }
+    if (cell.flags & IN_FLIGHT_WRITE || cell.reading) return i;
+    for (uint64_t left = cell.readers; left; left &= left - 1) {
+      const SharedRead& earlier = shadow.read(offset + i, __builtin_ctzll(left));
+      if (earlier.component != static_cast<uint32_t>(id) && earlier.clock > known[earlier.component]) return i;
+    }
+    cell.readers = 0;
+    cell.writeClock = me.clock;
+    cell.writePlace = access.place;
+    cell.writer = static_cast<uint16_t>(id);
+    cell.flags = INITIALISED_SHARED | GENERIC_WRITE;
+  }
+  return access.bytes;
+}
+
 bool checkShared(Thread& me, const Access& access) {
   SharedShadow& shadow = me.block->shadow;
   const size_t offset = static_cast<size_t>(static_cast<const unsigned char*>(access.address) - me.shared);
@@ -133,8 +164,11 @@ bool checkShared(Thread& me, const Access& access) {
              " of shared memory\n      " + doing(me, access));
     return false;
   }
+  const bool ordinary = access.proxy == Proxy::GENERIC && access.agent < 0 && !access.finishing && access.bytes <= 16;
   bool fine = true;
-  for (size_t i = 0; i < access.bytes; ++i) fine &= checkSharedByte(me, access, offset + i, !fine);
+  for (size_t i = ordinary ? passShared(me, access, offset) : 0; i < access.bytes; ++i) {
+    fine &= checkSharedByte(me, access, offset + i, !fine);
+  }
   return true;
 }
 
@@ -264,11 +298,10 @@ void endRead(Block& block, const void* address, size_t bytes) {
 void SharedShadow::reset(size_t bytes, int warps) {
   bytes_ = bytes;
   const int slots = 2 * warps;
-  if (cells_.size() < bytes || slots != slots_) {
-    cells_.resize(bytes);
-    reads_.resize(bytes * static_cast<size_t>(slots));
-    slots_ = slots;
-  }
+  // Reads need no reset: cells tell which of them count.
+  if (cells_.size() < bytes) cells_.resize(bytes);
+  if (reads_.size() < cells_.size() * static_cast<size_t>(slots))
+    reads_.resize(cells_.size() * static_cast<size_t>(slots));
   stamps_.resize((cells_.size() >> PAGE) + 1);
   if (++stamp_ == 0) {
     std::fill(stamps_.begin(), stamps_.end(), 0);

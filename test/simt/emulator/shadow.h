@@ -43,8 +43,9 @@ struct SharedCell {
 };
 
 struct SharedRead {
-  uint32_t clock, place;
-  uint16_t component;
+  uint32_t clock;
+  uint32_t component : 12;
+  uint32_t place : 20;
 };
 
 class SharedShadow {
@@ -55,8 +56,13 @@ class SharedShadow {
     if (stamps_[offset >> PAGE] != stamp_) clear(offset >> PAGE);
     return cells_[offset];
   }
-  // A slot for each warp's threads, one for each warp's wgmma.
-  SharedRead& read(size_t offset, int slot) { return reads_[offset * slots_ + slot]; }
+  // The cells of `bytes` neighbours.
+  SharedCell* cells(size_t offset, size_t bytes) {
+    cell(offset + bytes - 1);
+    return &cell(offset);
+  }
+  // A slot for each warp's threads, one for each warp's wgmma; neighbouring bytes lie side by side.
+  SharedRead& read(size_t offset, int slot) { return reads_[static_cast<size_t>(slot) * cells_.size() + offset]; }
 
  private:
   static constexpr int PAGE = 9;
@@ -66,7 +72,6 @@ class SharedShadow {
   std::vector<uint32_t> stamps_;
   uint32_t stamp_ = 0;
   size_t bytes_ = 0;
-  int slots_ = 0;
 };
 
 }  // namespace simt::emulator

@@ -19,6 +19,25 @@ struct Total {
 };
 std::vector<Total> totals;
 
+int wordsOfBusiestBank(uint32_t* words, int n) {
+  // Most accesses have one word a bank.
+  uint32_t only[32];
+  uint32_t taken = 0;
+  int i = 0;
+  for (; i < n; ++i) {
+    const uint32_t bank = words[i] % 32;
+    if (taken >> bank & 1 && only[bank] != words[i]) break;
+    taken |= 1u << bank;
+    only[bank] = words[i];
+  }
+  if (i == n) return 1;
+  std::sort(words, words + n);
+  n = static_cast<int>(std::unique(words, words + n) - words);
+  int banks[32] = {}, most = 0;
+  for (i = 0; i < n; ++i) most = std::max(most, ++banks[words[i] % 32]);
+  return most;
+}
+
 // Wavefronts of shared memory: 32 banks of 4 bytes; 8- and 16-byte accesses go by halves and quarters of the warp.
 void countWavefronts(const WarpAccess& access, uint32_t bytes, Total& total) {
   const int together = bytes >= 16 ? 8 : bytes == 8 ? 16 : 32;
@@ -30,11 +49,7 @@ void countWavefronts(const WarpAccess& access, uint32_t bytes, Total& total) {
       for (uint32_t b = 0; b < std::max(bytes, 4u); b += 4) words[n++] = (access.offsets[lane] + b) / 4;
     }
     if (n == 0) continue;
-    std::sort(words, words + n);
-    n = static_cast<int>(std::unique(words, words + n) - words);
-    int banks[32] = {}, most = 0;
-    for (int i = 0; i < n; ++i) most = std::max(most, ++banks[words[i] % 32]);
-    total.transactions += most;
+    total.transactions += wordsOfBusiestBank(words, n);
     total.ideal += 1;
   }
 }
