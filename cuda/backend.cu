@@ -207,8 +207,8 @@ int convert(RankoneStream* stream, void* to, int32_t toDType, const void* from, 
   return guarded(error, [&] { rankone::cuda::convert(stream->stream, to, toDType, from, fromDType, count); });
 }
 
-int matrixPeak(RankoneStream* stream, int32_t wide, int64_t iterations, double* operations, RankoneError* error) {
-  return guarded(error, [&] { *operations = rankone::cuda::matrixPeak(stream->stream, wide != 0, iterations); });
+int peak(RankoneStream* stream, int32_t kind, int64_t iterations, double* operations, RankoneError* error) {
+  return guarded(error, [&] { *operations = rankone::cuda::peak(stream->stream, kind, iterations); });
 }
 
 size_t savedBytes(const RankoneRecurrence* problem) {
@@ -276,7 +276,7 @@ const RankoneCuda table = {
     copy,
     fill,
     convert,
-    matrixPeak,
+    peak,
     savedBytes,
     recurrenceForward,
     recurrenceBackward,

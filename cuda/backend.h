@@ -211,6 +211,8 @@ typedef struct RankoneMamba2Gradients {
 
 /* ---- the table */
 
+enum { RANKONE_PEAK_MMA, RANKONE_PEAK_WGMMA, RANKONE_PEAK_FMA };
+
 typedef struct RankoneCuda {
   uint32_t version; /* RANKONE_CUDA_VERSION */
   uint32_t bytes;   /* of this struct */
@@ -249,9 +251,9 @@ typedef struct RankoneCuda {
   int (*convert)(RankoneStream* stream, void* to, int32_t toDType, const void* from, int32_t fromDType, int64_t count,
                  RankoneError* error);
 
-  /* Tensor-core products of operands at rest, the device's limit for benchmarks: by mma.sync, or with `wide` by wgmma
-   * (compute capability 9.0 alone). *operations: how many are done. */
-  int (*matrixPeak)(RankoneStream* stream, int32_t wide, int64_t iterations, double* operations, RankoneError* error);
+  /* Arithmetic on operands at rest, of one of the kinds above, the device's limit for benchmarks. *operations: how many
+   * are done. wgmma is there on compute capability 9.0 alone. */
+  int (*peak)(RankoneStream* stream, int32_t kind, int64_t iterations, double* operations, RankoneError* error);
 
   size_t (*savedBytes)(const RankoneRecurrence* problem);
   int (*recurrenceForward)(RankoneStream* stream, const RankoneRecurrenceForward* args, RankoneError* error);

@@ -18,6 +18,27 @@ WeightFormat formatOf(const RankoneWeight& w) {
   return f;
 }
 
+// x as products of `dtype` read it, in memory of its own where it is not so already.
+Scratch<uint8_t> makeOperand(LoraCall& call, int32_t dtype) {
+  const RankoneLora& p = call.problem;
+  LoraForwardArgs& args = call.args;
+  const int64_t size = dtype == RANKONE_F32 ? 4 : 2;
+  args.operandBytes = p.in * size;
+  args.operandStride = (args.operandBytes + 15) / 16 * 16;
+  args.operand = static_cast<const uint8_t*>(p.x.data);
+  const bool aligned = args.operandStride == args.operandBytes && reinterpret_cast<uintptr_t>(p.x.data) % 16 == 0;
+  if (dtype == p.x.dtype && aligned) return {};
+
+  Scratch<uint8_t> operand(call.stream, static_cast<size_t>(p.rows * args.operandStride));
+  args.operand = operand.data();
+  const int64_t stride = args.operandStride / size;
+  const int64_t blocks = std::min<int64_t>((p.rows * stride + kOperandThreads - 1) / kOperandThreads,
+                                           8 * call.stream.info().multiprocessors);
+  call.stream.launch("loraOperand", loraOperandKernel, dim3(static_cast<unsigned>(blocks)), dim3(kOperandThreads), 0,
+                     static_cast<void*>(operand.data()), dtype, stride, p.x, p.rows, p.in);
+  return operand;
+}
+
 }  // namespace
 
 void loraForward(Stream& stream, const RankoneLoraForward& forward) {
@@ -29,27 +50,6 @@ void loraForward(Stream& stream, const RankoneLoraForward& forward) {
 
   LoraCall call = {stream, p, {}};
   LoraForwardArgs& args = call.args;
-  // Products are made of x's own elements on the tensor cores, and of float32 otherwise.
-  const int32_t dtype = p.compute == RANKONE_COMPUTE_F32    ? RANKONE_F32
-                        : p.x.dtype != RANKONE_F32          ? p.x.dtype
-                        : p.compute == RANKONE_COMPUTE_BF16 ? RANKONE_BF16
-                                                            : RANKONE_F32;
-  const int64_t size = dtype == RANKONE_F32 ? 4 : 2;
-  args.operandBytes = p.in * size;
-  args.operandStride = (args.operandBytes + 15) / 16 * 16;
-  Scratch<uint8_t> operand;
-  if (dtype == p.x.dtype && args.operandStride == args.operandBytes &&
-      reinterpret_cast<uintptr_t>(p.x.data) % 16 == 0) {
-    args.operand = static_cast<const uint8_t*>(p.x.data);
-  } else {
-    operand = Scratch<uint8_t>(stream, static_cast<size_t>(p.rows * args.operandStride));
-    args.operand = operand.data();
-    const int64_t stride = args.operandStride / size;
-    const int64_t blocks =
-        std::min<int64_t>((p.rows * stride + kOperandThreads - 1) / kOperandThreads, 8 * stream.info().multiprocessors);
-    stream.launch("loraOperand", loraOperandKernel, dim3(static_cast<unsigned>(blocks)), dim3(kOperandThreads), 0,
-                  static_cast<void*>(operand.data()), dtype, stride, p.x, p.rows, p.in);
-  }
   args.x = p.x;
   args.in = p.in;
   args.out = p.out;
@@ -68,8 +68,14 @@ void loraForward(Stream& stream, const RankoneLoraForward& forward) {
   args.tStride = p.tRanks;
   args.y = forward.y;
 
-  if (dtype == RANKONE_F32) return loraForwardF32(call);
-  dtype == RANKONE_BF16 ? loraForwardBf16(call) : loraForwardF16(call);
+  // Products are made of x's own elements on the tensor cores, and of float32 otherwise.
+  const int32_t dtype = p.x.dtype != RANKONE_F32 ? p.x.dtype : RANKONE_BF16;
+  if (p.compute == RANKONE_COMPUTE_BF16 || (p.compute == RANKONE_COMPUTE_DEFAULT && p.x.dtype != RANKONE_F32)) {
+    const Scratch<uint8_t> operand = makeOperand(call, dtype);
+    if (dtype == RANKONE_BF16 ? loraForwardBf16(call) : loraForwardF16(call)) return;
+  }
+  const Scratch<uint8_t> operand = makeOperand(call, RANKONE_F32);
+  loraForwardF32(call);
 }
 
 }  // namespace rankone::cuda

@@ -16,14 +16,14 @@
 namespace rankone::cuda {
 
 // Tiles of outputs, tiles of ranks and how many of these make a strip, whether W is made of elements as they are
-// multiplied, pieces of k on their way, and blocks of a multiprocessor.
-template <class Base_, class Strip_, int RANKS_, bool DIRECT_, int STAGES_, int RESIDENT_>
+// multiplied, pieces of k on their way, there and where A has to be expanded, and blocks of a multiprocessor.
+template <class Base_, class Strip_, int RANKS_, bool DIRECT_, int STAGES_, int STRIP_STAGES_, int RESIDENT_>
 struct LoraSchedule {
   using Base = Base_;
   using Strip = Strip_;
   static constexpr int RANKS = RANKS_;
   static constexpr bool DIRECT = DIRECT_;
-  static constexpr int STAGES = STAGES_, RESIDENT = RESIDENT_, THREADS = Base::THREADS;
+  static constexpr int STAGES = STAGES_, STRIP_STAGES = STRIP_STAGES_, RESIDENT = RESIDENT_, THREADS = Base::THREADS;
   static_assert(Base::THREADS == Strip::THREADS && Base::BM == Strip::BM && Base::BN >= Strip::BN &&
                 RANKS <= Strip::BN);
 };
@@ -47,14 +47,13 @@ size_t loraRing(const WeightFormat& format, bool hasBase, const bool (&dtypes)[3
   using Strip = typename Schedule::Strip;
   size_t most = 0;
   const auto more = [&](size_t bytes) { most = bytes > most ? bytes : most; };
-  if (hasBase) more(tileBytes<Base, Schedule::DIRECT>(Schedule::STAGES, format));
+  constexpr int STAGES = Schedule::STAGES, STRIP = Schedule::STRIP_STAGES, RANKS = Schedule::RANKS;
+  if (hasBase) more(tileBytes<Schedule::DIRECT, STAGES, Base::BN, Base>(format));
   for (int32_t dtype = 0; dtype < 3; ++dtype) {
     if (!dtypes[dtype]) continue;
-    if (dtype == Strip::Element::kFormat) {
-      more(tileBytes<Strip, true>(Schedule::STAGES, floatFormat(dtype, 0)));
-    } else {
-      more(tileBytes<Strip, false>(Schedule::STAGES, floatFormat(dtype, 0)));
-    }
+    const WeightFormat floats = floatFormat(dtype, 0);
+    more(dtype == Strip::Element::kFormat ? tileBytes<true, STAGES, RANKS, Strip>(floats)
+                                          : tileBytes<false, STRIP, RANKS, Strip>(floats));
   }
   return most;
 }
@@ -125,11 +124,11 @@ class LoraBlock {
     const int columns = (strip.count + 15) / 16 * 16;
     const DropElements<Strip> drop{args.dropout, args.order + tile.first};
     if (strip.dtype == Strip::Element::kFormat) {
-      sumTile<true, Schedule::STAGES>(sum, x, args.operandBytes, rows(), format, columns, args.in, shared.ring,
-                                      args.operand, drop);
+      sumTile<true, Schedule::STAGES, Schedule::RANKS>(sum, x, args.operandBytes, rows(), format, columns, args.in,
+                                                       shared.ring, args.operand, drop);
     } else {
-      sumTile<false, Schedule::STAGES>(sum, x, args.operandBytes, rows(), format, columns, args.in, shared.ring,
-                                       args.operand, drop);
+      sumTile<false, Schedule::STRIP_STAGES, Schedule::RANKS>(sum, x, args.operandBytes, rows(), format, columns,
+                                                              args.in, shared.ring, args.operand, drop);
     }
     SIMT_UNROLL for (int j = 0; j < Strip::COLUMNS; ++j) {
       if (Strip::column(j) >= strip.count) continue;
@@ -161,9 +160,9 @@ class LoraBlock {
     const LoraTile tile = args.tiles[index];
     Base sum;
     sum.clear();
-    // On their way while W is summed.
+    // On their way while W is summed, where registers are free.
     typename Base::Ranks ranks[Base::AHEAD];
-    loadGroups(ranks, 0, tile, n0);
+    if (Base::AHEAD > 1) loadGroups(ranks, 0, tile, n0);
     simt::syncthreads();
     if (args.hasBase) {
       for (int n = threadIdx.x; n < Base::BN; n += THREADS) {
@@ -172,8 +171,9 @@ class LoraBlock {
         shared.scales[n] = there && args.scales ? args.scales + (n0 + n) * args.format.blocks : nullptr;
       }
       simt::syncthreads();
-      sumTile<Schedule::DIRECT, Schedule::STAGES>(sum, rowsOf<Base>(tile), args.operandBytes, rows(), args.format,
-                                                  Base::BN, args.in, shared.ring, args.operand, AsItIs{});
+      sumTile<Schedule::DIRECT, Schedule::STAGES, Base::BN>(sum, rowsOf<Base>(tile), args.operandBytes, rows(),
+                                                            args.format, Base::BN, args.in, shared.ring, args.operand,
+                                                            AsItIs{});
       if (args.format.format == RANKONE_WEIGHT_INT8)
         forColumns(n0, [&](int j, int64_t n) { scaleColumn(sum, j, args.scales[n]); });
     } else if (args.identity) {
@@ -190,9 +190,8 @@ class LoraBlock {
       });
     if (tile.uses > 0) {
       await(args.ranksDone + index, 1);
-      addGroups(sum, ranks, 0, tile, n0);
-      for (int k = Base::AHEAD; k < tile.groups; k += Base::AHEAD) {
-        loadGroups(ranks, k, tile, n0);
+      for (int k = 0; k < tile.groups; k += Base::AHEAD) {
+        if (Base::AHEAD == 1 || k > 0) loadGroups(ranks, k, tile, n0);
         addGroups(sum, ranks, k, tile, n0);
       }
     }

@@ -23,7 +23,7 @@ struct LoraForwardArgs {
   const RankoneAdapter* adapters;
   const uint32_t* order;
   const LoraTile* tiles;
-  const LoraUse* uses;
+  const LoraTileUse* uses;
   const uint32_t* pairs;
   const LoraStrip* strips;
   const LoraColumn* columns;

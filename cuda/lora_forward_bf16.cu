@@ -2,6 +2,6 @@
 
 namespace rankone::cuda {
 
-void loraForwardBf16(LoraCall& call) { runHalves<Bf16Element>(call); }
+bool loraForwardBf16(LoraCall& call) { return runHalves<Bf16Element>(call); }
 
 }  // namespace rankone::cuda

@@ -2,6 +2,6 @@
 
 namespace rankone::cuda {
 
-void loraForwardF16(LoraCall& call) { runHalves<F16Element>(call); }
+bool loraForwardF16(LoraCall& call) { return runHalves<F16Element>(call); }
 
 }  // namespace rankone::cuda

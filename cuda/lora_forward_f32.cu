@@ -6,9 +6,9 @@ namespace rankone::cuda {
 namespace {
 
 template <bool DIRECT>
-using ManyFloats = LoraSchedule<FmaTile<128, 128, 32, 16, 16>, FmaTile<128, 64, 32, 16, 16>, 64, DIRECT, 2, 1>;
+using ManyFloats = LoraSchedule<FmaTile<128, 128, 32, 16, 16>, FmaTile<128, 64, 32, 16, 16>, 64, DIRECT, 2, 2, 1>;
 template <bool DIRECT>
-using FewFloats = LoraSchedule<FmaTile<16, 32, 64, 4, 32>, FmaTile<16, 32, 64, 4, 32>, 16, DIRECT, 4, 2>;
+using FewFloats = LoraSchedule<FmaTile<16, 32, 64, 4, 32>, FmaTile<16, 32, 64, 4, 32>, 16, DIRECT, 4, 4, 2>;
 
 template <bool DIRECT>
 void runFloats(LoraCall& call) {

@@ -19,8 +19,9 @@ struct LoraCall {
   LoraForwardArgs args;  // but for what the schedule decides
 };
 
-void loraForwardBf16(LoraCall& call);
-void loraForwardF16(LoraCall& call);
+// Whether the device has the shared memory for it.
+bool loraForwardBf16(LoraCall& call);
+bool loraForwardF16(LoraCall& call);
 void loraForwardF32(LoraCall& call);
 
 constexpr size_t kKiB = 1024;
@@ -76,7 +77,7 @@ void run(LoraCall& call) {
   args.adapters = reinterpret_cast<const RankoneAdapter*>(memory.data() + adapters);
   args.order = reinterpret_cast<const uint32_t*>(memory.data() + order);
   args.tiles = reinterpret_cast<const LoraTile*>(memory.data() + tiles);
-  args.uses = reinterpret_cast<const LoraUse*>(memory.data() + uses);
+  args.uses = reinterpret_cast<const LoraTileUse*>(memory.data() + uses);
   args.pairs = reinterpret_cast<const uint32_t*>(memory.data() + pairs);
   args.strips = reinterpret_cast<const LoraStrip*>(memory.data() + strips);
   args.columns = reinterpret_cast<const LoraColumn*>(memory.data() + columns);
@@ -91,7 +92,7 @@ void run(LoraCall& call) {
   if (args.hasUses) {
     int64_t most = 1, mostRank = 1;
     bool mixes = false;
-    for (const LoraUse& use : plan.uses) {
+    for (const LoraTileUse& use : plan.uses) {
       const RankoneAdapter& a = p.adapters[use.adapter];
       mostRank = std::max(mostRank, a.rank);
       most = std::max({most, a.rank, a.midRank});

@@ -18,7 +18,7 @@ struct LoraTile {
 
 // An adapter of some of a tile's rows. pairs[use * tileRows + i]: the place of row i in slots, or kNoPair. A row that
 // has an adapter twice is in two uses.
-struct LoraUse {
+struct LoraTileUse {
   int32_t adapter;
 };
 constexpr uint32_t kNoPair = ~0u;
@@ -48,7 +48,7 @@ struct LoraGroup {
 struct LoraPlan {
   std::vector<uint32_t> order;
   std::vector<LoraTile> tiles;
-  std::vector<LoraUse> uses;
+  std::vector<LoraTileUse> uses;
   std::vector<uint32_t> pairs;
   std::vector<LoraStrip> strips;
   std::vector<LoraColumn> columns;

@@ -67,7 +67,7 @@ struct MmaTile {
   }
 
   // A thread's part of 16 ranks: as they come, four of a row of V for each of its m16n8 products.
-  static constexpr int AHEAD = NI == 1 ? 4 : 1;  // that are worth holding
+  static constexpr int AHEAD = NI == 1 ? 4 : 1;  // that registers hold
   struct Ranks {
     uint32_t word[NI][4];
   };
@@ -157,18 +157,19 @@ struct AsItIs {
 };
 
 // Shared memory of sumTile().
-template <class Tile, bool DIRECT>
-SIMT_HOST_DEV size_t tileBytes(int stages, const WeightFormat& format) {
+template <bool DIRECT, int STAGES, int WIDTH, class Tile>
+SIMT_HOST_DEV size_t tileBytes(const WeightFormat& format) {
   const size_t x = sizeof(typename Tile::Element::Word) * Tile::BM * Tile::BK;
   const size_t w = sizeof(typename Tile::Element::Word) * Tile::BN * Tile::BK;
-  return DIRECT ? stages * (x + w) : 2 * w + stages * (x + rawBytes(Tile::BN, Tile::BK, format));
+  return DIRECT ? STAGES * (x + w) : 2 * w + STAGES * (x + rawBytes(WIDTH, Tile::BK, format));
 }
 
 // Adds to `tile` the products of all k: `x` are the thread's pieces of X, xBytes long; W's first `columns` rows stand
-// in `rows`, which is in shared memory. DIRECT: W is made of elements as they are multiplied. change(pieces, x, step)
-// may alter the thread's pieces of X before they are used. `memory`: tileBytes() of it, which no thread uses any more;
-// nor does one after the next barrier.
-template <bool DIRECT, int STAGES, class Tile, class Change>
+// in `rows`, which is in shared memory; they are WIDTH at most. DIRECT: W is made of elements as they are multiplied.
+// STAGES: of k's pieces that are on their way or in use. change(pieces, x, step) may alter the thread's pieces of X
+// before they are used. `memory`: tileBytes() of it, which no thread uses any more; nor does one after the next
+// barrier.
+template <bool DIRECT, int STAGES, int WIDTH, class Tile, class Change>
 SIMT_DEV void sumTile(Tile& tile, const TilePieces<Tile, Tile::BM>& x, int64_t xBytes, const WeightRows& rows,
                       const WeightFormat& format, int columns, int64_t k, uint8_t* memory, const void* somewhere,
                       const Change& change) {
@@ -177,7 +178,7 @@ SIMT_DEV void sumTile(Tile& tile, const TilePieces<Tile, Tile::BM>& x, int64_t x
   constexpr int W = sizeof(typename Element::Word) * Tile::BN * Tile::BK;
   const int64_t steps = (k + Tile::BK - 1) / Tile::BK;
   uint8_t* ring = DIRECT ? memory : memory + 2 * W;
-  const int stride = DIRECT ? X + W : X + rawBytes(Tile::BN, Tile::BK, format);
+  const int stride = DIRECT ? X + W : X + rawBytes(WIDTH, Tile::BK, format);
   const auto copy = [&](int64_t step, int slot) {
     if (step < steps) {
       x.copy(ring + slot * stride, step, xBytes, somewhere);

@@ -1,4 +1,4 @@
-// What the tensor cores can do when nothing else is asked of them.
+// What the multipliers can do when nothing else is asked of them.
 #pragma once
 #include <cstdint>
 
@@ -7,6 +7,7 @@
 namespace rankone::cuda {
 
 constexpr int kPeakThreads = 256, kPeakTiles = 8;  // accumulators of a warp, enough to hide the latency
+constexpr int kPeakChains = 16;                    // of a thread
 
 // Numbers about 1 of either sign with busy mantissas: what power the cores draw, and so their clock, depends on them.
 SIMT_DEV uint32_t peakOperand(uint32_t seed) {
@@ -32,6 +33,23 @@ __global__ void __launch_bounds__(kPeakThreads) mmaPeakKernel(float* out, int it
   float sum = 0;
   SIMT_UNROLL
   for (int i = 0; i < kPeakTiles; ++i) sum += d[i][0] + d[i][1] + d[i][2] + d[i][3];
+  out[thread] = sum;
+}
+
+__global__ void __launch_bounds__(kPeakThreads) fmaPeakKernel(float* out, int iterations) {
+  const uint32_t thread = threadIdx.x + blockIdx.x * kPeakThreads;
+  const float factor = 1 - 1e-6f * static_cast<float>(thread % 7), step = 1e-3f * static_cast<float>(thread % 13);
+  float d[kPeakChains];
+  SIMT_UNROLL
+  for (int i = 0; i < kPeakChains; ++i) d[i] = static_cast<float>(i);
+  SIMT_NOUNROLL
+  for (int n = 0; n < iterations; ++n) {
+    SIMT_UNROLL
+    for (int i = 0; i < kPeakChains; ++i) d[i] = fmaf(d[i], factor, step);
+  }
+  float sum = 0;
+  SIMT_UNROLL
+  for (int i = 0; i < kPeakChains; ++i) sum += d[i];
   out[thread] = sum;
 }
 

@@ -1,7 +1,8 @@
 // The kernel of recurrence_prep.h for a gate per channel: one CTA per chunk and value head, 64 channels at a time.
 // Products of rows i and j decay by 2^(G_i - G_j) in every channel. Blocks of 16 rows off the diagonal split that at
-// G at their rows' first token, so that both parts are decays, and run on the tensor cores; on the diagonal no such
-// split is safe, and the products are exact in float32.
+// G at their rows' first token, so that both parts are decays, and run on the tensor cores. On the diagonal one part
+// grows: blocks do the same with one update a token and gates that keep it below 2^kMildLog2 in all 64 channels, and
+// others are exact in float32.
 #pragma once
 #include "recurrence_prep.cuh"
 
@@ -11,21 +12,27 @@ struct ChannelShared {
   static constexpr int kChannels = 64;
   static constexpr int kGates = 68, kRaw = 72;  // strides of rows: aligned to 16 bytes, in different banks
 
-  InverseDiagonal diagonal;
   float qNorm[kChunkRows], kNorm[kChunkRows], beta[kChunkRows];
   float totals[4][kChannels];
   int resets[4][kChannels];
+  int steep[8];  // by warps of sumGates: two for a block on the diagonal
   struct Slice {
     __align__(128) float G[kChunkRows * kGates];
     __align__(128) uint16_t k[kChunkRows * kRaw], q[kChunkRows * kRaw];
     __align__(128) uint16_t kLeft[kChunkRows * kChannels], qLeft[kChunkRows * kChannels];
-    __align__(128) uint16_t right[96 * kChannels];  // rows before block 1, before block 2, before block 3
+    __align__(128) uint16_t right[160 * kChannels];  // rows up to the end of block 0, of block 1, ..
+  };
+  struct End {
+    InverseTiles tiles;
+    InverseDiagonal keys, queries;  // blocks on the diagonal of K K^T, later A, and of Q K^T
   };
   union {
     Slice slice;
-    InverseTiles tiles;
+    End end;
   };
 };
+
+constexpr float kMildLog2 = 40;
 
 // Eight bf16 of a row times factors.
 SIMT_DEV void scaleEight(void* to, const float (&x)[8], const float (&factor)[8], float common) {
@@ -62,7 +69,7 @@ SIMT_DEV void sumGates(ChannelShared& s, const PrepArgs& p, const ChannelChunk& 
   float* G = s.slice.G + part * 16 * ChannelShared::kGates + channel;
   const float* from = p.g + ((at.token + part * 16) * p.HV + at.hv) * p.K + channel0 + channel;
   const int64_t stride = static_cast<int64_t>(p.HV) * p.K;
-  float sum = 0;
+  float sum = 0, first = 0, most = 0;
   int resets = 0;
   SIMT_NOUNROLL for (int i0 = 0; i0 < 16; i0 += 8) {
     float g[8];
@@ -71,11 +78,16 @@ SIMT_DEV void sumGates(ChannelShared& s, const PrepArgs& p, const ChannelChunk& 
     SIMT_UNROLL for (int i = 0; i < 8; ++i) {
       if (g[i] < kResetLog2) resets |= part + i0 + i == 0 ? 2 : 1;
       sum += summand(g[i]);
+      if (i0 + i == 0) first = sum;
+      const float off = sum > first ? sum - first : first - sum;
+      if (!(off <= most)) most = off;
       G[(i0 + i) * ChannelShared::kGates] = sum;
     }
   }
   s.totals[part][channel] = sum;
   s.resets[part][channel] = resets;
+  const bool steep = simt::ballot(!(most <= kMildLog2)) != 0;
+  if (thread % 32 == 0) s.steep[thread >> 5] = steep;
   simt::syncthreads();
   float before = 0;
   for (int i = 0; i < part; ++i) before += s.totals[i][channel];
@@ -131,9 +143,9 @@ SIMT_DEV void scaleRows(ChannelShared& s, const PrepArgs& p, const ChannelChunk&
     decayEight(factor, G, slice.G + (t & ~15) * GATES + c);
     scaleEight(slice.qLeft + swizzled(t, c, WIDTH), x, factor, 1);
   }
-  SIMT_NOUNROLL for (int item = thread; item < 96 * 8; item += 256) {
+  SIMT_NOUNROLL for (int item = thread; item < 160 * 8; item += 256) {
     const int i = item >> 3, c = (item & 7) * 8;
-    const int block = i < 16 ? 1 : i < 48 ? 2 : 3, row = i - 8 * block * (block - 1);
+    const int block = i < 16 ? 0 : i < 48 ? 1 : i < 96 ? 2 : 3, row = i - 8 * block * (block + 1);
     float x[8], factor[8];
     loadEight(x, slice.k + row * RAW + c);
     decayEight(factor, slice.G + tokenOf(block * 16, n) * GATES + c, slice.G + tokenOf(row, n) * GATES + c);
@@ -203,7 +215,7 @@ __global__ void __launch_bounds__(256, 2) prepareChannelChunks(const PrepArgs p)
   float a[4] = {}, b[4] = {};
   // Off it: the first `blocks` blocks of row tile `warp`, with the rows before row block `block` on the right.
   const int block = ofP ? (warp < layout.tiles ? warp * n : 0) : DELTA ? warp : 0;
-  float products[3][2][4] = {};
+  float products[3][2][4] = {}, diagonal[1][2][4] = {};
   SIMT_NOUNROLL for (int channel0 = 0; channel0 < p.K; channel0 += ChannelShared::kChannels) {
     simt::syncthreads();  // the slice before is read
     const int columns = p.Kp - channel0;
@@ -224,14 +236,26 @@ __global__ void __launch_bounds__(256, 2) prepareChannelChunks(const PrepArgs p)
     simt::syncthreads();
     scaleRows<DELTA>(s, p, at, channel0, thread);
     simt::syncthreads();
+    const uint16_t* left = ofP ? s.slice.qLeft : s.slice.kLeft;
+    const uint16_t* right = s.slice.right + 8 * block * (block + 1) * ChannelShared::kChannels;
     if (block > 0)
-      multiplyRows(products, ofP ? s.slice.qLeft : s.slice.kLeft,
-                   s.slice.right + 8 * block * (block - 1) * ChannelShared::kChannels, ChannelShared::kChannels,
-                   ChannelShared::kChannels, warp, block, lane);
-    addDiagonal<DELTA>(s.slice, n, i, j0, inP ? t : 0, a, b);
+      multiplyRows(products, left, right, ChannelShared::kChannels, ChannelShared::kChannels, warp, block, lane);
+    if ((DELTA || ofP) && n == 1 && !(s.steep[2 * warp] | s.steep[2 * warp + 1]))
+      multiplyRows(diagonal, left, right + 16 * block * ChannelShared::kChannels, ChannelShared::kChannels,
+                   ChannelShared::kChannels, warp, 1, lane);
+    if (n > 1 || (s.steep[2 * c] | s.steep[2 * c + 1])) addDiagonal<DELTA>(s.slice, n, i, j0, inP ? t : 0, a, b);
   }
-  simt::syncthreads();  // the slices give way to the tiles of the inverse
+  simt::syncthreads();  // the slices give way to what follows
 
+  if (DELTA || ofP) {
+    InverseDiagonal& to = ofP ? s.end.queries : s.end.keys;
+    SIMT_UNROLL for (int x = 0; x < 2; ++x) {
+      float* pair = &to.a[warp][row0 * kDiagonalStride + x * 8 + column0];
+      simt::st2(pair, diagonal[0][x][0], diagonal[0][x][1]);
+      simt::st2(pair + 8 * kDiagonalStride, diagonal[0][x][2], diagonal[0][x][3]);
+    }
+  }
+  simt::syncthreads();
   SIMT_UNROLL for (int x = 0; x < 3; ++x) {
     if (x >= block) continue;
     SIMT_UNROLL for (int e = 0; e < 8; ++e) {
@@ -243,14 +267,16 @@ __global__ void __launch_bounds__(256, 2) prepareChannelChunks(const PrepArgs p)
     if (ofP) {
       storeP(layout, at.workspace, warp, x, lane, products[x]);
     } else {
-      storeBelow(s.tiles, warp, x, lane, products[x]);
+      storeBelow(s.end.tiles, warp, x, lane, products[x]);
     }
   }
   SIMT_UNROLL for (int u = 0; u < 4; ++u) {
-    const int j = j0 + u;
-    if (DELTA)
-      s.diagonal.a[c][(i & 15) * kDiagonalStride + (j & 15)] =
-          j < i ? a[u] * s.beta[i] * s.kNorm[i] * s.kNorm[j] : 0.0f;
+    const int j = j0 + u, in = (i & 15) * kDiagonalStride + (j & 15);
+    if (DELTA) {
+      float& x = s.end.keys.a[c][in];
+      x = j < i ? (x + a[u]) * s.beta[i] * s.kNorm[i] * s.kNorm[j] : 0.0f;
+    }
+    b[u] += s.end.queries.a[c][in];
     b[u] = tokenOf(j, n) <= t ? b[u] * p.scale * s.qNorm[t & 63] * s.kNorm[j] : 0.0f;
   }
   if (inP) {
@@ -261,7 +287,7 @@ __global__ void __launch_bounds__(256, 2) prepareChannelChunks(const PrepArgs p)
   }
   if constexpr (DELTA) {
     simt::syncthreads();
-    if (!ofP) invert(s.tiles, s.diagonal, at.workspace, warp, lane);
+    if (!ofP) invert(s.end.tiles, s.end.keys, at.workspace, warp, lane);
   }
 }
 

@@ -7,9 +7,10 @@
 // their parts of K S. Beside them a warp for every 16 columns starts the copies of the next chunk and computes O, from
 // S and U that are handed to it through shared memory in operand order.
 #pragma once
-#include <cstddef>
+#include <cstdint>
 
 #include "recurrence_scan.h"
+#include "recurrence_scan_stores.cuh"
 #include "recurrence_tiles.cuh"
 
 namespace rankone::cuda {
@@ -36,26 +37,6 @@ struct ScanShared {
 SIMT_DEV const uint16_t* blockRow(const uint16_t* tile, int row, int column, int width, int lane, bool columnsFirst) {
   const int matrix = lane >> 3, r = lane & 7, low = matrix & 1, high = matrix >> 1;
   return tile + swizzled(row + (columnsFirst ? high : low) * 8 + r, column + (columnsFirst ? low : high) * 8, width);
-}
-
-// Two values beside each other in a row of `columns`.
-SIMT_DEV void storePair(void* to, int32_t dtype, int64_t at, int column, int columns, bool paired, float x, float y) {
-  if (column >= columns) return;
-  const bool both = column + 1 < columns;
-  if (dtype == RANKONE_F32) {
-    float* f = static_cast<float*>(to) + at;
-    f[0] = x;
-    if (both) f[1] = y;
-    return;
-  }
-  uint16_t* h = static_cast<uint16_t*>(to) + at;
-  const uint32_t pair = dtype == RANKONE_BF16 ? simt::pack_bf16(x, y) : simt::pack_f16(x, y);
-  if (paired) {
-    simt::st1x2(h, pair);
-    return;
-  }
-  h[0] = static_cast<uint16_t>(pair & 0xffff);
-  if (both) h[1] = static_cast<uint16_t>(pair >> 16);
 }
 
 template <int KW, int KS, int VB, bool DELTA, bool CHANNEL>
@@ -153,19 +134,22 @@ struct Scan {
   // S in bf16: to the warp of O, to the trace and as operands.
   SIMT_DEV void handState(uint32_t (&a)[KW / 16][4], const float (&S)[KW / 8][4], int64_t c, int w, int part,
                           int lane) const {
-    const int64_t traced = segment.chunk + c;
     SIMT_UNROLL for (int i = 0; i < KW / 16; ++i) {
       packOperand(a[i], S[2 * i], S[2 * i + 1]);
-      if (p.o) simt::st4(s.state[w][part * (KW / 16) + i][lane], a[i][0], a[i][1], a[i][2], a[i][3]);
-      if (!p.traceStates) continue;
-      SIMT_UNROLL for (int e = 0; e < 4; ++e) {
-        const int k = part * KW + i * 16 + (e >> 1) * 8 + (lane & 3) * 2, v = w * 16 + (lane >> 2) + (e & 1) * 8;
-        if (v0 + v >= p.V) continue;
-        if (k < p.K) p.traceStates[stateAt(traced, k, v)] = static_cast<uint16_t>(a[i][e] & 0xffff);
-        if (k + 1 < p.K) p.traceStates[stateAt(traced, k + 1, v)] = static_cast<uint16_t>(a[i][e] >> 16);
-      }
+      if (p.o || p.traceStates) simt::st4(s.state[w][part * (KW / 16) + i][lane], a[i][0], a[i][1], a[i][2], a[i][3]);
     }
     if (p.o) simt::bar_arrive(ofState(w), (KS + 1) * 32);
+    if (!p.traceStates) return;
+    // Each lane reads again what it has stored: a loop that is rolled up leaves the registers alone.
+    SIMT_NOUNROLL for (int i = 0; i < KW / 16; ++i) {
+      uint32_t x[4];
+      simt::ld4(x, s.state[w][part * (KW / 16) + i][lane]);
+      SIMT_UNROLL for (int half = 0; half < 2; ++half) {
+        const int k = part * KW + i * 16 + half * 8;
+        storeTransposed(p.traceStates + stateAt(segment.chunk + c, k, w * 16), p.V, p.K - k, p.V - v0 - w * 16,
+                        p.V % 4 == 0, x[half * 2], x[half * 2 + 1], lane);
+      }
+    }
   }
 
   // U^T, 16 columns of V by 64 rows, as accumulators.
@@ -221,14 +205,18 @@ struct Scan {
     }
   }
 
-  SIMT_DEV void traceU(const uint32_t (&u)[4], int64_t c, int w, int r, int lane) const {
+  // U as handed over.
+  SIMT_DEV void traceU(int64_t c, int w, int lane) const {
     const Chunk chunk = p.chunks[segment.chunk + c];
-    SIMT_UNROLL for (int e = 0; e < 4; ++e) {
-      const int row = r * 16 + (e >> 1) * 8 + (lane & 3) * 2, v = v0 + w * 16 + (lane >> 2) + (e & 1) * 8;
-      if (v >= p.V) continue;
-      uint16_t* to = p.traceRows + ((chunk.token * p.layout.n + row) * p.HV + hv) * p.V + v;
-      if (row < chunk.tokens * p.layout.n) to[0] = static_cast<uint16_t>(u[e] & 0xffff);
-      if (row + 1 < chunk.tokens * p.layout.n) to[static_cast<int64_t>(p.HV) * p.V] = static_cast<uint16_t>(u[e] >> 16);
+    const int64_t stride = static_cast<int64_t>(p.HV) * p.V;
+    SIMT_NOUNROLL for (int r = 0; r < 4; ++r) {
+      uint32_t u[4];
+      simt::ld4(u, s.u[w][r][lane]);
+      SIMT_UNROLL for (int half = 0; half < 2; ++half) {
+        const int row = r * 16 + half * 8, v = v0 + w * 16;
+        storeTransposed(p.traceRows + ((chunk.token * p.layout.n + row) * p.HV + hv) * p.V + v, stride,
+                        chunk.tokens * p.layout.n - row, p.V - v, p.V % 4 == 0, u[half * 2], u[half * 2 + 1], lane);
+      }
     }
   }
 
@@ -256,10 +244,8 @@ struct Scan {
         solve(u, a, stage, w, part, lane);
         SIMT_UNROLL for (int r = 0; r < 4; ++r) {
           packOperand(rows[r], u[2 * r], u[2 * r + 1]);
-          if (part == 0) {
-            if (p.o) simt::st4(s.u[w][r][lane], rows[r][0], rows[r][1], rows[r][2], rows[r][3]);
-            if (p.traceRows) traceU(rows[r], c, w, r, lane);
-          }
+          if (part == 0 && (p.o || p.traceRows))
+            simt::st4(s.u[w][r][lane], rows[r][0], rows[r][1], rows[r][2], rows[r][3]);
           if (CHANNEL) continue;
           SIMT_UNROLL for (int half = 0; half < 2; ++half) {
             float f[2];
@@ -284,6 +270,7 @@ struct Scan {
         }
       }
       if (part == 0 && p.o) simt::bar_arrive(ofU(w), 64);
+      if (DELTA && part == 0 && p.traceRows) traceU(c, w, lane);
       SIMT_UNROLL for (int i = 0; i < KW / 8; ++i) {
         float d[2];
         loadDecay(d, decay, part, i, lane);
@@ -342,16 +329,14 @@ struct Scan {
       }
     }
     const Chunk chunk = p.chunks[segment.chunk + c];
-    const bool paired = p.V % 2 == 0 && reinterpret_cast<uintptr_t>(p.o) % 4 == 0;
+    const bool wide = p.V % 4 == 0 && reinterpret_cast<uintptr_t>(p.o) % 8 == 0;
     SIMT_UNROLL for (int m = 0; m < 4; ++m) {
+      if (m >= tiles) continue;
       SIMT_UNROLL for (int e = 0; e < 2; ++e) {
-        const int t = m * 16 + (lane >> 2) + e * 8;
-        if (t >= chunk.tokens) continue;
-        const int64_t row = ((chunk.token + t) * p.HV + hv) * p.V;
-        SIMT_UNROLL for (int half = 0; half < 2; ++half) {
-          const int v = v0 + w * 16 + half * 8 + (lane & 3) * 2;
-          storePair(p.o, p.oDType, row + v, v, p.V, paired, o[m][half][2 * e], o[m][half][2 * e + 1]);
-        }
+        const int t = m * 16 + (lane >> 2) + e * 8, v = v0 + w * 16;
+        const float left[2] = {o[m][0][2 * e], o[m][0][2 * e + 1]}, right[2] = {o[m][1][2 * e], o[m][1][2 * e + 1]};
+        storeRow(p.o, p.oDType, ((chunk.token + t) * p.HV + hv) * p.V + v, t < chunk.tokens, p.V - v, wide, left, right,
+                 lane);
       }
     }
   }
@@ -392,34 +377,6 @@ __global__ void __launch_bounds__(Scan<KW, KS, VB, DELTA, CHANNEL>::THREADS) sca
   const Form scan = {p,         simt::shared<typename Form::Shared>(), p.segments[head / p.HV], hv, hv / (p.HV / p.H),
                      block * VB};
   scan.run(threadIdx.x);
-}
-
-template <int KW, int KS, int VB, bool DELTA, bool CHANNEL>
-size_t scanBytes(int stages) {
-  using Shared = ScanShared<KW, KS, VB, DELTA, CHANNEL>;
-  return offsetof(Shared, stages) + static_cast<size_t>(stages) * sizeof(typename Shared::Stage);
-}
-
-template <int KW, int KS, int VB, bool DELTA, bool CHANNEL>
-void launchScan(Stream& stream, ScanArgs args, int64_t segments) {
-  const size_t limit = sharedBytesOf(stream.info());
-  args.stages = scanBytes<KW, KS, VB, DELTA, CHANNEL>(2) <= limit ? 2 : 1;
-  const int64_t columns = (args.V + VB - 1) / VB;
-  stream.launch(
-      "scanKernel", scanKernel<KW, KS, VB, DELTA, CHANNEL>, dim3(static_cast<unsigned>(segments * args.HV * columns)),
-      dim3(Scan<KW, KS, VB, DELTA, CHANNEL>::THREADS), scanBytes<KW, KS, VB, DELTA, CHANNEL>(args.stages), args);
-}
-
-template <bool DELTA, bool CHANNEL>
-void launchScan(Stream& stream, const ScanArgs& args, int64_t segments) {
-  switch (args.layout.KD) {
-    case 64: return launchScan<64, 1, 32, DELTA, CHANNEL>(stream, args, segments);
-    case 128: return launchScan<128, 1, 32, DELTA, CHANNEL>(stream, args, segments);
-    default:
-      if (scanBytes<128, 2, 32, DELTA, CHANNEL>(1) <= sharedBytesOf(stream.info()))
-        return launchScan<128, 2, 32, DELTA, CHANNEL>(stream, args, segments);
-      return launchScan<128, 2, 16, DELTA, CHANNEL>(stream, args, segments);
-  }
 }
 
 }  // namespace rankone::cuda

@@ -15,6 +15,7 @@ constexpr int kMostTiles = 4, kBlockColumns = kTileColumns * kMostTiles;
 constexpr int mostTiles(int rowBlocks) { return rowBlocks > 4 ? 3 : kMostTiles; }
 constexpr int tokenThreads(int rowBlocks) { return 32 * (mostTiles(rowBlocks) + 1); }
 constexpr int tokenBlocks(int rowBlocks) { return rowBlocks > 6 ? 2 : rowBlocks > 2 ? 3 : 4; }
+constexpr int traceBlocks(int rowBlocks) { return rowBlocks > 2 ? 2 : 3; }
 constexpr int kStageSteps = 8;  // updates that are made ready at a time; whole tokens
 constexpr int kStageReady = 1;  // the barrier between the warp that reads ahead and the others
 
@@ -71,6 +72,7 @@ struct TokenStage {
   // Decays of rows: S <- S * gain, plus S where the row's bit of `keep` is set; but 0 where that of `reset` is.
   float gain[kStageSteps][32 * kBlocks];
   uint32_t keep[kStageSteps][kBlocks], reset[kStageSteps][kBlocks];
+  int32_t slow[kStageSteps];                  // all rows are kept, as most are
   float columns[kStageSteps][kBlockColumns];  // in the order of lanes
   float beta[kStageSteps], scale[kStageSteps];
 };
@@ -199,13 +201,15 @@ class TokenReader {
     const bool channels = a_.gate == RANKONE_GATE_CHANNEL;
     bool keep = false, reset = false;
     float gain = channels ? 0 : decayGain(activated(g[0], bias_[0]), keep, reset);
+    bool slow = true;
     SIMT_UNROLL
     for (int b = 0; b < kBlocks; ++b) {
       if (channels) {
         gain = decayGain(activated(g[b], bias_[b]), keep, reset);
-        // Rows behind K stay zeros, whatever is written to their column.
+        // Rows behind K are cleared wherever others may be: a NaN in their column must not outlive it in them.
         reset = reset || 32 * b + lane_ >= a_.K;
       }
+      slow = slow && (keep || 32 * b + lane_ >= a_.K);
       stage.gain[t][32 * b + lane_] = gain;
       const uint32_t keeps = simt::ballot(keep), resets = simt::ballot(reset);
       if (lane_ == 0) {
@@ -213,6 +217,8 @@ class TokenReader {
         stage.reset[t][b] = resets;
       }
     }
+    const bool allSlow = simt::ballot(!slow) == 0;
+    if (lane_ == 0) stage.slow[t] = allSlow;
   }
 
   SIMT_DEV void storeColumns(float* to, const Step& x) {
@@ -236,12 +242,13 @@ class TokenReader {
 template <int kBlocks>
 class StateTile {
  public:
-  SIMT_DEV StateTile(const TokenArgs& a, const TokenHead& head) : K_(a.K), V_(a.V) {
+  SIMT_DEV StateTile(const TokenArgs& a, const TokenHead& head) : V_(a.V) {
     const int lane = static_cast<int>(threadIdx.x) % 32, tile = static_cast<int>(threadIdx.x) / 32;
     group_ = lane / 4;
     place_ = tile * kTileColumns + lane % 4 * 4;
     neighbours_ = neighbouringColumns(a.V);
     column_ = head.column0 + tile * kTileColumns + lane % 4 * (neighbours_ ? 4 : 1);
+    rows_ = column_ < V_ ? a.K : 0;
   }
 
   SIMT_DEV void clear() {
@@ -253,49 +260,29 @@ class StateTile {
   }
 
   SIMT_DEV void load(const float* state) {
-    SIMT_UNROLL
-    for (int i = 0; i < 4 * kBlocks; ++i) {
-      const int row = rowOf(i);
-      SIMT_UNROLL
-      for (int e = 0; e < 4; ++e) s_[i][e] = 0;
-      if (row < K_) readColumns(state + row * V_, s_[i]);
-    }
+    clear();
+    if (neighbours_)
+      overRows([&](int i, int row) { simt::ld4(s_[i], state + row * V_ + column_); });
+    else
+      overRows([&](int i, int row) { loadFourths(state + row * V_, s_[i]); });
   }
 
   // `V` is V, from where the compiler cannot tell: it would keep the addresses of all rows from load() on.
   SIMT_DEV void store(float* state, int32_t V) const {
-    SIMT_UNROLL
-    for (int i = 0; i < 4 * kBlocks; ++i) {
-      const int row = rowOf(i);
-      if (row < K_) writeColumns(state + row * V, s_[i]);
-    }
+    overRows([&](int i, int row) { writeColumns(state + row * V, s_[i]); });
   }
 
-  // The lane's columns of a row [V]; those behind V are left alone.
-  SIMT_DEV void readColumns(const float* from, float (&x)[4]) const {
-    if (neighbours_) {
-      if (column_ < V_) simt::ld4(x, from + column_);
-    } else {
-      SIMT_UNROLL
-      for (int e = 0; e < 4; ++e)
-        if (column_ + 4 * e < V_) x[e] = from[column_ + 4 * e];
-    }
-  }
+  // The lane's columns of a row [V].
   SIMT_DEV void writeColumns(float* to, const float (&x)[4]) const {
-    if (neighbours_) {
-      if (column_ < V_) simt::st4(to + column_, x);
-    } else {
-      SIMT_UNROLL
-      for (int e = 0; e < 4; ++e)
-        if (column_ + 4 * e < V_) to[column_ + 4 * e] = x[e];
-    }
+    if (!neighbours_) return storeFourths(to, x);
+    if (rows_ > 0) simt::st4(to + column_, x);
   }
   SIMT_DEV void writeColumns(void* to, int32_t dtype, int64_t row, const float (&x)[4]) const {
     if (dtype == RANKONE_F32) return writeColumns(static_cast<float*>(to) + row * V_, x);
     uint16_t* at = static_cast<uint16_t*>(to) + row * V_ + column_;
     if (neighbours_) {
       const bool bf16 = dtype == RANKONE_BF16;
-      if (column_ < V_)
+      if (rows_ > 0)
         simt::st2(reinterpret_cast<uint32_t*>(at), bf16 ? simt::pack_bf16(x[0], x[1]) : simt::pack_f16(x[0], x[1]),
                   bf16 ? simt::pack_bf16(x[2], x[3]) : simt::pack_f16(x[2], x[3]));
     } else {
@@ -312,6 +299,7 @@ class StateTile {
 
   // D(g) of a token of a stage.
   SIMT_DEV void decay(const TokenStage<kBlocks>& stage, int t) {
+    if (stage.slow[t]) return decaySlowly(stage.gain[t]);
     SIMT_UNROLL
     for (int b = 0; b < kBlocks; ++b) {
       float gain[4];
@@ -365,9 +353,39 @@ class StateTile {
   }
 
  private:
-  SIMT_DEV int rowOf(int i) const { return i / 4 * 32 + 4 * group_ + i % 4; }
+  SIMT_DEV void decaySlowly(const float* gains) {
+    SIMT_UNROLL
+    for (int b = 0; b < kBlocks; ++b) {
+      float gain[4];
+      simt::ld4(gain, gains + 32 * b + 4 * group_);
+      SIMT_UNROLL
+      for (int r = 0; r < 4; ++r) {
+        SIMT_UNROLL
+        for (int e = 0; e < 4; ++e) s_[4 * b + r][e] = fmaf(s_[4 * b + r][e], gain[r], s_[4 * b + r][e]);
+      }
+    }
+  }
+  // f(index in s_, row) for the lane's rows.
+  template <class F>
+  SIMT_DEV void overRows(F&& f) const {
+    SIMT_UNROLL
+    for (int i = 0; i < 4 * kBlocks; ++i) {
+      const int row = i / 4 * 32 + 4 * group_ + i % 4;
+      if (row < rows_) f(i, row);
+    }
+  }
+  SIMT_DEV void loadFourths(const float* from, float (&x)[4]) const {
+    SIMT_UNROLL
+    for (int e = 0; e < 4; ++e)
+      if (column_ + 4 * e < V_) x[e] = from[column_ + 4 * e];
+  }
+  SIMT_DEV void storeFourths(float* to, const float (&x)[4]) const {
+    SIMT_UNROLL
+    for (int e = 0; e < 4; ++e)
+      if (column_ + 4 * e < V_) to[column_ + 4 * e] = x[e];
+  }
 
-  int32_t K_, V_;
+  int32_t V_, rows_;  // rows that the lane reads and writes: K, but none where its columns lie behind V
   int group_, place_, column_;
   bool neighbours_;
   float s_[4 * kBlocks][4];

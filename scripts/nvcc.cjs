@@ -1,4 +1,5 @@
 // The CUDA compiler, and how the library's sources are given to it.
+//   NVCC                 the compiler; else it is looked for in CUDA_HOME and on the PATH
 //   RANKONE_CUDA_ARCHS   compute capabilities, such as `90a` or `80,90a`; the default is what the package holds
 const fs = require('node:fs');
 const path = require('node:path');
@@ -10,6 +11,7 @@ const archs = (process.env.RANKONE_CUDA_ARCHS ?? PACKAGED).split(/[\s,;]+/).filt
 const ptx = process.env.RANKONE_CUDA_ARCHS ? [] : ['80'];
 
 function findNvcc() {
+  if (process.env.NVCC) return fs.existsSync(process.env.NVCC) ? process.env.NVCC : undefined;
   const folders = [
     ...(process.env.CUDA_HOME ? [path.join(process.env.CUDA_HOME, 'bin')] : []),
     ...(process.env.PATH ?? '').split(path.delimiter),

@@ -143,6 +143,8 @@ export interface Binding {
   deviceSynchronizeAsync(device: number): Promise<void>;
   /** `[bytes in use, bytes held]` */
   deviceMemory(device: number): [number, number];
+  /** Operations per nanosecond of bf16 products on the tensor cores, or of float32 multiply-adds; blocks. */
+  devicePeak(device: number, kind: string): number;
 }
 
 const root = path.join(__dirname, '..');

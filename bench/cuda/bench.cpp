@@ -234,8 +234,10 @@ void Bench::measurePeaks() {
   double operations = 0;
   const int64_t iterations = options_.tiny ? 2 : 20000;
   const auto rate = [&](bool wide) {
-    const double seconds = best(
-        [&] { expectDone(backend().matrixPeak(stream_, wide, iterations, &operations, &error), error, "matrixPeak"); });
+    const double seconds = best([&] {
+      expectDone(backend().peak(stream_, wide ? RANKONE_PEAK_WGMMA : RANKONE_PEAK_MMA, iterations, &operations, &error),
+                 error, "peak");
+    });
     return operations / seconds;
   };
   mmaPerSecond_ = rate(false);

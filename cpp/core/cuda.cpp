@@ -1,5 +1,6 @@
 #include "core/cuda.h"
 
+#include <chrono>
 #include <new>
 
 #include "core/error.h"
@@ -144,6 +145,20 @@ Event Context::record() {
   Event event;
   run(&RankoneCuda::record, &event.event_);
   return event;
+}
+
+double Context::peak(int32_t kind) {
+  constexpr double kEnoughNs = 3e6;  // beside it the launch does not count
+  using Clock = std::chrono::steady_clock;
+  for (int64_t iterations = 1;; iterations *= 4) {
+    double operations = 0;
+    synchronize();
+    const Clock::time_point start = Clock::now();
+    run(&RankoneCuda::peak, kind, iterations, &operations);
+    synchronize();
+    const double ns = std::chrono::duration<double, std::nano>(Clock::now() - start).count();
+    if (ns >= kEnoughNs) return operations / ns;
+  }
 }
 
 std::pair<uint64_t, uint64_t> Context::usage() {

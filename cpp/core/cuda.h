@@ -70,6 +70,8 @@ class Context {
   void synchronize();  // waits
   Event record();
   std::pair<uint64_t, uint64_t> usage();  // bytes in use and held of the device
+  double peak(int32_t kind);              // operations per nanosecond of a kind of backend.h; waits
+  int major() const { return deviceInfo(device_).major; }
   static size_t savedBytes(const RankoneRecurrence& problem) {
     return tableFunction(&RankoneCuda::savedBytes)(&problem);
   }

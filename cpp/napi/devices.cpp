@@ -208,6 +208,18 @@ Napi::Value deviceMemory(const Napi::CallbackInfo& info) {
   });
 }
 
+// devicePeak(device, kind): operations per nanosecond.
+Napi::Value devicePeak(const Napi::CallbackInfo& info) {
+  return guarded(info.Env(), "devicePeak", [&] {
+    const auto device = deviceOf(info.Env(), info[0]);
+    if (!device) fail(ErrorKind::Range, "device: expected a CUDA device");
+    const int32_t kind = info[1].ToString().Utf8Value() == "f32" ? RANKONE_PEAK_FMA
+                         : device->major() == 9                  ? RANKONE_PEAK_WGMMA
+                                                                 : RANKONE_PEAK_MMA;
+    return Napi::Value(Napi::Number::New(info.Env(), device->peak(kind)));
+  });
+}
+
 Napi::Object describe(Napi::Env env, const RankoneDeviceInfo& device) {
   Napi::Object o = Napi::Object::New(env);
   o.Set("name", Napi::String::New(env, device.name));
@@ -282,6 +294,7 @@ void exportDevices(Napi::Env env, Napi::Object exports) {
   exports.Set("deviceSynchronize", Napi::Function::New<deviceSynchronize>(env));
   exports.Set("deviceSynchronizeAsync", Napi::Function::New<deviceSynchronizeAsync>(env));
   exports.Set("deviceMemory", Napi::Function::New<deviceMemory>(env));
+  exports.Set("devicePeak", Napi::Function::New<devicePeak>(env));
 }
 
 }  // namespace rankone

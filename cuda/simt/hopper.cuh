@@ -143,9 +143,13 @@ SIMT_DEV void wgmma_wait() {
   SIMT_SM90A(asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(N) : "memory"));
 }
 
-// An operand in shared memory, byte distances. Rows of k next to each other (T = 0): `stride` between groups of 8 rows,
-// `leading` unused under a swizzle. Transposed (T = 1; rows are k): `stride` between groups of 8 k, `leading` between
-// blocks of 64 (B128) or 32 (B64) columns.
+// An operand in shared memory; distances in bytes, rows along M or N.
+//   k next to each other (T = 0): atoms of 8 rows of 128 (B128) or 64 (B64) bytes, `stride` from one to the next along
+//   the
+//     rows; `leading` unused
+//   transposed (T = 1), rows next to each other: atoms of 8 k of 64 or 32 rows, `stride` from one to the next along k,
+//     `leading` along the rows
+//   without a swizzle: atoms of 8 times 16 bytes, `stride` along the rows, `leading` along k, T or not
 SIMT_DEV uint64_t wgmma_desc(const void* p, uint32_t leading, uint32_t stride, Swizzle swizzle = Swizzle::B128) {
   const uint64_t mode = swizzle == Swizzle::B128 ? 1 : swizzle == Swizzle::B64 ? 2 : 0;
   return static_cast<uint64_t>((shared_address(p) & 0x3FFFF) >> 4) | static_cast<uint64_t>(leading >> 4) << 16 |

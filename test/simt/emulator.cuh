@@ -57,8 +57,9 @@ struct Indices {
   dim3 threadIndex, blockIndex, blockSize, gridSize;
   unsigned char* shared;
 };
-// Of the emulated thread that runs on this thread of the machine; set at every switch.
-extern thread_local const Indices* indices __attribute__((tls_model("initial-exec")));
+// Of the emulated thread that runs on this thread of the machine; set at every switch. Not thread_local, whose every
+// use would ask whether it needs to be initialised.
+extern __thread const Indices* indices __attribute__((tls_model("initial-exec")));
 
 enum class Element { BF16, F16, TF32 };
 

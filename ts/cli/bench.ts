@@ -14,11 +14,12 @@ import { isasToRun } from './isas';
 import { expectWritable, report as print } from './output';
 import { pageOf } from './page/page';
 import { peerNames } from './peers';
+import type { Place } from './place';
 
 export interface RunOptions {
   threads?: number[];
   isa?: string[];
-  device?: 'cpu' | 'cuda';
+  device?: Place;
   seconds?: number;
   peers?: string[];
   json?: string;
@@ -36,14 +37,7 @@ export async function runBench(
 
 /** Measures cases, prints a table of them and writes the files that are asked for; returns the exit code. */
 export async function benchCases(cases: readonly Case[], options: RunOptions): Promise<number> {
-  if (options.device === 'cuda') throw new UsageError(`--device cuda: ${cudaReport()}`);
-  const plan: Plan = {
-    cases,
-    isas: options.isa ? isasToRun(options.isa) : [engine().info().isa],
-    threads: [...new Set(options.threads ?? [engine().getNumThreads()])],
-    seconds: options.seconds ?? 0.5,
-    peers: (options.peers ?? []).flatMap((name) => (name === 'all' ? peerNames : name)),
-  };
+  const plan = planOf(cases, options);
   expectWritable(options.json);
   expectWritable(options.html);
   const keys = keysOf(plan);
@@ -56,4 +50,36 @@ export async function benchCases(cases: readonly Case[], options: RunOptions): P
   if (options.html !== undefined) writeFileSync(options.html, pageOf(report));
   const slower = report.comparison?.changes.some(({ verdict }) => verdict === 'slower');
   return report.failures.length > 0 || slower ? 1 : 0;
+}
+
+function planOf(cases: readonly Case[], options: RunOptions): Plan {
+  const { device = 'cpu', isa, threads, peers = [], seconds = 0.5 } = options;
+  if (device !== 'cpu') return devicePlan(cases, device, options);
+  return {
+    cases,
+    isas: isa ? isasToRun(isa) : [engine().info().isa],
+    threads: [...new Set(threads ?? [engine().getNumThreads()])],
+    seconds,
+    peers: peers.flatMap((name) => (name === 'all' ? peerNames : name)),
+    place: device,
+  };
+}
+
+function devicePlan(
+  cases: readonly Case[],
+  device: Place,
+  { isa, threads, peers, seconds = 0.5 }: RunOptions,
+): Plan {
+  for (const [name, given] of Object.entries({ isa, threads, peers }))
+    if (given !== undefined)
+      throw new UsageError(`--${name}: not together with --device ${device}`);
+  const { devices } = engine().info().cuda;
+  if (devices.length === 0) throw new UsageError(`--device ${device}: ${cudaReport()}`);
+  const place = (device as string) === 'cuda' ? 'cuda:0' : device;
+  if (Number(place.replace('cuda:', '')) >= devices.length)
+    throw new UsageError(`--device ${device}: there are cuda:0 to cuda:${devices.length - 1}`);
+  const own = cases.filter(({ op }) => (op.recurrent || op.lora) && op.isa === undefined);
+  if (own.length === 0)
+    throw new UsageError(`--device ${device}: ${cases[0].op.name} is computed on the CPU only`);
+  return { cases: own, isas: [place], threads: [1], seconds, peers: [], place };
 }

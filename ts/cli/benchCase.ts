@@ -8,6 +8,7 @@ import type { Dtype } from './dtype';
 import { operationNamed } from './engine';
 import type { Mode, Operation, Pass, Shape, Tensors } from './operation';
 import { shapeText } from './operation';
+import { placed } from './place';
 
 export interface Case {
   op: Operation;
@@ -82,8 +83,8 @@ function prepareRecurrence({ op, pass, shape, dtype, mode }: Case): Prepared {
   const tokens = pass === 'decode' ? { ...shape, T: 1 } : shape;
   const { inputs, gradients } = makeProblem(op, tokens, dtype);
   const call = { op, dtype };
-  const given = encode(call, without(inputs, STARTS));
-  const options = { ...optionsOf(op, inputs), mode };
+  const given = placed(encode(call, without(inputs, STARTS)));
+  const options = placed({ ...optionsOf(op, inputs), mode });
   const forward = operationNamed(`${op.call}Sync`);
   if (pass === 'decode') {
     const { initialState, initialZ } = inputs;
@@ -100,7 +101,7 @@ function prepareRecurrence({ op, pass, shape, dtype, mode }: Case): Prepared {
   }
   if (pass.startsWith('backward')) {
     const backward = operationNamed(`${op.call}BackwardSync`);
-    const dOutput = encode(call, without(gradients, ['dFinalState', 'dFinalZ']));
+    const dOutput = placed(encode(call, without(gradients, ['dFinalState', 'dFinalZ'])));
     const recomputing: { saved?: object } = { ...given, ...dOutput };
     const out = backward(recomputing, options);
     const traffic = trafficOf(recomputing, out);

@@ -9,6 +9,7 @@ import { encodeTensors, roundTensors, valuesOf } from './dtype';
 import { engine, operationNamed } from './engine';
 import type { Operation, References, Shape, Tensors } from './operation';
 import { recurrentForms } from './operation';
+import { fetched, placed, placeName, placeOption } from './place';
 
 /** The ways through an operation that are checked: the modes of a forward, and the rest. */
 export type Form =
@@ -67,7 +68,7 @@ export function check(op: Operation, shape: Shape, dtype: Dtype, forms: readonly
     for (const results of resultsOf(problem, form)) {
       for (const [name, reference] of Object.entries(expected)) {
         if (!reference) continue;
-        const row = op.row(name, shape, dtype);
+        const row = rowOf(op, name, shape, dtype);
         const starts = problem.inputs.cuSeqlens?.data;
         const fraction = fractionOfLimit(results[name], reference, row, starts);
         if (fraction >= worst.fraction) Object.assign(worst, { tensor: name, fraction });
@@ -75,6 +76,18 @@ export function check(op: Operation, shape: Shape, dtype: Dtype, forms: readonly
     }
     return worst;
   });
+}
+
+/** What is not float32 is multiplied in bf16 on a device. */
+export function rowOf(op: Operation, name: string, shape: Shape, dtype: Dtype): Row {
+  const products = placeName() !== 'cpu' && dtype !== 'f32';
+  return op.row(name, shape, products ? 'bf16 compute' : dtype);
+}
+
+/** An operation of the package where the process computes, with arguments from the CPU and results there. */
+export function checkedOperation(name: string): (inputs: object, options?: object) => any {
+  const call = operationNamed(name);
+  return (inputs, options) => fetched(call(placed(inputs), placed(options)));
 }
 
 /**
@@ -140,7 +153,7 @@ export function optionsOf(op: Operation, inputs: Tensors): object {
 function forwardOf(problem: Problem, mode: object): Results {
   const { op, inputs } = problem;
   const options = { ...optionsOf(op, inputs), ...mode, outputFinalState: true };
-  return operationNamed(`${op.call}Sync`)(encode(problem, inputs), options);
+  return checkedOperation(`${op.call}Sync`)(encode(problem, inputs), options);
 }
 
 function savingForward(problem: Problem): Results {
@@ -164,7 +177,7 @@ function plainForward(problem: Problem): Results {
 /** One call of a plain function. */
 function called(problem: Problem, suffix: string, tensors: Tensors, options: object): Results {
   const { op } = problem;
-  const run = operationNamed(`${op.call}${suffix}`);
+  const run = checkedOperation(`${op.call}${suffix}`);
   const given = encode(problem, tensors);
   if (!op.bind) return run(given, options);
   const bound = op.bind(given as Tensors);
@@ -182,10 +195,10 @@ function backward(problem: Problem): Results[] {
   const options = { ...optionsOf(op, inputs), ...op.backwardOptions?.(shape, inputs) };
   if (!op.recurrent) return [called(problem, 'BackwardSync', tensors, options)];
   const given = encode(problem, tensors);
-  const run = operationNamed(`${op.call}BackwardSync`);
+  const run = checkedOperation(`${op.call}BackwardSync`);
   const results = [run(given, options)];
   const saving = { ...optionsOf(op, inputs), saveForBackward: true };
-  const { saved } = operationNamed(`${op.call}Sync`)(encode(problem, inputs), saving);
+  const { saved } = checkedOperation(`${op.call}Sync`)(encode(problem, inputs), saving);
   results.push(run({ ...given, saved }, options));
   saved.dispose();
   return results;
@@ -195,7 +208,8 @@ function backward(problem: Problem): Results[] {
 export function stateOf({ initialState, initialZ }: Tensors) {
   const [batch, valueHeads, keyDim, valueDim] = initialState.shape;
   const keyHeads = initialZ?.shape[1];
-  const state = engine().createState({ batch, valueHeads, keyDim, valueDim, keyHeads });
+  const sizes = { batch, valueHeads, keyDim, valueDim, keyHeads };
+  const state = engine().createState({ ...sizes, ...placeOption() } as never);
   state.copyFrom(initialState as Tensor32, initialZ as Tensor32 | undefined);
   return state;
 }
@@ -206,7 +220,7 @@ function decode(problem: Problem): Results {
   const state = stateOf(inputs);
   const perToken = without(inputs, [...STARTS, ...(op.nested?.names ?? [])]);
   const options = optionsOf(op, inputs);
-  const run = operationNamed(`${op.call}Sync`);
+  const run = checkedOperation(`${op.call}Sync`);
   const outputs: Results[] = [];
   for (let t = 0; t < shape.T; t++) {
     const given = encode(problem, tokenOf(perToken, t, shape.T));

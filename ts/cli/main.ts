@@ -39,6 +39,11 @@ function seconds(text: string): number {
   throw new InvalidArgumentError('Expected a number above 0, at most 600.');
 }
 
+function device(text: string): string {
+  if (/^(cpu|cuda(:\d{1,4})?)$/.test(text)) return text;
+  throw new InvalidArgumentError('Expected cpu, cuda or cuda:N.');
+}
+
 type Run = (...given: any[]) => number | Promise<number>;
 
 /** A command's code is loaded when it runs: the addon need not load for `--help`. */
@@ -89,7 +94,9 @@ function build(exit: (code: number) => void): Command {
     .option('--isa <names>', 'instruction sets, or all (default: the widest)', list)
     .option('--threads <counts>', 'default: RANKONE_NUM_THREADS, or all processors', threads)
     .addOption(
-      new Option('--device <name>', 'where to run').choices(['cpu', 'cuda']).default('cpu'),
+      new Option('--device <name>', 'where to run: cpu, cuda or cuda:N')
+        .argParser(device)
+        .default('cpu'),
     )
     .option('--seconds <s>', 'time to spend on each case and contender', seconds, 0.5)
     .option('--peers <names>', 'other libraries to time beside, or all (default: none)', list)

@@ -91,7 +91,7 @@ export interface Operation {
   forward(inputs: Tensors): References;
   backward?(inputs: Tensors): References;
   /** How far a result may be off. */
-  row(name: string, shape: Shape, dtype: Dtype): Row;
+  row(name: string, shape: Shape, dtype: Dtype | 'bf16 compute'): Row;
   /** Minimum arithmetic of one run: no redundancy of the kernels counts. 0 for what only moves data. */
   flops(pass: Pass, shape: Shape): number;
   /** What multiplies, where it is not float32. */

@@ -48,24 +48,28 @@ void complete(Block& block, Barrier& barrier, Thread* last) {
   if (barrier.waiting.empty()) barrier.waiting.swap(waiting);
 }
 
-void arriveAt(int id, int expected, bool waits, Site site, const char* what) {
+// Apart from arriveAt, whose frame is to be small: many threads wait in it.
+[[noreturn]] __attribute__((noinline)) void refuse(Thread& me, const Barrier& barrier, int id, int expected, Site site,
+                                                   const char* what) {
+  const std::string name = "barrier " + std::to_string(id);
+  const Site first = barrier.sites[me.warp->id];
+  if (barrier.expected != expected) misuse(me, site, what, name + " is waited for with different numbers of threads");
+  if (barrier.lanes[me.warp->id] >> me.lane & 1) misuse(me, site, what, "a thread arrives twice at " + name);
+  misuse(me, site, what,
+         "lanes of a warp come to a barrier from different places, " + mark(first, nullptr) + " and " +
+             mark(site, nullptr));
+}
+
+inline __attribute__((always_inline)) void arriveAt(int id, int expected, bool waits, Site site, const char* what) {
   Thread& me = *running();
   Block& block = *me.block;
   Barrier& barrier = block.barriers[id];
-  if (barrier.arrived == 0) {
-    barrier.expected = expected;
-  } else if (barrier.expected != expected) {
-    misuse(me, site, what, "barrier " + std::to_string(id) + " is waited for with different numbers of threads");
-  }
   const int warp = me.warp->id;
-  if (barrier.lanes[warp] == 0) {
-    barrier.sites[warp] = site;
-  } else if (barrier.lanes[warp] >> me.lane & 1) {
-    misuse(me, site, what, "a thread arrives twice at barrier " + std::to_string(id));
-  } else if (barrier.sites[warp].line != site.line || barrier.sites[warp].file != site.file) {
-    misuse(me, site, what,
-           "lanes of a warp come to a barrier from different places, " + mark(barrier.sites[warp], nullptr) + " and " +
-               mark(site, nullptr));
+  if (barrier.arrived == 0) barrier.expected = expected;
+  if (barrier.lanes[warp] == 0) barrier.sites[warp] = site;
+  if (barrier.expected != expected || barrier.lanes[warp] >> me.lane & 1 || barrier.sites[warp].line != site.line ||
+      barrier.sites[warp].file != site.file) {
+    refuse(me, barrier, id, expected, site, what);
   }
   barrier.lanes[warp] |= 1u << me.lane;
   ++barrier.arrived;
@@ -75,7 +79,6 @@ void arriveAt(int id, int expected, bool waits, Site site, const char* what) {
     complete(block, barrier, waits ? &me : nullptr);
   } else if (waits) {
     barrier.waiting.push_back(&me);
-    me.barrier = id;
     block.worker->suspend(me, State::AT_BARRIER, site, what);
   }
 }

@@ -2,6 +2,7 @@
 
 #include <sys/mman.h>
 
+#include <atomic>
 #include <cstdio>
 #include <cstdlib>
 
@@ -75,17 +76,23 @@ namespace simt::emulator {
 
 unsigned char* createStack() {
   constexpr size_t GUARD = 64 << 10;  // a page, however large
-  void* memory =
-      mmap(nullptr, GUARD + STACK_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  if (memory == MAP_FAILED || mprotect(memory, GUARD, PROT_NONE) != 0) {
+  // Stacks lie an odd number of pages apart: of distances that are powers of two a TLB holds a few only.
+  constexpr size_t ODD = 4 << 10;
+  void* memory = mmap(nullptr, GUARD + STACK_BYTES + ODD, PROT_READ | PROT_WRITE,
+                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (memory == MAP_FAILED) {
     std::perror("simt: no memory for the stacks of emulated threads");
     std::abort();
   }
+  // The system limits the number of mappings, which guards set apart: of tens of thousands of stacks the last go
+  // without.
+  static std::atomic<int> count{0};
+  if (count++ < 8192) (void)mprotect(memory, GUARD, PROT_NONE);
   return static_cast<unsigned char*>(memory) + GUARD;
 }
 
 void* prepareStack(unsigned char* stack, int number, void (*function)()) {
-  void** top = reinterpret_cast<void**>(stack + STACK_BYTES - number * 448 % 8192);
+  void** top = reinterpret_cast<void**>(stack + STACK_BYTES - number * 0);
 #if defined(__x86_64__)
   // As after a call: 8 below a multiple of 16.
   *--top = nullptr;

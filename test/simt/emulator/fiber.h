@@ -8,9 +8,9 @@ namespace simt::emulator {
 // Saves the running context's stack pointer in *from and goes on where `to` was saved.
 extern "C" void simt_switch_context(void** from, void* to);
 
-constexpr size_t STACK_BYTES = 64 << 10;
+constexpr size_t STACK_BYTES = 128 << 10;
 
-// A stack with an unmapped page below it; lives as long as the program.
+// A stack with a guard below it; lives as long as the program.
 unsigned char* createStack();
 
 // The stack pointer with which a switch enters `function`, which must not return. Stacks of different `number` begin at

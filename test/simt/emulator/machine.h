@@ -4,6 +4,7 @@
 #include <atomic>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "clocks.h"
@@ -62,12 +63,11 @@ struct Accumulators {
 };
 
 // The indices come first: kernels see them through `indices`, which is thus the running thread.
-struct Thread : Indices {
+struct alignas(64) Thread : Indices {
   Block* block;
   Warp* warp;
   int id, lane;
 
-  unsigned char* stack;
   void* context;
   State state;
   bool inside;  // the emulator: its own accesses are none of the kernel's
@@ -76,10 +76,9 @@ struct Thread : Indices {
   Site site;
   const char* what;
   void* argument;
-  uint32_t mask;
+  unsigned char* stack;
   uint64_t* mbarrier;
   uint32_t parity;
-  int barrier;
 
   std::vector<std::vector<Copy>> copies;  // committed groups, oldest first
   std::vector<Copy> openCopies;
@@ -242,6 +241,44 @@ struct Worker {
   Block* ended_ = nullptr;
   bool exhausted_ = false;
 };
+
+// How threads give way. Inlined, as returns after a switch of stacks are mispredicted, each of them.
+
+inline uint32_t step(uint32_t& random) {
+  random = random * 1664525u + 1013904223u;
+  return random >> 8;
+}
+
+inline Thread* Worker::next() {
+  if (count_ == 0 || launch.aborted.load(std::memory_order_relaxed)) return nullptr;
+  const size_t mask = ring_.size() - 1;
+  if (launch.seed) std::swap(ring_[first_], ring_[(first_ + step(random_) % count_) & mask]);
+  Thread* thread = ring_[first_];
+  first_ = (first_ + 1) & mask;
+  --count_;
+  return thread;
+}
+
+inline __attribute__((always_inline)) void Worker::switchToMain(Thread& from) {
+  indices = nullptr;
+  simt_switch_context(&from.context, context_);
+}
+
+inline __attribute__((always_inline)) void Worker::switchFrom(Thread& from) {
+  Thread* to = next();
+  if (to == &from) return;
+  if (!to) return switchToMain(from);
+  indices = to;
+  simt_switch_context(&from.context, to->context);
+}
+
+inline __attribute__((always_inline)) void Worker::suspend(Thread& thread, State state, Site site, const char* what) {
+  thread.state = state;
+  thread.site = site;
+  thread.what = what;
+  if (state == State::ASLEEP) sleeping.push_back(&thread);
+  switchFrom(thread);
+}
 
 inline Thread* running() { return const_cast<Thread*>(static_cast<const Thread*>(indices)); }
 

@@ -12,10 +12,10 @@ struct Fragments {
   const uint32_t *a, *b;
 };
 
-template <int K>
-void multiply(const double (&a)[16][16], const double (&b)[16][8], double (&d)[16][8]) {
+// Products of these operands are exact in double, so that a fused operation would give the same.
+VECTORISED void multiply(const double (&a)[16][16], const double (&b)[16][8], double (&d)[16][8], int depth) {
   for (int i = 0; i < 16; ++i) {
-    for (int k = 0; k < K; ++k) {
+    for (int k = 0; k < depth; ++k) {
       for (int j = 0; j < 8; ++j) d[i][j] += a[i][k] * b[k][j];
     }
   }
@@ -42,7 +42,7 @@ void execute(Warp& warp, void* const* arguments, uint32_t) {
       }
     }
   }
-  multiply<TYPE == Element::TF32 ? 8 : 16>(a, b, d);
+  multiply(a, b, d, TYPE == Element::TF32 ? 8 : 16);
   for (int lane = 0; lane < WARP; ++lane) {
     const auto& mine = *static_cast<const Fragments*>(arguments[lane]);
     for (int i = 0; i < 4; ++i) mine.d[i] = rounded(d[lane / 4 + i / 2 * 8][lane % 4 * 2 + i % 2]);

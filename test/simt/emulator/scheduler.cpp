@@ -12,7 +12,7 @@
 
 namespace simt::emulator {
 
-thread_local const Indices* indices;
+__thread const Indices* indices;
 
 namespace {
 
@@ -23,11 +23,6 @@ void enter() {
   Thread& thread = *running();
   thread.block->launch->body(thread.block->launch->call);
   thread.block->worker->finish(thread);
-}
-
-uint32_t step(uint32_t& random) {
-  random = random * 1664525u + 1013904223u;
-  return random >> 8;
 }
 
 // Blocks with their stacks and shared memory, for later launches.
@@ -63,37 +58,6 @@ void Worker::ready(Thread& thread) {
     ring_.resize(ring_.size() * 2);
   }
   ring_[(first_ + count_++) & (ring_.size() - 1)] = &thread;
-}
-
-Thread* Worker::next() {
-  if (count_ == 0 || launch.aborted.load(std::memory_order_relaxed)) return nullptr;
-  const size_t mask = ring_.size() - 1;
-  if (launch.seed) std::swap(ring_[first_], ring_[(first_ + step(random_) % count_) & mask]);
-  Thread* thread = ring_[first_];
-  first_ = (first_ + 1) & mask;
-  --count_;
-  return thread;
-}
-
-void Worker::switchToMain(Thread& from) {
-  indices = nullptr;
-  simt_switch_context(&from.context, context_);
-}
-
-void Worker::switchFrom(Thread& from) {
-  Thread* to = next();
-  if (to == &from) return;
-  if (!to) return switchToMain(from);
-  indices = to;
-  simt_switch_context(&from.context, to->context);
-}
-
-void Worker::suspend(Thread& thread, State state, Site site, const char* what) {
-  thread.state = state;
-  thread.site = site;
-  thread.what = what;
-  if (state == State::ASLEEP) sleeping.push_back(&thread);
-  switchFrom(thread);
 }
 
 void Worker::abort(Thread& thread) {

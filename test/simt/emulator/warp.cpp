@@ -26,23 +26,23 @@ bool isWhole(const Warp& warp, const Meeting& meeting) {
   return (meeting.arrived & warp.live) == (meeting.mask & warp.live);
 }
 
+// Apart from meet, whose frame is to be small: many threads wait in it.
+[[noreturn]] __attribute__((noinline)) void refuse(Thread& me, uint32_t mask, const char* what, Site site) {
+  const bool member = mask >> me.lane & 1;
+  find(Kind::SYNCHRONISATION, mark(site, what),
+       mark(site, what) + (member ? " by a warp some of whose lanes do not exist or have ended"
+                                  : " by a lane that is not in its mask"));
+  me.block->worker->abort(me);
+}
+
 }  // namespace
 
 void meet(const char* what, uint32_t mask, bool aligned, void* argument, Execute execute, Site site) {
   Thread& me = *running();
   Warp& warp = *me.warp;
   mask &= warp.exists;
-  if (!(mask >> me.lane & 1)) {
-    find(Kind::SYNCHRONISATION, mark(site, what), mark(site, what) + " by a lane that is not in its mask");
-    me.block->worker->abort(me);
-  }
-  if (aligned && warp.live != ~0u) {
-    find(Kind::SYNCHRONISATION, mark(site, what),
-         mark(site, what) + " by a warp some of whose lanes do not exist or have ended");
-    me.block->worker->abort(me);
-  }
+  if (!(mask >> me.lane & 1) || (aligned && warp.live != ~0u)) refuse(me, mask, what, site);
   me.argument = argument;
-  me.mask = mask;
   size_t index = 0;
   for (; index < warp.meetings.size(); ++index) {
     const Meeting& other = warp.meetings[index];

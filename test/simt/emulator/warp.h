@@ -4,6 +4,13 @@
 #include "machine.h"
 #include "memory.h"
 
+// For the widest vectors of the machine.
+#if defined(__x86_64__) && defined(__gnu_linux__)
+#define VECTORISED __attribute__((target_clones("avx2", "default"), optimize("O3")))
+#else
+#define VECTORISED
+#endif
+
 namespace simt::emulator {
 
 // Carries an operation out for the lanes in `lanes`; arguments of the others are null.

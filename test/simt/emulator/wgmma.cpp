@@ -128,6 +128,12 @@ void issue(Warp& warp, void* const* arguments, uint32_t) {
   warp.openProducts.push_back(issued);
 }
 
+VECTORISED void addProducts(const double (&a)[16], const double (*b)[256], int columns, double* row) {
+  for (int k = 0; k < 16; ++k) {
+    for (int j = 0; j < columns; ++j) row[j] += a[k] * b[k][j];
+  }
+}
+
 void carryOut(Warp& warp, const Issued& issued) {
   const Product& product = issued.product;
   const int columns = product.columns;
@@ -162,9 +168,7 @@ void carryOut(Warp& warp, const Issued& issued) {
     double row[256];
     const auto at = [&](int j) -> float& { return values[i % 8 * 4 + j % 8 / 2][j / 8 * 4 + i / 8 * 2 + j % 2]; };
     for (int j = 0; j < columns; ++j) row[j] = product.accumulate ? at(j) : 0;
-    for (int k = 0; k < 16; ++k) {
-      for (int j = 0; j < columns; ++j) row[j] += a[i][k] * b[k][j];
-    }
+    addProducts(a[i], b.get(), columns, row);
     for (int j = 0; j < columns; ++j) at(j) = rounded(row[j]);
   }
   for (int lane = 0; lane < WARP; ++lane) {

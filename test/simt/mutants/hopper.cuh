@@ -11,6 +11,7 @@ enum class HopperFault {
   EARLY_RELEASE,
   PARITY,
   NO_PROXY_FENCE,
+  EARLY_PROXY_FENCE,
   NO_BARRIER,
   NO_WAIT,
   NO_WGMMA_FENCE,
@@ -53,8 +54,9 @@ __global__ void __launch_bounds__(160) hopper(const __grid_constant__ simt::Tens
   for (int i = 0; i < stages; ++i) {
     const int stage = i & 1;
     simt::mbar_wait(&s.full[stage], (i >> 1) & 1);
+    if (FAULT == HopperFault::EARLY_PROXY_FENCE) simt::fence_proxy_async();
     for (int j = t; j < 4096; j += 128) s.a[stage][j] ^= 0x8000;
-    if (FAULT != HopperFault::NO_PROXY_FENCE) simt::fence_proxy_async();
+    if (FAULT != HopperFault::NO_PROXY_FENCE && FAULT != HopperFault::EARLY_PROXY_FENCE) simt::fence_proxy_async();
     if (FAULT != HopperFault::NO_BARRIER) simt::bar_sync(1, 128);
     if (FAULT != HopperFault::NO_WGMMA_FENCE) simt::wgmma_fence();
     SIMT_UNROLL

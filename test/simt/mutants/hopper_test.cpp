@@ -68,6 +68,10 @@ TEST("ordinary writes that wgmma reads without a proxy fence") {
   expectFault<HopperFault::NO_PROXY_FENCE>(Seen::CHECKED, Kind::PROXY, {"wgmma at hopper.cuh:", "code at hopper.cuh:"});
 }
 
+TEST("a proxy fence before the writes that it is to cover") {
+  expectFault<HopperFault::EARLY_PROXY_FENCE>(Seen::CHECKED, Kind::PROXY, {"wgmma at hopper.cuh:"});
+}
+
 TEST("ordinary writes that wgmma of other warps reads without a barrier") {
   expectFault<HopperFault::NO_BARRIER>(Seen::CHECKED, Kind::RACE, {"wgmma at hopper.cuh:"});
 }

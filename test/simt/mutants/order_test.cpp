@@ -207,6 +207,29 @@ TEST("a release by one thread for others that it has not met") {
   });
 }
 
+// Block 0 writes and tells block 1, which tells block 2, which reads.
+__global__ void relays(float* data, uint32_t* flags, float* out, bool fault) {
+  const int t = threadIdx.x, block = blockIdx.x;
+  if (block == 0) data[t] = 5;
+  syncwarp();
+  if (block > 0 && !(fault && block == 1)) {
+    while (load_acquire(&flags[block - 1]) == 0) {
+    }
+  }
+  syncwarp();
+  if (t == 0) add_release(&flags[block], 1);
+  if (block == 2) out[t] = data[t];
+}
+
+TEST("order is handed on by a third block, if that has acquired it") {
+  expectCaught(Seen::CHECKED, Kind::RACE, {"block (2, 0, 0)", "block (0, 0, 0)"}, [](bool fault) {
+    DeviceArray<float> data(std::vector<float>(32, 0.f)), out(32);
+    DeviceArray<uint32_t> flags(std::vector<uint32_t>(3, 0));
+    EXPECT_OK(launch(relays, dim3(3), dim3(32), 0, nullptr, data.data(), flags.data(), out.data(), fault));
+    if (!fault) EXPECT_EQ(out.host()[31], 5.f);
+  });
+}
+
 // Lanes of block 0 poll for what block 1 writes; with the fault only lane 0 acquires, and tells the others by a
 // shuffle.
 __global__ void polls(float* data, uint32_t* flag, float* out, bool fault) {

@@ -3,7 +3,9 @@
 import fs from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
+import type { DeviceTensor } from '../../device';
 import { engine, internals } from '../engine';
+import { finish, placed, placeName } from '../place';
 import type { Traffic } from './traffic';
 
 export type PeakKind = 'f32' | 'bf16' | 'int8';
@@ -96,6 +98,7 @@ const PEAK_WINDOWS = 8;
 /** GF/s. */
 export function measurePeak(kind: PeakKind): number {
   const { binding } = internals();
+  if (placeName() !== 'cpu') return binding.devicePeak(deviceIndex(), kind);
   const windows = Array.from({ length: PEAK_WINDOWS }, () =>
     binding.measurePeak(kind, PEAK_WINDOW),
   );
@@ -118,8 +121,46 @@ export function higher(a: Ceilings, b: Ceilings): Ceilings {
   };
 }
 
+function deviceIndex(): number {
+  return Number(placeName().replace('cuda:', ''));
+}
+
+/** Memory of a device that none of its caches holds. */
+const DEVICE_SET = 256 << 20;
+/** An emulated one computes it all on the CPU. */
+const EMULATED_SET = 1 << 20;
+
+/** By copies on the device, which read as much as they write. */
+function measureDevice(): Ceilings {
+  const { emulated } = engine().info().cuda.devices[deviceIndex()];
+  const bytes = emulated ? EMULATED_SET : DEVICE_SET;
+  const floats = placed({ data: new Float32Array(bytes / 4), shape: [bytes / 4] });
+  const tensor = floats as unknown as DeviceTensor;
+  const copy = (): void => tensor.clone().dispose();
+  copy();
+  let fastest = 0;
+  for (let window = 0; window < 6; window++) {
+    const copies = emulated ? 1 : 8;
+    finish();
+    const started = performance.now();
+    for (let i = 0; i < copies; i++) copy();
+    finish();
+    const ns = 1e6 * (performance.now() - started);
+    fastest = Math.max(fastest, (2 * bytes * copies) / ns);
+  }
+  tensor.dispose();
+  const level = { level: 'memory', capacity: null, workingSet: bytes };
+  return {
+    isa: placeName(),
+    threads: 1,
+    peaks: { f32: measurePeak('f32'), bf16: measurePeak('bf16') },
+    bandwidths: [{ ...level, read: fastest, update: fastest }],
+  };
+}
+
 /** Takes about half a second. */
 export function measureCeilings(): Ceilings {
+  if (placeName() !== 'cpu') return measureDevice();
   const { isa } = engine().info();
   const threads = engine().getNumThreads();
   const peaks: Ceilings['peaks'] = { f32: measurePeak('f32') };
@@ -132,6 +173,7 @@ export function measureCeilings(): Ceilings {
 
 /** Bytes that no cache of this machine holds any substantial part of. */
 export function memorySet(): number {
+  if (placeName() !== 'cpu') return DEVICE_SET;
   const { length: processors } = os.cpus();
   const capacities = caches().map((cache) =>
     capacityOf(cache, engine().getNumThreads(), processors),

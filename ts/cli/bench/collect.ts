@@ -2,6 +2,7 @@
 import type { Case } from '../benchCase';
 import { UsageError } from '../errors';
 import { machine } from '../info';
+import type { Place } from '../place';
 import { Progress } from '../progress';
 import { specOf } from './cases';
 import type { Timed } from './measure';
@@ -19,6 +20,8 @@ export interface Plan {
   threads: readonly number[];
   seconds: number;
   peers: readonly string[];
+  /** Of a device: the one name in `isas`. */
+  place: Place;
 }
 
 /** The cases that an instruction set has. */
@@ -38,7 +41,7 @@ export function keysOf({ cases, isas, threads }: Plan): CaseKey[] {
 }
 
 export async function collect(plan: Plan): Promise<BenchReport> {
-  const { cases, isas, threads, seconds, peers } = plan;
+  const { cases, isas, threads, seconds, peers, place } = plan;
   const report: BenchReport = {
     schema: SCHEMA,
     version: VERSION,
@@ -56,7 +59,8 @@ export async function collect(plan: Plan): Promise<BenchReport> {
     for (const isa of isas) {
       const own = casesOn(isa, cases);
       if (own.length === 0) continue;
-      const task = { cases: own.map(specOf), threads: [...threads], seconds, peers: [...peers] };
+      const settings = { threads: [...threads], seconds, peers: [...peers], place };
+      const task = { cases: own.map(specOf), ...settings };
       const gather = gatherer(report);
       await runIsa(isa, task, (message) => {
         gather(message);

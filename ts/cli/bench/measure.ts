@@ -3,7 +3,8 @@ import type { Case } from '../benchCase';
 import { checkSmall, prepare } from '../benchCase';
 import type { Tensors } from '../operation';
 import type { Peer, PeerCase } from '../peers/peer';
-import type { Ceilings } from './ceilings';
+import { finish, placeName } from '../place';
+import type { Ceilings, PeakKind } from './ceilings';
 import { ceilingOf, levelOf, measurePeak } from './ceilings';
 import { checkPeer, inputsForPeer } from './peerCheck';
 import type { Contender } from './rounds';
@@ -56,7 +57,7 @@ export async function measure(
         time: (runs: number) => own.time(runs),
       })),
     ];
-    const kind = one.op.arithmetic ?? 'f32';
+    const kind = peakKindOf(one);
     const rounds = await timeInTurns(contenders, seconds, () => measurePeak(kind));
     const ours = rounds.samples[0];
     const peerResults = peerResultsOf(opened, ours, (peer, i) => {
@@ -78,6 +79,12 @@ export async function measure(
   } finally {
     for (const { own } of opened) await own.close();
   }
+}
+
+/** Which of the machine's peaks a case is held against. A device multiplies in bf16 what is not float32. */
+export function peakKindOf({ op, dtype }: Case): PeakKind {
+  if (placeName() !== 'cpu') return dtype === 'f32' ? 'f32' : 'bf16';
+  return op.arithmetic ?? 'f32';
 }
 
 /** What the peers took; `samplesOf` gives nothing for one that dropped out. */
@@ -141,8 +148,26 @@ export async function openPeers(
   return opened;
 }
 
-/** Single calls from JavaScript, as tinybench times them. */
+/** Calls that a device has under way at a time. */
+const ENQUEUED = 16;
+
+/** Calls from JavaScript to the end of the last one's work, a sample for every so many. */
+async function timeOnDevice(run: () => unknown, runs: number): Promise<number[]> {
+  const samples: number[] = [];
+  for (let left = runs; left > 0; left -= ENQUEUED) {
+    const count = Math.min(left, ENQUEUED);
+    finish();
+    const started = performance.now();
+    for (let i = 0; i < count; i++) run();
+    finish();
+    samples.push((1e6 * (performance.now() - started)) / count);
+  }
+  return samples;
+}
+
+/** Single calls from JavaScript, as tinybench times them; on a device see above. */
 export async function engineContender(run: () => unknown): Promise<Contender> {
+  if (placeName() !== 'cpu') return { name: 'rankone', time: (runs) => timeOnDevice(run, runs) };
   // An ES module only; `import()` stays what it is in CommonJS.
   const { Bench } = await import('tinybench');
   const time = async (runs: number): Promise<number[]> => {
@@ -164,14 +189,16 @@ export async function engineContender(run: () => unknown): Promise<Contender> {
 }
 
 /** Of the minimum arithmetic. */
-export function rates({ op, pass, shape }: Case, medianNs: number, peakGflops: number) {
+export function rates(one: Case, medianNs: number, peakGflops: number) {
+  const { op, pass, shape } = one;
   const heads = op.tokenHeads?.(pass, shape);
   const flops = op.flops(pass, shape);
   const gflops = flops / medianNs;
+  const peak = peakKindOf(one);
   return {
     ...(heads !== undefined && { nsPerTokenHead: medianNs / heads }),
     ...(flops > 0 && { flops, gflops, shareOfPeak: gflops / peakGflops }),
-    peak: op.arithmetic ?? ('f32' as const),
+    peak,
     peakGflops,
   };
 }

@@ -3,7 +3,7 @@ import path from 'node:path';
 import { UsageError } from '../errors';
 import type { Message, Task, Thrown } from './worker';
 
-/** Runs a task on an instruction set. @throws what the process has thrown, and Error where it died */
+/** Runs a task on an instruction set, or on the device that the task names. @throws what the process has thrown, and Error where it died */
 export async function runIsa(
   isa: string,
   task: Task,
@@ -11,7 +11,7 @@ export async function runIsa(
 ): Promise<void> {
   const file = path.join(__dirname, `worker${path.extname(__filename)}`);
   const child = fork(file, {
-    env: { ...process.env, RANKONE_ISA: isa },
+    env: task.place === 'cpu' ? { ...process.env, RANKONE_ISA: isa } : process.env,
     stdio: ['ignore', 'inherit', 'inherit', 'ipc'],
     serialization: 'advanced', // keeps infinities
   });

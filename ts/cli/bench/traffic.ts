@@ -9,11 +9,14 @@ export interface Traffic {
 
 interface Sized {
   data?: { byteLength: number };
+  /** Of a tensor on a device. */
+  bytes?: number;
 }
 
 function sizeOf(tensors: object): number {
   return Object.values(tensors).reduce<number>((sum, tensor) => {
-    return sum + ((tensor as Sized | null | undefined)?.data?.byteLength ?? 0);
+    const { data, bytes } = (tensor ?? {}) as Sized;
+    return sum + (data?.byteLength ?? bytes ?? 0);
   }, 0);
 }
 

@@ -4,6 +4,8 @@ import { CheckError } from '../benchCase';
 import { engine } from '../engine';
 import { UsageError } from '../errors';
 import { findPeers } from '../peers';
+import type { Place } from '../place';
+import { computeOn } from '../place';
 import type { CaseSpec } from './cases';
 import { caseOf } from './cases';
 import type { Ceilings } from './ceilings';
@@ -20,6 +22,7 @@ export interface Task {
   threads: number[];
   seconds: number;
   peers: string[];
+  place: Place;
 }
 
 /** What it gets, one by one. */
@@ -45,14 +48,15 @@ function send(message: Message): void {
   process.send!(message);
 }
 
-async function run({ cases, threads, seconds, peers: wanted }: Task): Promise<void> {
+async function run({ cases, threads, seconds, peers: wanted, place }: Task): Promise<void> {
+  computeOn(place);
   const { found, missing } = await findPeers(wanted);
   send({ type: 'peers', found: found.map(({ name, version }) => ({ name, version })) });
   for (const { name: peer, reason } of missing) {
     send({ type: 'skip', skip: { peer, reason, cases: 0 } });
   }
   for (const n of threads) {
-    engine().setNumThreads(n);
+    if (place === 'cpu') engine().setNumThreads(n);
     const before = measureCeilings();
     const setting = { seconds, peers: found, isa: before.isa, threads: n };
     for (let index = 0; index < cases.length; ) {

@@ -10,6 +10,7 @@ import type { AdapterRouting } from '../../lora/loraLinear';
 import type { WeightFormat } from '../../lora/packedWeight';
 import { engine } from '../engine';
 import type { Bound, Operation, Pass, References, Shape, Tensors } from '../operation';
+import { placeOption } from '../place';
 import { drawWeight, packDrawn } from './loraWeight';
 
 export const SCALE = 2;
@@ -160,7 +161,8 @@ function bind(perRow: number) {
     const [M, K] = x.shape;
     const E = a?.shape[0] ?? 0;
     const inputs: Record<string, unknown> = { x, base: packDrawn(weight), ...(dY && { dY }) };
-    const bank = engine().createAdapterBank({ inFeatures: K, outFeatures: weight.shape[0] });
+    const sizes = { inFeatures: K, outFeatures: weight.shape[0] };
+    const bank = engine().createAdapterBank({ ...sizes, ...placeOption() } as never);
     if (E > 0) {
       const bs = partsOf(b);
       const ids = partsOf(a).map((own: any, e) => {
@@ -231,7 +233,7 @@ function operation(format: WeightFormat, perRow: number, arithmetic: Arithmetic)
         const limits = contract[kind].o;
         return { limit: limits.find(([most]) => K <= 4 * most)![1], layout };
       }
-      const { state, gate } = contract[arithmetic ? 'bf16 compute' : 'f32'];
+      const { state, gate } = contract[kind === 'bf16 compute' ? kind : 'f32'];
       return { limit: result === 'dGates' ? gate : state, layout };
     },
     flops: flops(perRow),

@@ -6,6 +6,7 @@ import { Random } from '#oracle/support/random';
 import type { Tensor32 } from '#oracle/support/tensor';
 import type { PackedWeight, WeightFormat } from '../../lora/packedWeight';
 import { engine } from '../engine';
+import { placeOption } from '../place';
 
 interface Drawn {
   values: Tensor32;
@@ -53,7 +54,10 @@ function draw(format: WeightFormat, shape: number[]): Drawn {
     const data = random.uniforms(N * K, -most, most);
     if (format !== 'f32') for (let i = 0; i < data.length; i++) data[i] = round(format, data[i]);
     const values = { data, shape };
-    return { values, pack: () => engine().packWeightSync(values, { format }) };
+    return {
+      values,
+      pack: () => engine().packWeightSync(values, { format, ...placeOption() } as never),
+    };
   }
   return drawnCodes(format, shape, random, deviation);
 }
@@ -86,5 +90,8 @@ function drawnCodes(
   const values = dequantise(format, codes, scales, shape) as Tensor32;
   const stored = signed ? codes : twoPerByte(codes);
   const weight = { format, codes: stored, [format === 'nf4' ? 'absmax' : 'scales']: scales, shape };
-  return { values, pack: () => engine().packQuantisedSync(weight as never) };
+  return {
+    values,
+    pack: () => engine().packQuantisedSync(weight as never, placeOption() as never),
+  };
 }

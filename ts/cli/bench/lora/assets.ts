@@ -9,6 +9,7 @@ import { engine } from '../../engine';
 import type { Shape } from '../../operation';
 import { SCALE } from '../../ops/lora';
 import { drawWeight, packAgain } from '../../ops/loraWeight';
+import { placeOption } from '../../place';
 import { memorySet } from '../ceilings';
 
 /** So few rows are those of a decode step, between two of which other layers' weights go through the caches. */
@@ -94,7 +95,8 @@ export function adaptersOf(
   const key = `${one.dtype} ${N} ${K}`;
   if (banked?.key !== key) {
     banked?.bank.dispose();
-    const bank = engine().createAdapterBank({ inFeatures: K, outFeatures: N });
+    const sizes = { inFeatures: K, outFeatures: N };
+    const bank = engine().createAdapterBank({ ...sizes, ...placeOption() } as never);
     banked = { key, bank, ids: new Map() };
   }
   const ids = banked.ids.get(r) ?? [];

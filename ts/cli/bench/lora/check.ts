@@ -3,9 +3,8 @@ import { loraLinear, loraLinearBackward } from '#oracle/reference/loraLinear';
 import type { TensorLike } from '#oracle/support/tensor';
 import type { Case } from '../../benchCase';
 import { CheckError } from '../../benchCase';
-import { encode, fractionOfLimit, makeProblem } from '../../check';
+import { checkedOperation, encode, fractionOfLimit, makeProblem, rowOf } from '../../check';
 import { valuesOf } from '../../dtype';
-import { operationNamed } from '../../engine';
 import type { References, Shape, Tensors } from '../../operation';
 import { gradientsOf, referenceOf } from '../../ops/lora';
 
@@ -32,7 +31,7 @@ export function checkLora(one: Case): number {
   const rows = [...new Set([0, shape.M >> 1, shape.M - 1])];
   const findings: [name: string, fraction: number][] = [];
   const hold = (name: string, own: TensorLike | undefined, expected: TensorLike): void => {
-    findings.push([name, fractionOfLimit(own, expected, op.row(name, shape, dtype))]);
+    findings.push([name, fractionOfLimit(own, expected, rowOf(op, name, shape, dtype))]);
   };
   if (pass !== 'backward') {
     const { y } = callOf(one, inputs, '');
@@ -59,7 +58,7 @@ export function checkLora(one: Case): number {
 function callOf({ op, dtype }: Case, tensors: Tensors, suffix: string): References {
   const bound = op.bind!(encode({ op, dtype }, tensors) as Tensors);
   try {
-    return bound.results(operationNamed(`${op.call}${suffix}Sync`)(bound.inputs, op.options));
+    return bound.results(checkedOperation(`${op.call}${suffix}Sync`)(bound.inputs, op.options));
   } finally {
     bound.dispose();
   }

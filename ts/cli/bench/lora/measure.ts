@@ -6,9 +6,10 @@ import { CheckError } from '../../benchCase';
 import { valuesOf } from '../../dtype';
 import { SCALE } from '../../ops/lora';
 import { factorType } from '../../peers/problem';
+import { placeName } from '../../place';
 import { measurePeak } from '../ceilings';
 import type { Measured, Opened, Setting, Timed } from '../measure';
-import { engineContender, keyOf, openPeers, peerResultsOf, rates } from '../measure';
+import { engineContender, keyOf, openPeers, peakKindOf, peerResultsOf, rates } from '../measure';
 import type { Contender, Rounds } from '../rounds';
 import { noiseOf, ratioOf, timeInTurns } from '../rounds';
 import type { Relation, Skip } from '../schema';
@@ -59,7 +60,7 @@ export async function measureTurns(cases: readonly Case[], setting: Setting): Pr
     for (const [i, { opened }] of owns.entries())
       for (const { peer, own } of opened)
         add(`${i} ${peer.name}`, { name: peer.name, time: (runs) => own.time(runs) });
-    const kind = cases[0].op.arithmetic ?? 'f32';
+    const kind = peakKindOf(cases[0]);
     const rounds = await timeInTurns(contenders, seconds, () => measurePeak(kind), ROUNDS);
     const failed = rounds.failures.findIndex(
       (failure, i) => failure !== undefined && (names[i].endsWith('unfused') || i < owns.length),
@@ -89,7 +90,8 @@ export async function measureTurns(cases: readonly Case[], setting: Setting): Pr
 }
 
 function hasUnfused({ op, shape: { E } }: Case): boolean {
-  return E === 1 && op.lora!.perRow === 1 && op.arithmetic !== 'int8';
+  const onCpu = placeName() === 'cpu'; // a plain product is there only
+  return onCpu && E === 1 && op.lora!.perRow === 1 && op.arithmetic !== 'int8';
 }
 
 function timedOf(

@@ -7,6 +7,7 @@ import type { FloatTensor } from '../../../types';
 import type { Case, Prepared } from '../../benchCase';
 import { engine } from '../../engine';
 import { routeOf } from '../../ops/lora';
+import { placed } from '../../place';
 import { adaptersOf, adaptersRead, factorsOf, isDecode, nextTurn, weightsOf } from './assets';
 
 /** Different routings of a bank with more adapters than rows. */
@@ -55,10 +56,10 @@ function argumentsOf(one: Case): (x: FloatTensor) => any {
   }
   const many = shape.E > shape.M;
   const { bank, ids } = adaptersOf(one, many ? shape.E : shape.E * copies);
-  const gates = {
+  const gates = placed({
     data: new Random(3).uniforms(shape.M * perRow, 0.2, 0.8),
     shape: [shape.M, perRow],
-  };
+  });
   const routings = Array.from({ length: many ? TURNS : copies }, (_, turn): AdapterRouting => {
     const own = many ? ids : ids.slice(turn * shape.E, (turn + 1) * shape.E);
     return routeOf(shape, perRow, own, gates, turn);
@@ -73,12 +74,15 @@ function argumentsOf(one: Case): (x: FloatTensor) => any {
 export function fusedRun(one: Case): Prepared {
   const { op, pass, shape } = one;
   const { loraLinearSync, loraLinearBackwardSync } = engine();
-  const { x, y, dY, dx } = sidesOf(one);
+  const sides = sidesOf(one);
+  const { x, y, dY, dx } = Object.fromEntries(
+    Object.entries(sides).map(([name, side]) => [name, placed(side)]),
+  ) as unknown as Sides;
   const next = argumentsOf(one);
   const saveRank = shape.E > 0;
   const forwardOptions = { ...op.options, out: { y } } as any;
   const backwardOptions = { ...op.options, gradDtype: 'input', out: { dx } } as any;
-  const traffic = trafficOf(one, { x, y, dY, dx });
+  const traffic = trafficOf(one, sides);
   if (pass === 'forward') return { traffic, run: () => loraLinearSync(next(x), forwardOptions) };
   if (pass === 'backward')
     return {
