@@ -210,9 +210,9 @@ class ChunkRows {
               (kDelta ? s.beta[l] : 1.0f) * floatOf(s.byV.w[l * A::kStride + c]);
       }
       if constexpr (kDelta) {
-        const int l = t / 4, first = t % 4 * (A::kBlock / 4);
+        const int l = t / 4;
         const T* v = from(ofRow(a.v, a.vStride, l), v0);
-        for (int c = first; c < first + A::kBlock / 4 && c < valid && v; ++c)
+        for (int c = t % 4; c < valid && v; c += 4)
           product = fmaf(floatOf(s.byV.w[l * A::kStride + c]), floatOf(v[c]), product);
       }
     }
