@@ -66,42 +66,51 @@ struct MmaTile {
     }
   }
 
-  // A thread's part of 16 ranks: as they come, four of a row of V for each of its m16n8 products.
-  static constexpr int AHEAD = NI == 1 ? 4 : 1;  // that registers hold
+  // A thread's part of 16 ranks that is loaded ahead: as they come, four of its row of V. Where a warp has many columns
+  // registers are short, and nothing is.
+  static constexpr int AHEAD = NI == 1 ? 4 : 1;
   struct Ranks {
-    uint32_t word[NI][4];
+    uint32_t word[NI == 1 ? 4 : 1];
   };
   // load(column, first rank, words)
   template <class Load>
   SIMT_DEV static void loadRanks(Ranks& ranks, const Load& load) {
     const int lane = threadIdx.x % 32;
-    SIMT_UNROLL for (int ni = 0; ni < NI; ++ni) load(warpColumn() + ni * 8 + lane / 4, lane % 4 * 4, ranks.word[ni]);
+    if constexpr (NI == 1) load(warpColumn() + lane / 4, lane % 4 * 4, ranks.word);
   }
   // Adds u v^T over 16 ranks, with operands in tf32. u(i, first rank, part) gives four ranks of this thread's row i,
   // v(words, part) what words stand for; bit b of `blocks`: whether one of the rows from 16 b on takes part. A row i
   // without has[i] keeps its bits.
   template <class Load, class U, class V>
-  SIMT_DEV void addRanks(const Ranks& ranks, int, const Load&, const U& u, const V& v, uint32_t blocks,
+  SIMT_DEV void addRanks(const Ranks& ranks, int, const Load& load, const U& u, const V& v, uint32_t blocks,
                          const bool (&has)[ROWS]) {
-    const int first = threadIdx.x % 4 * 4;
-    uint32_t b[NI][4];
+    const int lane = threadIdx.x % 32, first = lane % 4 * 4;
+    // Which of the sixteen is which k of the two products is the same everywhere.
+    uint32_t a[MI][2][4];
+    SIMT_UNROLL for (int mi = 0; mi < MI; ++mi) {
+      float low[4] = {}, high[4] = {};
+      if (blocks >> (warpRow() / 16 + mi) & 1) {
+        u(2 * mi, first, low);
+        u(2 * mi + 1, first, high);
+      }
+      SIMT_UNROLL for (int e = 0; e < 8; ++e) a[mi][e / 4][e % 4] =
+          simt::to_tf32((e % 2 ? high : low)[e / 4 * 2 + e % 4 / 2]);
+    }
     SIMT_UNROLL for (int ni = 0; ni < NI; ++ni) {
       float part[4];
-      v(ranks.word[ni], part);
-      SIMT_UNROLL for (int e = 0; e < 4; ++e) b[ni][e] = simt::to_tf32(part[e]);
-    }
-    SIMT_UNROLL for (int mi = 0; mi < MI; ++mi) {
-      if (!(blocks >> (warpRow() / 16 + mi) & 1)) continue;
-      float low[4], high[4];
-      u(2 * mi, first, low);
-      u(2 * mi + 1, first, high);
-      // Which of the sixteen is which k of the two products is the same everywhere.
-      uint32_t a[2][4];
-      SIMT_UNROLL for (int s = 0; s < 2; ++s) SIMT_UNROLL for (int e = 0; e < 4; ++e) a[s][e] =
-          simt::to_tf32((e % 2 ? high : low)[2 * s + e / 2]);
-      SIMT_UNROLL for (int ni = 0; ni < NI; ++ni) {
+      if constexpr (NI == 1) {
+        v(ranks.word, part);
+      } else {
+        uint32_t word[4];
+        load(warpColumn() + ni * 8 + lane / 4, first, word);
+        v(word, part);
+      }
+      uint32_t b[4];
+      SIMT_UNROLL for (int e = 0; e < 4; ++e) b[e] = simt::to_tf32(part[e]);
+      SIMT_UNROLL for (int mi = 0; mi < MI; ++mi) {
+        if (!(blocks >> (warpRow() / 16 + mi) & 1)) continue;
         float sum[4] = {acc[mi][ni][0], acc[mi][ni][1], acc[mi][ni][2], acc[mi][ni][3]};
-        SIMT_UNROLL for (int s = 0; s < 2; ++s) simt::mma_tf32(sum, a[s], b[ni][2 * s], b[ni][2 * s + 1]);
+        SIMT_UNROLL for (int s = 0; s < 2; ++s) simt::mma_tf32(sum, a[mi][s], b[2 * s], b[2 * s + 1]);
         SIMT_UNROLL for (int e = 0; e < 4; ++e) acc[mi][ni][e] = has[2 * mi + e / 2] ? sum[e] : acc[mi][ni][e];
       }
     }
