@@ -31,7 +31,7 @@ simt::Status deviceInfo(int device, RankoneDeviceInfo* info) {
   *info = {};
   cudaDeviceProp properties;
   if (const cudaError_t status = cudaGetDeviceProperties(&properties, device)) return status;
-  std::snprintf(info->name, sizeof info->name, "%s", properties.name);
+  std::snprintf(info->name, sizeof info->name, "%.127s", properties.name);
   info->major = properties.major;
   info->minor = properties.minor;
   info->multiprocessors = properties.multiProcessorCount;
