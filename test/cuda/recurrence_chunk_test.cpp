@@ -461,6 +461,7 @@ TEST("chunk form: states in rows of a pool, in place") {
 Problem longCell(int32_t update, int32_t gate) {
   Problem p = cell(update, gate, update == RANKONE_DELTA ? 8 : 1);
   p.T = update == RANKONE_DELTA ? 530 : 4200;
+  p.K = 40;
   p.scale = 1;
   drawArguments(p, 250, DType::BF16, DType::F32);
   for (double& g : p.g) g *= update == RANKONE_DELTA ? 0.1 : 0.003;  // so that a piece hears of those before
