@@ -83,10 +83,13 @@ test('a synchronous call returns before the device is done, and the next one see
 
 test('toHost() has what the tensor held when it was called', async () => {
   const o = rankone.toDeviceSync(ramp(1, 5, 2, 4), 'cuda');
-  rankone.gatedDeltaNetSync(long, recurrent).o.dispose();
+  using large = rankone.toDeviceSync(ramp(2 ** 22), 'cuda');
+  // Their copies are under way while the device is done with all that follows.
+  const before = Array.from({ length: 4 }, () => large.toHost());
   const pending = o.toHost();
   rankone.gatedDeltaNetSync(small, { out: { o } });
   assert.equal((await pending).data, ramp(1, 5, 2, 4).data);
+  await Promise.all(before);
   assert.equal(o.toHostSync(), rankone.gatedDeltaNetSync(small).o.toHostSync());
 });
 
