@@ -148,14 +148,17 @@ test('errors of asynchronous calls are rejections', async () => {
     RangeError,
     /\[gatedDeltaNet\] v: expected a tensor on cuda:0/,
   );
-  const huge = {
-    batch: 2 ** 31 - 1,
-    valueHeads: 1000,
-    keyDim: 256,
-    valueDim: 256,
-    device: 'cuda',
-  } as const;
-  throwsWith(() => rankone.createState(huge), RangeError, /\[createState\] out of memory/);
+  const huge = { valueHeads: 1000, keyDim: 256, valueDim: 256, device: 'cuda' } as const;
+  throwsWith(
+    () => rankone.createState({ ...huge, batch: 2 ** 31 - 1 }),
+    RangeError,
+    /\[createState\] out of memory/,
+  );
+  throwsWith(
+    () => rankone.createState({ ...huge, batch: 100_000 }),
+    RangeError,
+    /\[createState\] out of memory on cuda:0 \(.+\)/,
+  );
   rankone.gatedDeltaNetSync(small).o.toHostSync(); // the device is as it was
 });
 
