@@ -383,13 +383,7 @@ TEST("chunk form: the same bits with any workspace and shared memory") {
           Device other;
           if (K > 128 && update == RANKONE_DELTA && gate == RANKONE_GATE_CHANNEL && other.info().major == 8 &&
               other.info().minor == 6) {
-            bool refused = false;
-            try {
-              run(other, p);
-            } catch (const Failure& e) {
-              refused = std::strstr(e.what(), "shared memory") != nullptr;
-            }
-            check(refused, "%s: not refused", describe(p, DType::BF16).c_str());
+            compare(p, run(other, p), false, DType::BF16);  // too little shared memory: computed in float32
             continue;
           }
           same(other);
