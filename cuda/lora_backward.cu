@@ -244,7 +244,8 @@ void Backward::makeInputGradient() {
     g.firstIndexSteps = plan_.firstIndexSteps.data();
     g.items = plan_.tileItems.data();
     g.kept = kept_;
-    const dim3 grid(static_cast<unsigned>(plan_.copies.count), blocksOf(plan_.largestCopy, 4 * kCopyThreads));
+    const dim3 grid(static_cast<unsigned>(plan_.copies.count),
+                    std::min<unsigned>(256, blocksOf(plan_.largestCopy, 4 * kCopyThreads)));
     stream_.launch("adapters in bf16", copyAdapters, grid, kCopyThreads, 0, plan_.copies.data());
   }
   g.dx = args_.dx;
@@ -320,8 +321,9 @@ void Backward::run() {
     plan();
     turnRanks();
   }
-  if (args_.dx && p_.rows > 0 && p_.in > 0) makeInputGradient();
+  // First the sums, as dY has just been read.
   if (args_.dBias || args_.adapters) sumOverRows();
+  if (args_.dx && p_.rows > 0 && p_.in > 0) makeInputGradient();
 }
 
 }  // namespace

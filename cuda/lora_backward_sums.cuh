@@ -106,10 +106,12 @@ struct BaseScaleTile {
   static constexpr int kDepth = isF32<Math> ? 16 : 32;
   using T = Tile<Math, Along::DEPTH, Along::DEPTH, kRowTile, 128, kDepth>;
   struct Shared {
-    typename T::Stage stages[2];
+    union {
+      typename T::Stage stages[2];
+      float products[kRowTile][128 + 4];
+    };
     int64_t rows[kRowTile];
     float nf4[16];
-    float products[kRowTile][128 + 4];
   };
 };
 
@@ -130,6 +132,7 @@ __global__ void __launch_bounds__(kTileThreads) sumBaseScales(BaseScaleSums p) {
   T::clear(sums);
   simt::syncthreads();
   multiply<T, 2, Way::FETCHED, Way::FETCHED>(shared.stages, sums, rows, base, 0, p.base.in);
+  simt::syncthreads();  // products lie where the stages were
   T::visit(sums, [&](int row, int column, float first, float second) {
     const int64_t from = shared.rows[row] * p.dY.ld + column0 + column;
     const bool there = row < tile.count;

@@ -1,4 +1,4 @@
-#include "recurrence_scan.cuh"
+#include "recurrence_scan_launch.cuh"
 
 namespace rankone::cuda {
 

@@ -7,7 +7,7 @@
 // their parts of K S. Beside them a warp for every 16 columns starts the copies of the next chunk and computes O, from
 // S and U that are handed to it through shared memory in operand order.
 #pragma once
-#include <cstddef>
+#include <cstdint>
 
 #include "recurrence_scan.h"
 #include "recurrence_scan_stores.cuh"
@@ -45,6 +45,8 @@ struct Scan {
   using Stage = typename Shared::Stage;
   static constexpr int KD = Shared::KD, COLUMNS = Shared::COLUMNS;
   static constexpr int WORKERS = COLUMNS * KS * 32, LOADERS = COLUMNS * 32, THREADS = WORKERS + LOADERS;
+  // That shared memory has room for where a multiprocessor has 228 KB; unsaid, the compiler goes for three and spills.
+  static constexpr int RESIDENT = KW == 64 ? 3 : KS == 1 ? 2 : 1;
   static constexpr int ALL = 15;  // barriers; the others are of 16 columns:
   SIMT_DEV static int ofState(int w) { return 1 + w; }
   SIMT_DEV static int ofU(int w) { return 1 + COLUMNS + w; }
@@ -134,18 +136,22 @@ struct Scan {
   // S in bf16: to the warp of O, to the trace and as operands.
   SIMT_DEV void handState(uint32_t (&a)[KW / 16][4], const float (&S)[KW / 8][4], int64_t c, int w, int part,
                           int lane) const {
-    const int64_t traced = segment.chunk + c;
     SIMT_UNROLL for (int i = 0; i < KW / 16; ++i) {
       packOperand(a[i], S[2 * i], S[2 * i + 1]);
-      if (p.o) simt::st4(s.state[w][part * (KW / 16) + i][lane], a[i][0], a[i][1], a[i][2], a[i][3]);
-      if (!p.traceStates) continue;
-      SIMT_UNROLL for (int half = 0; half < 2; ++half) {
-        const int k = part * KW + i * 16 + half * 8;
-        storeTransposed(p.traceStates + stateAt(traced, k, w * 16), p.V, p.K - k, p.V - v0 - w * 16, p.V % 4 == 0,
-                        a[i][half * 2], a[i][half * 2 + 1], lane);
-      }
+      if (p.o || p.traceStates) simt::st4(s.state[w][part * (KW / 16) + i][lane], a[i][0], a[i][1], a[i][2], a[i][3]);
     }
     if (p.o) simt::bar_arrive(ofState(w), (KS + 1) * 32);
+    if (!p.traceStates) return;
+    // Each lane reads again what it has stored: a loop that is rolled up leaves the registers alone.
+    SIMT_NOUNROLL for (int i = 0; i < KW / 16; ++i) {
+      uint32_t x[4];
+      simt::ld4(x, s.state[w][part * (KW / 16) + i][lane]);
+      SIMT_UNROLL for (int half = 0; half < 2; ++half) {
+        const int k = part * KW + i * 16 + half * 8;
+        storeTransposed(p.traceStates + stateAt(segment.chunk + c, k, w * 16), p.V, p.K - k, p.V - v0 - w * 16,
+                        p.V % 4 == 0, x[half * 2], x[half * 2 + 1], lane);
+      }
+    }
   }
 
   // U^T, 16 columns of V by 64 rows, as accumulators.
@@ -201,13 +207,18 @@ struct Scan {
     }
   }
 
-  SIMT_DEV void traceU(const uint32_t (&u)[4], int64_t c, int w, int r, int lane) const {
+  // U as handed over.
+  SIMT_DEV void traceU(int64_t c, int w, int lane) const {
     const Chunk chunk = p.chunks[segment.chunk + c];
-    SIMT_UNROLL for (int half = 0; half < 2; ++half) {
-      const int row = r * 16 + half * 8, v = v0 + w * 16;
-      storeTransposed(p.traceRows + ((chunk.token * p.layout.n + row) * p.HV + hv) * p.V + v,
-                      static_cast<int64_t>(p.HV) * p.V, chunk.tokens * p.layout.n - row, p.V - v, p.V % 4 == 0,
-                      u[half * 2], u[half * 2 + 1], lane);
+    const int64_t stride = static_cast<int64_t>(p.HV) * p.V;
+    SIMT_NOUNROLL for (int r = 0; r < 4; ++r) {
+      uint32_t u[4];
+      simt::ld4(u, s.u[w][r][lane]);
+      SIMT_UNROLL for (int half = 0; half < 2; ++half) {
+        const int row = r * 16 + half * 8, v = v0 + w * 16;
+        storeTransposed(p.traceRows + ((chunk.token * p.layout.n + row) * p.HV + hv) * p.V + v, stride,
+                        chunk.tokens * p.layout.n - row, p.V - v, p.V % 4 == 0, u[half * 2], u[half * 2 + 1], lane);
+      }
     }
   }
 
@@ -235,10 +246,8 @@ struct Scan {
         solve(u, a, stage, w, part, lane);
         SIMT_UNROLL for (int r = 0; r < 4; ++r) {
           packOperand(rows[r], u[2 * r], u[2 * r + 1]);
-          if (part == 0) {
-            if (p.o) simt::st4(s.u[w][r][lane], rows[r][0], rows[r][1], rows[r][2], rows[r][3]);
-            if (p.traceRows) traceU(rows[r], c, w, r, lane);
-          }
+          if (part == 0 && (p.o || p.traceRows))
+            simt::st4(s.u[w][r][lane], rows[r][0], rows[r][1], rows[r][2], rows[r][3]);
           if (CHANNEL) continue;
           SIMT_UNROLL for (int half = 0; half < 2; ++half) {
             float f[2];
@@ -263,6 +272,7 @@ struct Scan {
         }
       }
       if (part == 0 && p.o) simt::bar_arrive(ofU(w), 64);
+      if (DELTA && part == 0 && p.traceRows) traceU(c, w, lane);
       SIMT_UNROLL for (int i = 0; i < KW / 8; ++i) {
         float d[2];
         loadDecay(d, decay, part, i, lane);
@@ -361,7 +371,8 @@ struct Scan {
 };
 
 template <int KW, int KS, int VB, bool DELTA, bool CHANNEL>
-__global__ void __launch_bounds__(Scan<KW, KS, VB, DELTA, CHANNEL>::THREADS) scanKernel(const ScanArgs p) {
+__global__ void __launch_bounds__(Scan<KW, KS, VB, DELTA, CHANNEL>::THREADS, Scan<KW, KS, VB, DELTA, CHANNEL>::RESIDENT)
+    scanKernel(const ScanArgs p) {
   using Form = Scan<KW, KS, VB, DELTA, CHANNEL>;
   const int columns = (p.V + VB - 1) / VB, block = static_cast<int>(blockIdx.x % columns);
   const int64_t head = blockIdx.x / columns;
@@ -369,34 +380,6 @@ __global__ void __launch_bounds__(Scan<KW, KS, VB, DELTA, CHANNEL>::THREADS) sca
   const Form scan = {p,         simt::shared<typename Form::Shared>(), p.segments[head / p.HV], hv, hv / (p.HV / p.H),
                      block * VB};
   scan.run(threadIdx.x);
-}
-
-template <int KW, int KS, int VB, bool DELTA, bool CHANNEL>
-size_t scanBytes(int stages) {
-  using Shared = ScanShared<KW, KS, VB, DELTA, CHANNEL>;
-  return offsetof(Shared, stages) + static_cast<size_t>(stages) * sizeof(typename Shared::Stage);
-}
-
-template <int KW, int KS, int VB, bool DELTA, bool CHANNEL>
-void launchScan(Stream& stream, ScanArgs args, int64_t segments) {
-  const size_t limit = sharedBytesOf(stream.info());
-  args.stages = scanBytes<KW, KS, VB, DELTA, CHANNEL>(2) <= limit ? 2 : 1;
-  const int64_t columns = (args.V + VB - 1) / VB;
-  stream.launch(
-      "scanKernel", scanKernel<KW, KS, VB, DELTA, CHANNEL>, dim3(static_cast<unsigned>(segments * args.HV * columns)),
-      dim3(Scan<KW, KS, VB, DELTA, CHANNEL>::THREADS), scanBytes<KW, KS, VB, DELTA, CHANNEL>(args.stages), args);
-}
-
-template <bool DELTA, bool CHANNEL>
-void launchScan(Stream& stream, const ScanArgs& args, int64_t segments) {
-  switch (args.layout.KD) {
-    case 64: return launchScan<64, 1, 32, DELTA, CHANNEL>(stream, args, segments);
-    case 128: return launchScan<128, 1, 32, DELTA, CHANNEL>(stream, args, segments);
-    default:
-      if (scanBytes<128, 2, 32, DELTA, CHANNEL>(1) <= sharedBytesOf(stream.info()))
-        return launchScan<128, 2, 32, DELTA, CHANNEL>(stream, args, segments);
-      return launchScan<128, 2, 16, DELTA, CHANNEL>(stream, args, segments);
-  }
 }
 
 }  // namespace rankone::cuda

@@ -15,6 +15,7 @@ constexpr int kMostTiles = 4, kBlockColumns = kTileColumns * kMostTiles;
 constexpr int mostTiles(int rowBlocks) { return rowBlocks > 4 ? 3 : kMostTiles; }
 constexpr int tokenThreads(int rowBlocks) { return 32 * (mostTiles(rowBlocks) + 1); }
 constexpr int tokenBlocks(int rowBlocks) { return rowBlocks > 6 ? 2 : rowBlocks > 2 ? 3 : 4; }
+constexpr int traceBlocks(int rowBlocks) { return rowBlocks > 2 ? 2 : 3; }
 constexpr int kStageSteps = 8;  // updates that are made ready at a time; whole tokens
 constexpr int kStageReady = 1;  // the barrier between the warp that reads ahead and the others
 
@@ -28,7 +29,7 @@ struct TokenArgs {
   int32_t tiles, blocks;       // warps with columns in a block, blocks of a head
 
   const void *q, *k;  // [B,T,H,K], [B,T*n,H,K]
-  int32_t dtype;
+  int32_t dtype, kDType;  // of q and o, and of k, which may be gates
   const void* columns;  // v [B,T*n,HV,V], or in reverse dO [B,T,HV,V]
   int32_t columnsDType;
   int32_t columnsByToken;
@@ -71,6 +72,7 @@ struct TokenStage {
   // Decays of rows: S <- S * gain, plus S where the row's bit of `keep` is set; but 0 where that of `reset` is.
   float gain[kStageSteps][32 * kBlocks];
   uint32_t keep[kStageSteps][kBlocks], reset[kStageSteps][kBlocks];
+  int32_t slow[kStageSteps];                  // all rows are kept, as most are
   float columns[kStageSteps][kBlockColumns];  // in the order of lanes
   float beta[kStageSteps], scale[kStageSteps];
 };
@@ -148,7 +150,7 @@ class TokenReader {
     const int64_t token = head_.start + sequenceToken, update = token * a_.n + j;
     const bool last = j == a_.n - 1;
     Step& x = next_;
-    readRow(a_.k, a_.dtype, (update * a_.H + head_.h) * a_.K, x.k);
+    readRow(a_.k, a_.kDType, (update * a_.H + head_.h) * a_.K, x.k);
     if (last) readRow(a_.q, a_.dtype, (token * a_.H + head_.h) * a_.K, x.q);
     if (j == 0 && a_.gate == RANKONE_GATE_CHANNEL)
       readRow(a_.g, a_.gDType, (token * a_.HV + head_.hv) * a_.K, x.g);
@@ -199,13 +201,15 @@ class TokenReader {
     const bool channels = a_.gate == RANKONE_GATE_CHANNEL;
     bool keep = false, reset = false;
     float gain = channels ? 0 : decayGain(activated(g[0], bias_[0]), keep, reset);
+    bool slow = true;
     SIMT_UNROLL
     for (int b = 0; b < kBlocks; ++b) {
       if (channels) {
         gain = decayGain(activated(g[b], bias_[b]), keep, reset);
-        // Rows behind K stay zeros, whatever is written to their column.
+        // Rows behind K are cleared wherever others may be: a NaN in their column must not outlive it in them.
         reset = reset || 32 * b + lane_ >= a_.K;
       }
+      slow = slow && (keep || 32 * b + lane_ >= a_.K);
       stage.gain[t][32 * b + lane_] = gain;
       const uint32_t keeps = simt::ballot(keep), resets = simt::ballot(reset);
       if (lane_ == 0) {
@@ -213,6 +217,8 @@ class TokenReader {
         stage.reset[t][b] = resets;
       }
     }
+    const bool allSlow = simt::ballot(!slow) == 0;
+    if (lane_ == 0) stage.slow[t] = allSlow;
   }
 
   SIMT_DEV void storeColumns(float* to, const Step& x) {
@@ -293,6 +299,7 @@ class StateTile {
 
   // D(g) of a token of a stage.
   SIMT_DEV void decay(const TokenStage<kBlocks>& stage, int t) {
+    if (stage.slow[t]) return decaySlowly(stage.gain[t]);
     SIMT_UNROLL
     for (int b = 0; b < kBlocks; ++b) {
       float gain[4];
@@ -346,6 +353,18 @@ class StateTile {
   }
 
  private:
+  SIMT_DEV void decaySlowly(const float* gains) {
+    SIMT_UNROLL
+    for (int b = 0; b < kBlocks; ++b) {
+      float gain[4];
+      simt::ld4(gain, gains + 32 * b + 4 * group_);
+      SIMT_UNROLL
+      for (int r = 0; r < 4; ++r) {
+        SIMT_UNROLL
+        for (int e = 0; e < 4; ++e) s_[4 * b + r][e] = fmaf(s_[4 * b + r][e], gain[r], s_[4 * b + r][e]);
+      }
+    }
+  }
   // f(index in s_, row) for the lane's rows.
   template <class F>
   SIMT_DEV void overRows(F&& f) const {

@@ -15,7 +15,6 @@
 #include <map>
 #include <memory>
 #include <mutex>
-#include <set>
 #include <thread>
 #include <utility>
 #include <vector>
@@ -140,21 +139,21 @@ class Queue {
   std::thread thread_;  // last: it uses the others
 };
 
-struct Device {
+struct Devices {
   std::mutex mutex;
   std::map<void*, std::pair<int, size_t>> blocks;  // by address: device, bytes
   std::map<int, uint64_t> used;
-  std::set<Queue*> queues;
+  std::map<Queue*, std::shared_ptr<Queue>> queues;  // shared with who waits for it while it is closed
 };
-Device& devices() {
-  static auto* all = new Device;  // threads may outlive static objects
+Devices& devices() {
+  static auto* all = new Devices;  // threads may outlive static objects
   return *all;
 }
 
 Queue* queueOf(simt::Stream stream) { return static_cast<Queue*>(stream); }
 
 void forget(void* memory) {
-  Device& all = devices();
+  Devices& all = devices();
   {
     const std::lock_guard<std::mutex> lock(all.mutex);
     const auto found = all.blocks.find(memory);
@@ -166,6 +165,12 @@ void forget(void* memory) {
 }
 
 }  // namespace
+
+// Of a block, at most.
+static size_t sharedBytesOf(int major, int minor) {
+  if (major == 8 && minor == 0) return 163 << 10;
+  return major == 9 || major == 10 ? 227 << 10 : 99 << 10;
+}
 
 simt::Status deviceCount(int* count) {
   *count = setting("RANKONE_EMULATED_DEVICES", 1);
@@ -179,11 +184,12 @@ simt::Status deviceInfo(int device, RankoneDeviceInfo* info) {
   std::snprintf(info->name, sizeof info->name, "emulated device %d", device);
   info->major = capability / 10;
   info->minor = capability % 10;
+  simt::emulator::options.sharedBytes = sharedBytesOf(info->major, info->minor);
   info->multiprocessors = 4;
   info->emulated = 1;
   info->l2Bytes = 1 << 20;
   info->memoryBytes = memoryOfDevice();
-  Device& all = devices();
+  Devices& all = devices();
   const std::lock_guard<std::mutex> lock(all.mutex);
   info->freeBytes = info->memoryBytes - all.used[device];
   return 0;
@@ -208,20 +214,20 @@ const char* errorText(simt::Status status) {
 }
 
 simt::Status createStream(simt::Stream* stream) {
-  auto* queue = new Queue(currentDevice);
-  Device& all = devices();
+  auto queue = std::make_shared<Queue>(currentDevice);
+  Devices& all = devices();
   const std::lock_guard<std::mutex> lock(all.mutex);
-  all.queues.insert(queue);
-  *stream = queue;
+  *stream = queue.get();
+  all.queues.emplace(queue.get(), std::move(queue));
   return 0;
 }
 simt::Status destroyStream(simt::Stream stream) {
-  {
-    Device& all = devices();
-    const std::lock_guard<std::mutex> lock(all.mutex);
-    all.queues.erase(queueOf(stream));
-  }
-  delete queueOf(stream);
+  std::shared_ptr<Queue> last;  // joined outside the lock: what is queued may take it
+  Devices& all = devices();
+  const std::lock_guard<std::mutex> lock(all.mutex);
+  const auto found = all.queues.find(queueOf(stream));
+  last = std::move(found->second);
+  all.queues.erase(found);
   return 0;
 }
 simt::Status synchronize(simt::Stream stream) { return queueOf(stream)->wait(); }
@@ -267,7 +273,7 @@ simt::Status elapsed(float* milliseconds, Event start, Event end) {
 }
 
 simt::Status allocate(void** memory, size_t bytes) {
-  Device& all = devices();
+  Devices& all = devices();
   {
     const std::lock_guard<std::mutex> lock(all.mutex);
     uint64_t& used = all.used[currentDevice];
@@ -280,13 +286,13 @@ simt::Status allocate(void** memory, size_t bytes) {
   return 0;
 }
 simt::Status free(void* memory) {
-  std::vector<Queue*> queues;
+  std::vector<std::shared_ptr<Queue>> queues;
   {
-    Device& all = devices();
+    Devices& all = devices();
     const std::lock_guard<std::mutex> lock(all.mutex);
-    queues.assign(all.queues.begin(), all.queues.end());
+    for (const auto& entry : all.queues) queues.push_back(entry.second);
   }
-  for (Queue* queue : queues) queue->wait();
+  for (const auto& queue : queues) queue->wait();
   forget(memory);
   return 0;
 }

@@ -176,7 +176,7 @@ const bad: [string, Any, Any, Any, RegExp][] = [
     {},
     { device: 'cuda' },
     RangeError,
-    /device: expected 'cpu', got 'cuda' .*unavailable/,
+    /cuda unavailable: |device: expected 'cpu' as q is there, got 'cuda:0'/,
   ],
   ['options of text', {}, 'fast', TypeError, /options: expected an object, got 'fast'/],
   ['options of null', {}, null, TypeError, /options: expected an object, got null/],

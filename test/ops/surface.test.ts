@@ -10,7 +10,7 @@ const all = rankone as unknown as Record<string, (...args: any[]) => any>;
 const FILES = ['readPeft', 'readPeftConfig', 'readSafetensors', 'writePeft', 'writeSafetensors'];
 
 /** Functions in TypeScript that call the engine. */
-const HELPERS = ['doraAdapter'];
+const HELPERS = ['doraAdapter', 'synchronize', 'toDevice'];
 
 test('every function of the engine, of files and of helpers is exported in both forms, and nothing else is', () => {
   const functions = description.entries.map((e) => e.name).filter((name) => !name.includes('.'));

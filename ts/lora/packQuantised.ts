@@ -5,7 +5,7 @@ import { checkKeys } from '../linalg/arguments';
 import { asynchronous, named, synchronous } from '../marshal';
 import type { AsyncOptions } from '../types';
 import type { PackedWeight } from './packedWeight';
-import { placed, placedSync } from './packWeight';
+import { placed, placedSync } from './placed';
 
 /** Codes with one scale a row: element = code * scale of its row. */
 export interface Int8Codes {

@@ -1,45 +1,14 @@
-import { type Device, deviceIndex } from '../device';
+import type { Device } from '../device';
 import { asynchronous, named, synchronous } from '../marshal';
 import type { AsyncOptions, FloatTensor } from '../types';
 import type { PackedWeight, WeightFormat } from './packedWeight';
+import { placed, placedSync } from './placed';
 
 /** Options of {@link packWeight}. */
 export interface PackWeightOptions {
   format: WeightFormat;
   /** Where it shall be; default `'cpu'`. On a device it has the same codes and scales as on the CPU. */
   device?: Device;
-}
-
-/** Packs on the CPU and moves the result to where it shall be. @internal */
-export async function placed(
-  operation: string,
-  device: Device | undefined,
-  pack: () => Promise<PackedWeight>,
-): Promise<PackedWeight> {
-  const index = deviceIndex(operation, device);
-  const packed = await pack();
-  if (index < 0) return packed;
-  try {
-    return await packed.to(index);
-  } finally {
-    packed.dispose();
-  }
-}
-
-/** {@link placed}, waiting for it. @internal */
-export function placedSync(
-  operation: string,
-  device: Device | undefined,
-  pack: () => PackedWeight,
-): PackedWeight {
-  const index = deviceIndex(operation, device);
-  const packed = pack();
-  if (index < 0) return packed;
-  try {
-    return packed.toSync(index);
-  } finally {
-    packed.dispose();
-  }
 }
 
 /** The engine's own options, without `device`. */

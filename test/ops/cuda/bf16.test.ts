@@ -1,5 +1,5 @@
 /** The grid on a device in bf16 arithmetic, what half-width tensors get without asking. */
-import type { ProblemSpec } from '../../support/cases.ts';
+import type { Problem, ProblemSpec } from '../../support/cases.ts';
 import { placed, test } from '../../support/device.ts';
 import { callThrough, cells, checkProblem, nameOf } from '../../support/native.ts';
 
@@ -7,6 +7,14 @@ callThrough((name, f) => placed(name, f, 'cuda'));
 
 const forms = [{ mode: 'auto' }, { mode: 'chunk' }] as const;
 const states = { withInitialState: true, withFinalStateGradient: true };
+
+/**
+ * Positive values and gradients: the terms of the gradient of a head's gate, which sums them over all tokens,
+ * cancel less then, and their rounding is not measured against what is left of them.
+ */
+function positive({ v, dO }: Problem): void {
+  for (const { data } of [v, dO]) for (let i = 0; i < data.length; i++) data[i] = Math.abs(data[i]);
+}
 
 for (const cell of cells.filter(({ n }) => n < 8)) {
   const bf16 = { forms, dtype: 'bf16', row: 'bf16 compute' } as const;
@@ -17,10 +25,11 @@ for (const cell of cells.filter(({ n }) => n < 8)) {
   });
 
   test(`f16 and float32 tensors, odd sizes: ${nameOf(cell)}`, () => {
-    const odd = { ...spec, T: 35, K: 40, V: 37, seed: 2 };
-    checkProblem(odd, { ...bf16, dtype: 'f16', forms: forms.slice(0, 1) });
+    const odd = { ...spec, T: 35, K: 40, V: 37 };
+    const edit = cell.gate === 'head' ? positive : undefined;
+    checkProblem(odd, { ...bf16, dtype: 'f16', forms: forms.slice(0, 1), edit });
     const engine = { compute: 'bf16' };
-    checkProblem(odd, { row: 'bf16 compute', engine, forms: forms.slice(0, 1) });
+    checkProblem(odd, { row: 'bf16 compute', engine, forms: forms.slice(0, 1), edit });
   });
 }
 
