@@ -60,26 +60,30 @@ SIMT_DEV float activateBeta(float x, int32_t activation) {
 
 SIMT_DEV float keyOfGate(float g) { return -expm1f(g); }
 
-// The same sum in all lanes, added in an order of its own.
+// The sum over `lanes` neighbouring lanes (a power of two) in all of them, added in an order of its own.
 template <class T>
-SIMT_DEV T warpSum(T x) {
+SIMT_DEV T warpSum(T x, int lanes = 32) {
   SIMT_UNROLL
-  for (int mask = 16; mask > 0; mask /= 2) x += simt::shfl_xor(x, mask);
+  for (int mask = 16; mask > 0; mask /= 2)
+    if (mask < lanes) x += simt::shfl_xor(x, mask);
   return x;
 }
 
-// 1 / sqrt(sum x^2 + 1e-6) of a row that lies across a warp.
+// 1 / sqrt(sum x^2 + 1e-6) of a row that lies across `lanes` lanes; the whole warp calls it.
 template <int kValues>
-SIMT_DEV float inverseNorm(const float (&x)[kValues]) {
+SIMT_DEV float inverseNorm(const float (&x)[kValues], int lanes = 32) {
   float squares = 0;
   SIMT_UNROLL
   for (int i = 0; i < kValues; ++i) squares = fmaf(x[i], x[i], squares);
-  const float sum = warpSum(squares);
-  if (sum <= FLT_MAX) return 1.0f / sqrtf(sum + static_cast<float>(kNormEpsilon));
+  const float sum = warpSum(squares, lanes);
+  const float norm = 1.0f / sqrtf(sum + static_cast<float>(kNormEpsilon));
+  const bool overflows = !(sum <= FLT_MAX);
+  if (!simt::ballot(overflows)) return norm;
   double wide = 0;  // the squares may have overflowed where the norm does not
   SIMT_UNROLL
   for (int i = 0; i < kValues; ++i) wide += static_cast<double>(x[i]) * x[i];
-  return static_cast<float>(1 / sqrt(warpSum(wide) + kNormEpsilon));
+  wide = warpSum(wide, lanes);
+  return overflows ? static_cast<float>(1 / sqrt(wide + kNormEpsilon)) : norm;
 }
 
 }  // namespace rankone::cuda

@@ -12,6 +12,18 @@ T* keep(Stream& stream, Prepared& prepared, int64_t count) {
   return reinterpret_cast<T*>(prepared.kept.back().data());
 }
 
+void launchRows(Stream& stream, const RowsArgs& args) {
+  const bool pieces = args.fromDType != RANKONE_F32 && args.toDType == RANKONE_BF16 && args.width % kPiece == 0 &&
+                      reinterpret_cast<uintptr_t>(args.from) % 16 == 0;
+  int32_t lanes = 1;
+  while (lanes * kPiece < args.width) lanes *= 2;
+  if (pieces)
+    stream.launch("recurrenceRowPieces", recurrenceRowPieces, blocksFor(args.rows * lanes, kInputThreads),
+                  kInputThreads, 0, args, lanes);
+  else
+    stream.launch("recurrenceRows", recurrenceRows, blocksFor(args.rows, kInputThreads / 32), kInputThreads, 0, args);
+}
+
 // Rows of one tensor as the kernels read them, and their norms.
 const void* prepareRows(Stream& stream, Prepared& prepared, RowsArgs args, bool norms) {
   const size_t size = prepared.dtype == RANKONE_F32 ? sizeof(float) : sizeof(uint16_t);
@@ -21,8 +33,7 @@ const void* prepareRows(Stream& stream, Prepared& prepared, RowsArgs args, bool 
   args.toDType = prepared.dtype;
   if (!asGiven) args.to = keep<char>(stream, prepared, args.rows * args.padded * static_cast<int64_t>(size));
   if (norms) args.norm = keep<float>(stream, prepared, args.rows);
-  if (args.rows > 0 && (args.to || args.norm))
-    stream.launch("recurrenceRows", recurrenceRows, blocksFor(args.rows, kInputThreads / 32), kInputThreads, 0, args);
+  if (args.rows > 0 && (args.to || args.norm)) launchRows(stream, args);
   return asGiven ? args.from : args.to;
 }
 

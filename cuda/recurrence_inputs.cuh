@@ -51,6 +51,41 @@ static __global__ void __launch_bounds__(kInputThreads) recurrenceRows(const Row
   }
 }
 
+constexpr int kPiece = 8;  // 16-bit values that a lane reads and writes at once
+
+// The same for rows of 16-bit values and whole pieces, into bf16: `lanes`, a power of two, take a row.
+static __global__ void __launch_bounds__(kInputThreads) recurrenceRowPieces(const RowsArgs args, const int32_t lanes) {
+  const int64_t thread = static_cast<int64_t>(blockIdx.x) * kInputThreads + threadIdx.x, row = thread / lanes;
+  const int at = static_cast<int>(thread % lanes) * kPiece;
+  const bool inside = row < args.rows && at < args.width;
+  const int64_t offset = row * args.width + at;
+  float x[kPiece] = {};
+  if (inside) {
+    uint32_t pairs[kPiece / 2];
+    simt::ld4(pairs, static_cast<const uint16_t*>(args.from) + offset);
+    const bool bf16 = args.fromDType == RANKONE_BF16;
+    SIMT_UNROLL
+    for (int i = 0; i < kPiece; ++i) {
+      const uint16_t u = static_cast<uint16_t>(i % 2 ? pairs[i / 2] >> 16 : pairs[i / 2] & 0xffff);
+      x[i] = bf16 ? simt::bf16_to_f32(u) : simt::f16_to_f32(u);
+    }
+    if (args.keysFromGates) {
+      SIMT_UNROLL
+      for (int i = 0; i < kPiece; ++i) x[i] = keyOfGate(x[i]);
+    }
+    const float by = args.scale ? args.scale[row] : 1.0f;
+    SIMT_UNROLL
+    for (int i = 0; i < kPiece; ++i) x[i] *= by;
+  }
+  if (args.norm) {
+    const float norm = inverseNorm(x, lanes);
+    if (inside && at == 0) args.norm[row] = norm;
+  }
+  if (inside && args.to)
+    simt::st4(static_cast<uint16_t*>(args.to) + offset, simt::pack_bf16(x[0], x[1]), simt::pack_bf16(x[2], x[3]),
+              simt::pack_bf16(x[4], x[5]), simt::pack_bf16(x[6], x[7]));
+}
+
 struct GatesArgs {
   const void* from;  // [tokens, heads, width]
   int32_t dtype;

@@ -15,6 +15,9 @@ namespace rankone::cuda {
 
 constexpr int kReverseColumns = 32, kReverseWarps = 4, kReverseThreads = (kReverseWarps + 2) * 32;
 
+// Blocks of a sequence and head.
+SIMT_HOST_DEV unsigned columnBlocks(int V) { return (V + kReverseColumns - 1) / kReverseColumns; }
+
 struct ReverseArgs {
   PrepLayout layout;
   const char* prep;            // [count,HV] of layout.bytes: of chunks from `first` on
@@ -61,10 +64,11 @@ class ReverseScan {
         lane(static_cast<int>(threadIdx.x) % 32),
         warp(static_cast<int>(threadIdx.x) / 32),
         hv(static_cast<int>(blockIdx.y)),
-        v0(static_cast<int>(blockIdx.x) * kReverseColumns) {}
+        sequence(blockIdx.x / columnBlocks(args.V)),
+        v0(static_cast<int>(blockIdx.x % columnBlocks(args.V)) * kReverseColumns) {}
 
   SIMT_DEV void run() {
-    const int64_t begin = a.firstChunks[blockIdx.z], end = a.firstChunks[blockIdx.z + 1];
+    const int64_t begin = a.firstChunks[sequence], end = a.firstChunks[sequence + 1];
     const int64_t from = begin > a.first ? begin : a.first, to = end < a.first + a.count ? end : a.first + a.count;
     const bool fetching = warp >= kReverseWarps;
     if (from >= to && !(a.opens && begin == end)) return;
@@ -121,7 +125,7 @@ class ReverseScan {
   SIMT_DEV int row(int n, int e) const { return half() * (KD / 2) + pairRow(n, e); }
   // Within a state; where the sequence's begins.
   SIMT_DEV int inState(int n, int e) const { return row(n, e) * a.V + column(e); }
-  SIMT_DEV int64_t state() const { return (static_cast<int64_t>(blockIdx.z) * a.HV + hv) * a.K * a.V; }
+  SIMT_DEV int64_t state() const { return (sequence * a.HV + hv) * a.K * a.V; }
 
   SIMT_DEV void loadD(bool ends) {
     const float* from = ends ? a.dFinalState : a.carried;
@@ -275,7 +279,9 @@ class ReverseScan {
   const ReverseArgs& a;
   ReverseShared& s;
   const int lane, warp;
-  const int hv, v0;
+  const int hv;
+  const int64_t sequence;
+  const int v0;
   float D[kTiles][4];
 };
 

@@ -15,6 +15,7 @@ constexpr int kMostTiles = 4, kBlockColumns = kTileColumns * kMostTiles;
 constexpr int mostTiles(int rowBlocks) { return rowBlocks > 4 ? 3 : kMostTiles; }
 constexpr int tokenThreads(int rowBlocks) { return 32 * (mostTiles(rowBlocks) + 1); }
 constexpr int tokenBlocks(int rowBlocks) { return rowBlocks > 6 ? 2 : rowBlocks > 2 ? 3 : 4; }
+constexpr int traceBlocks(int rowBlocks) { return rowBlocks > 2 ? 2 : 3; }
 constexpr int kStageSteps = 8;  // updates that are made ready at a time; whole tokens
 constexpr int kStageReady = 1;  // the barrier between the warp that reads ahead and the others
 
@@ -71,7 +72,7 @@ struct TokenStage {
   // Decays of rows: S <- S * gain, plus S where the row's bit of `keep` is set; but 0 where that of `reset` is.
   float gain[kStageSteps][32 * kBlocks];
   uint32_t keep[kStageSteps][kBlocks], reset[kStageSteps][kBlocks];
-  int32_t slow[kStageSteps];  // all rows are kept, as most are
+  int32_t slow[kStageSteps];                  // all rows are kept, as most are
   float columns[kStageSteps][kBlockColumns];  // in the order of lanes
   float beta[kStageSteps], scale[kStageSteps];
 };

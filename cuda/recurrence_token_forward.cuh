@@ -35,7 +35,7 @@ SIMT_DEV void advanceToken(const TokenArgs& args, const TokenHead& head, const T
 }
 
 template <int kBlocks, bool kDelta, bool kTrace>
-__global__ void __launch_bounds__(tokenThreads(kBlocks), kTrace&& kBlocks > 2 ? 2 : tokenBlocks(kBlocks))
+__global__ void __launch_bounds__(tokenThreads(kBlocks), kTrace ? traceBlocks(kBlocks) : tokenBlocks(kBlocks))
     recurrenceToken(const TokenArgs args) {
   auto& shared = simt::shared<TokenShared<kBlocks>>();
   auto& stages = shared.stages;

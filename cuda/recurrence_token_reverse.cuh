@@ -33,7 +33,7 @@ SIMT_DEV void reverseToken(const TokenArgs& args, const TokenHead& head, const T
 }
 
 template <int kBlocks, bool kDelta>
-__global__ void __launch_bounds__(tokenThreads(kBlocks), kBlocks > 2 ? 2 : tokenBlocks(kBlocks))
+__global__ void __launch_bounds__(tokenThreads(kBlocks), traceBlocks(kBlocks))
     recurrenceTokenReverse(const TokenArgs args) {
   auto& shared = simt::shared<TokenShared<kBlocks>>();
   auto& stages = shared.stages;

@@ -15,8 +15,8 @@ void expect(simt::Status status, const char* what) {
 }
 
 Stream::Stream(int device) : device_(device) {
-  expect(runtime::deviceInfo(device, &info_), "opening the device");
   use();
+  expect(runtime::deviceInfo(device, &info_), "opening the device");
   expect(runtime::createStream(&native_), "creating a stream");
   try {
     allocator_ = std::make_unique<Allocator>(device, native_);

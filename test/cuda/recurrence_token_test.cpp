@@ -91,6 +91,20 @@ TEST("token form: every activation") {
   expectForward(mamba, 9, DType::BF16);
 }
 
+TEST("token form: norms of rows whose squares overflow") {
+  for (DType dtype : {DType::F32, DType::BF16}) {
+    Problem p = cell(RANKONE_DELTA, RANKONE_GATE_NONE);
+    p.qkL2norm = true;
+    drawArguments(p, 12, dtype, DType::F32);
+    for (size_t i = 0; i < p.q.size(); ++i) {
+      p.q[i] *= i / p.K % 2 ? 0x1p80 : 1;
+      p.k[i] *= i / p.K % 3 ? 0x1p90 : 1;
+    }
+    Device device;
+    compare(p, run(device, p, dtype, DType::F32), dtype);
+  }
+}
+
 TEST("token form: sizes") {
   const int64_t sizes[][2] = {{1, 1},    {2, 3},    {31, 17},  {32, 16},  {64, 64}, {65, 33},  {96, 5},  {100, 80},
                               {128, 48}, {129, 20}, {192, 64}, {200, 31}, {255, 2}, {256, 50}, {3, 256}, {20, 131}};
