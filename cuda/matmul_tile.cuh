@@ -114,32 +114,20 @@ struct MmaTile {
   }
 };
 
-// A thread's pieces of a tile of ROWS rows: which rows of the matrix they are of, and their way to shared memory.
+// A thread's pieces of a tile of ROWS rows.
 template <class Tile, int ROWS>
 struct TilePieces {
   static constexpr int COUNT = ROWS * Tile::PIECES / Tile::THREADS, STEP = Tile::THREADS / Tile::PIECES;
   static_assert(COUNT * Tile::THREADS == ROWS * Tile::PIECES && STEP > 0);
-  const uint8_t* from[COUNT];  // beginnings of the rows, null: zeros
-
   static SIMT_DEV int row(int i) { return static_cast<int>(threadIdx.x) / Tile::PIECES + i * STEP; }
   static SIMT_DEV int piece() { return static_cast<int>(threadIdx.x) % Tile::PIECES; }
-
-  // Copies k from `step` BKs on; what lies beyond the row's `bytes` becomes zeros. somewhere: any global address.
-  SIMT_DEV void copy(uint8_t* to, int64_t step, int64_t bytes, const void* somewhere) const {
-    const int64_t at = (step * Tile::PIECES + piece()) * 16, left = bytes - at;
-    const int count = left >= 16 ? 16 : left > 0 ? static_cast<int>(left) : 0;
-    SIMT_UNROLL for (int i = 0; i < COUNT; ++i) {
-      const bool there = from[i] && count > 0;
-      simt::cp_async16_zfill(to + pieceAt<Tile::PIECES>(row(i), piece()), there ? from[i] + at : somewhere,
-                             there ? count : 0);
-    }
-  }
 };
 
-// The same of a tile's BN rows, whose beginnings stand in shared memory: registers are short.
-template <class Tile>
+// Copies them, `step` BKs of k on. Beginnings of the rows stand in shared memory, as registers are short; null: zeros,
+// as what lies beyond a row's `bytes`. somewhere: any global address.
+template <class Tile, int ROWS>
 SIMT_DEV void copyRows(uint8_t* to, const uint8_t* const* rows, int64_t step, int64_t bytes, const void* somewhere) {
-  using Pieces = TilePieces<Tile, Tile::BN>;
+  using Pieces = TilePieces<Tile, ROWS>;
   const int64_t at = (step * Tile::PIECES + Pieces::piece()) * 16, left = bytes - at;
   const int count = left >= 16 ? 16 : left > 0 ? static_cast<int>(left) : 0;
   SIMT_UNROLL for (int i = 0; i < Pieces::COUNT; ++i) {
@@ -152,8 +140,7 @@ SIMT_DEV void copyRows(uint8_t* to, const uint8_t* const* rows, int64_t step, in
 
 // Nothing is done to X in shared memory.
 struct AsItIs {
-  template <class Pieces>
-  SIMT_DEV void operator()(const Pieces&, uint8_t*, int64_t) const {}
+  SIMT_DEV void operator()(uint8_t*, int64_t) const {}
 };
 
 // Shared memory of sumTile().
@@ -164,13 +151,12 @@ SIMT_HOST_DEV size_t tileBytes(const WeightFormat& format) {
   return DIRECT ? STAGES * (x + w) : 2 * w + STAGES * (x + rawBytes(WIDTH, Tile::BK, format));
 }
 
-// Adds to `tile` the products of all k: `x` are the thread's pieces of X, xBytes long; W's first `columns` rows stand
-// in `rows`, which is in shared memory; they are WIDTH at most. DIRECT: W is made of elements as they are multiplied.
-// STAGES: of k's pieces that are on their way or in use. change(pieces, x, step) may alter the thread's pieces of X
-// before they are used. `memory`: tileBytes() of it, which no thread uses any more; nor does one after the next
-// barrier.
+// Adds to `tile` the products of all k: X's rows, xBytes long, stand in `x`, and W's first `columns`, WIDTH at most, in
+// `rows`, both in shared memory. DIRECT: W is made of elements as they are multiplied. STAGES: pieces of k that are on
+// their way or in use. change(x, step) may alter the thread's pieces of X before they are used. `memory`: tileBytes()
+// of it, which no thread uses any more; nor does one after the next barrier.
 template <bool DIRECT, int STAGES, int WIDTH, class Tile, class Change>
-SIMT_DEV void sumTile(Tile& tile, const TilePieces<Tile, Tile::BM>& x, int64_t xBytes, const WeightRows& rows,
+SIMT_DEV void sumTile(Tile& tile, const uint8_t* const* x, int64_t xBytes, const WeightRows& rows,
                       const WeightFormat& format, int columns, int64_t k, uint8_t* memory, const void* somewhere,
                       const Change& change) {
   using Element = typename Tile::Element;
@@ -181,9 +167,9 @@ SIMT_DEV void sumTile(Tile& tile, const TilePieces<Tile, Tile::BM>& x, int64_t x
   const int stride = DIRECT ? X + W : X + rawBytes(WIDTH, Tile::BK, format);
   const auto copy = [&](int64_t step, int slot) {
     if (step < steps) {
-      x.copy(ring + slot * stride, step, xBytes, somewhere);
+      copyRows<Tile, Tile::BM>(ring + slot * stride, x, step, xBytes, somewhere);
       if constexpr (DIRECT) {
-        copyRows<Tile>(ring + slot * stride + X, rows.codes, step, format.rowBytes, somewhere);
+        copyRows<Tile, Tile::BN>(ring + slot * stride + X, rows.codes, step, format.rowBytes, somewhere);
       } else {
         copyRaw<Tile::BK, Tile::THREADS>(ring + slot * stride + X, rows, format, columns, step, somewhere);
       }
@@ -196,7 +182,7 @@ SIMT_DEV void sumTile(Tile& tile, const TilePieces<Tile, Tile::BM>& x, int64_t x
     simt::cp_async_wait<STAGES - 2>();
     uint8_t* stage = ring + slot * stride;
     // Each thread has its own pieces now; what it makes of them, the others see after the barrier.
-    change(x, stage, step);
+    change(stage, step);
     const uint8_t* operand = stage + X;
     if constexpr (!DIRECT) {
       uint8_t* made = memory + step % 2 * W;

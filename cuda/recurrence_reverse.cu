@@ -11,8 +11,7 @@ void launchScan(Stream& stream, ReverseArgs args, int64_t N) {
   const int bytes = ReverseStage<KD, kDelta, kChannel>::bytes(args.layout);
   const int halves = static_cast<int>(offsetof(ReverseShared, stages));
   args.stages = static_cast<size_t>(halves + 2 * bytes) <= sharedBytesOf(stream.info()) ? 2 : 1;
-  const dim3 grid(static_cast<unsigned>((args.V + kReverseColumns - 1) / kReverseColumns),
-                  static_cast<unsigned>(args.HV), static_cast<unsigned>(N));
+  const dim3 grid(static_cast<unsigned>(N) * columnBlocks(args.V), static_cast<unsigned>(args.HV));
   stream.launch("recurrenceReverse", recurrenceReverseScan<KD, kDelta, kChannel>, grid, kReverseThreads,
                 static_cast<size_t>(halves + args.stages * bytes), args);
 }

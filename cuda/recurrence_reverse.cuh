@@ -9,11 +9,15 @@
 // what the halves owe to dU meets in shared memory. Two more warps fetch the chunk that is next.
 #pragma once
 #include "recurrence_prep.h"
+#include "recurrence_scan_stores.cuh"
 #include "recurrence_tiles.cuh"
 
 namespace rankone::cuda {
 
 constexpr int kReverseColumns = 32, kReverseWarps = 4, kReverseThreads = (kReverseWarps + 2) * 32;
+
+// Blocks of a sequence and head.
+SIMT_HOST_DEV unsigned columnBlocks(int V) { return (V + kReverseColumns - 1) / kReverseColumns; }
 
 struct ReverseArgs {
   PrepLayout layout;
@@ -61,10 +65,11 @@ class ReverseScan {
         lane(static_cast<int>(threadIdx.x) % 32),
         warp(static_cast<int>(threadIdx.x) / 32),
         hv(static_cast<int>(blockIdx.y)),
-        v0(static_cast<int>(blockIdx.x) * kReverseColumns) {}
+        sequence(blockIdx.x / columnBlocks(args.V)),
+        v0(static_cast<int>(blockIdx.x % columnBlocks(args.V)) * kReverseColumns) {}
 
   SIMT_DEV void run() {
-    const int64_t begin = a.firstChunks[blockIdx.z], end = a.firstChunks[blockIdx.z + 1];
+    const int64_t begin = a.firstChunks[sequence], end = a.firstChunks[sequence + 1];
     const int64_t from = begin > a.first ? begin : a.first, to = end < a.first + a.count ? end : a.first + a.count;
     const bool fetching = warp >= kReverseWarps;
     if (from >= to && !(a.opens && begin == end)) return;
@@ -117,11 +122,10 @@ class ReverseScan {
   SIMT_DEV int half() const { return warp & 1; }
   SIMT_DEV int firstColumn() const { return warp / 2 * 16; }
   SIMT_DEV int column(int e) const { return v0 + firstColumn() + lane / 4 + (e >> 1) * 8; }
-  SIMT_DEV int pairRow(int n, int e) const { return n * 8 + lane % 4 * 2 + (e & 1); }
-  SIMT_DEV int row(int n, int e) const { return half() * (KD / 2) + pairRow(n, e); }
+  SIMT_DEV int row(int n, int e) const { return half() * (KD / 2) + n * 8 + lane % 4 * 2 + (e & 1); }
   // Within a state; where the sequence's begins.
   SIMT_DEV int inState(int n, int e) const { return row(n, e) * a.V + column(e); }
-  SIMT_DEV int64_t state() const { return (static_cast<int64_t>(blockIdx.z) * a.HV + hv) * a.K * a.V; }
+  SIMT_DEV int64_t state() const { return (sequence * a.HV + hv) * a.K * a.V; }
 
   SIMT_DEV void loadD(bool ends) {
     const float* from = ends ? a.dFinalState : a.carried;
@@ -134,11 +138,15 @@ class ReverseScan {
     SIMT_UNROLL for (int n = 0; n < kTiles; ++n)
         SIMT_UNROLL for (int e = 0; e < 4; ++e) if (row(n, e) < a.K && column(e) < a.V) to[inState(n, e)] = D[n][e];
   }
+  // 8 rows of an accumulator, from `row` on, of which those before `rows` are stored in bf16.
+  SIMT_DEV void store(uint16_t* to, int64_t stride, int row, int rows, const float (&x)[4]) const {
+    const int c = v0 + firstColumn();
+    storeTransposed(to + row * stride + c, stride, rows - row, a.V - c, a.V % 4 == 0, simt::pack_bf16(x[0], x[1]),
+                    simt::pack_bf16(x[2], x[3]), lane);
+  }
   SIMT_DEV void storeTrace(int64_t c) const {
     uint16_t* to = a.states + (c * a.HV + hv) * a.K * a.V;
-    SIMT_UNROLL for (int n = 0; n < kTiles; ++n)
-        SIMT_UNROLL for (int e = 0; e < 4; ++e) if (row(n, e) < a.K && column(e) < a.V) to[inState(n, e)] =
-            simt::f32_to_bf16(D[n][e]);
+    SIMT_UNROLL for (int n = 0; n < kTiles; ++n) store(to, a.V, half() * (KD / 2) + n * 8, a.K, D[n]);
   }
 
   SIMT_DEV void step(int64_t c, const unsigned char* stage) {
@@ -264,18 +272,20 @@ class ReverseScan {
     }
   }
 
+  // Each of the two warps stores a half of w.
   SIMT_DEV void storeRows(const Chunk& chunk, const float (&w)[8][4]) const {
     const int rows = chunk.tokens * a.layout.n;
+    const int64_t stride = static_cast<int64_t>(a.HV) * a.V;
     uint16_t* to = a.rows + (chunk.token * a.layout.n * a.HV + hv) * a.V;
-    SIMT_UNROLL for (int n = 0; n < 8; ++n)
-        SIMT_UNROLL for (int e = 0; e < 4; ++e) if (n / 4 == half() && pairRow(n, e) < rows && column(e) < a.V)
-            to[pairRow(n, e) * a.HV * a.V + column(e)] = simt::f32_to_bf16(w[n][e]);
+    SIMT_UNROLL for (int n = 0; n < 8; ++n) if (n / 4 == half()) store(to, stride, n * 8, rows, w[n]);
   }
 
   const ReverseArgs& a;
   ReverseShared& s;
   const int lane, warp;
-  const int hv, v0;
+  const int hv;
+  const int64_t sequence;
+  const int v0;
   float D[kTiles][4];
 };
 

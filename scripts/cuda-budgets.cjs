@@ -147,6 +147,9 @@ async function main() {
     );
     const json = { nvcc: version, libraryBytes: stored.libraryBytes, kernels: sorted };
     fs.writeFileSync(file, `${JSON.stringify(json, null, 2)}\n`);
+    found.forEach(({ arch, costs: { spilledBytes } }, i) => {
+      if (spilledBytes) console.log(`${names[i]} [sm_${arch}] spills ${spilledBytes} bytes`);
+    });
     return console.log(
       `cuda/budgets.json: ${names.length} kernels of ${archs.length} architectures`,
     );

@@ -1,5 +1,6 @@
 // Gradients of the grid against the reference: float32 arithmetic and bf16 arithmetic, every cell.
 #include <cmath>
+#include <cstdlib>
 
 #include "recurrence_case.h"
 
@@ -295,6 +296,40 @@ TEST("backward: fused norms and activations, normalize") {
     for (Values* values : {&p.q, &p.k})  // so that the divisor stays away from zero
       for (double& x : *values) x = std::fabs(x);
     compare(p, how, limits);
+  }
+}
+
+TEST("backward: arithmetic that the call asks for") {
+  uint64_t seed = 280;
+  for (int32_t gate : {RANKONE_GATE_HEAD, RANKONE_GATE_CHANNEL}) {
+    Problem p = cell(RANKONE_DELTA, gate, 1, 70, 24, 20);
+    const How inF32{DType::BF16, false, RANKONE_COMPUTE_F32}, inBf16{DType::F32, false, RANKONE_COMPUTE_BF16};
+    draw(p, ++seed, inF32);
+    compare(p, inF32, kF32);
+    draw(p, ++seed, inBf16);
+    compare(p, inBf16, kBf16);
+  }
+}
+
+// The reverse scan hands its state from launch to launch where the workspace holds few chunks.
+TEST("backward: a small workspace changes no bits") {
+  for (int32_t gate : {RANKONE_GATE_TOKEN, RANKONE_GATE_CHANNEL}) {
+    const How how{DType::BF16};
+    Problem p = cell(RANKONE_DELTA, gate, 2, 120, 24, 20);
+    p.cuSeqlens = {0, 0, 70, 71, 120};
+    draw(p, 290, how);
+    Device device;
+    const Results whole = gradients(device, p, how);
+    expectGradients(p, whole, describe(p, how.dtype), kBf16);
+    setenv("RANKONE_CUDA_WORKSPACE", "1", 1);
+    const Results parts = gradients(device, p, how);
+    p.initialState.clear();  // then the state between launches has memory of its own
+    const Results stateless = gradients(device, p, how);
+    unsetenv("RANKONE_CUDA_WORKSPACE");
+    check(whole.dq.sameBits(parts.dq) && whole.dk.sameBits(parts.dk) && whole.dv.sameBits(parts.dv) &&
+              whole.dg.sameBits(parts.dg) && whole.dInitialState.sameBits(parts.dInitialState),
+          "other bits");
+    check(whole.dv.sameBits(stateless.dv), "other bits of dv without an initial state");
   }
 }
 
