@@ -42,9 +42,9 @@ int32_t arithmeticOf(const Stream& stream, const RankoneRecurrence& p) {
 size_t savedBytes(const RankoneRecurrence& p) {
   const bool halves = p.q.dtype != RANKONE_F32 || p.compute == RANKONE_COMPUTE_BF16;
   // Enough for any device.
-  const int32_t dtype = halves && p.compute != RANKONE_COMPUTE_F32 && p.mode != RANKONE_MODE_RECURRENT && !widestChunks(p)
-                            ? RANKONE_BF16
-                            : RANKONE_F32;
+  const int32_t dtype =
+      halves && p.compute != RANKONE_COMPUTE_F32 && p.mode != RANKONE_MODE_RECURRENT && !widestChunks(p) ? RANKONE_BF16
+                                                                                                         : RANKONE_F32;
   const TraceBytes bytes = traceBytes(p, dtype, p.update == RANKONE_DELTA);
   return bytes.states + bytes.rows;
 }

@@ -28,9 +28,9 @@ struct TokenArgs {
   const int32_t* list;         // the sequences to take, or null: all
   int32_t tiles, blocks;       // warps with columns in a block, blocks of a head
 
-  const void *q, *k;  // [B,T,H,K], [B,T*n,H,K]
+  const void *q, *k;      // [B,T,H,K], [B,T*n,H,K]
   int32_t dtype, kDType;  // of q and o, and of k, which may be gates
-  const void* columns;  // v [B,T*n,HV,V], or in reverse dO [B,T,HV,V]
+  const void* columns;    // v [B,T*n,HV,V], or in reverse dO [B,T,HV,V]
   int32_t columnsDType;
   int32_t columnsByToken;
   const void *g, *beta;

@@ -84,7 +84,8 @@ Napi::Value start(Napi::Env env, const std::shared_ptr<Transfer>& task, const st
   if (kept) check(env, napi_create_reference(env, kept, 1, &task->kept));
   check(env, napi_create_promise(env, &task->deferred, &promise));
   try {
-    afterDevice(env, task, device, [task = task.get(), device](std::exception_ptr error) { task->run(*device, error); });
+    afterDevice(env, task, device,
+                [task = task.get(), device](std::exception_ptr error) { task->run(*device, error); });
   } catch (...) {
     if (task->kept) napi_delete_reference(env, task->kept);
     throw;
