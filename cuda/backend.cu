@@ -139,7 +139,10 @@ int record(RankoneStream* stream, RankoneEvent** event, RankoneError* error) {
 }
 
 int wait(RankoneEvent* event, RankoneError* error) {
-  return guarded(error, [&] { expect(runtime::waitForEvent(event->native), "waiting for the device"); });
+  return guarded(error, [&] {
+    expect(runtime::setDevice(event->device), "choosing the device");  // else waiting would open the first one
+    expect(runtime::waitForEvent(event->native), "waiting for the device");
+  });
 }
 
 int elapsed(RankoneEvent* start, RankoneEvent* end, float* milliseconds, RankoneError* error) {

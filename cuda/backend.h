@@ -28,8 +28,8 @@ typedef struct RankoneDeviceInfo {
   char name[128];
   int32_t major, minor; /* compute capability */
   int32_t multiprocessors;
-  int32_t emulated; /* 1: blocks run on the processor, for tests */
-  uint64_t memoryBytes, freeBytes;
+  int32_t emulated;                /* 1: blocks run on the processor, for tests */
+  uint64_t memoryBytes, freeBytes; /* all of them free where this process has not used the device yet */
   uint64_t l2Bytes;
 } RankoneDeviceInfo;
 

@@ -28,10 +28,11 @@ struct LoraSchedule {
                 RANKS <= Strip::BN);
 };
 
-template <int BN>
+template <class Schedule>
 struct LoraShared {
-  __align__(16) const uint8_t* codes[BN];
-  const float* scales[BN];
+  __align__(16) const uint8_t* x[Schedule::Base::BM];  // rows of the tile
+  const uint8_t* codes[Schedule::Base::BN];            // of W or A
+  const float* scales[Schedule::DIRECT ? 1 : Schedule::Base::BN];
   float nf4[16];
   __align__(128) uint8_t ring[16];  // and what the launch adds: loraShared()
 };
@@ -63,19 +64,20 @@ template <class Strip>
 struct DropElements {
   const Dropout& dropout;
   const uint32_t* order;  // of the tile
+  int rows;
 
-  template <class Pieces>
-  SIMT_DEV void operator()(const Pieces& pieces, uint8_t* x, int64_t step) const {
+  SIMT_DEV void operator()(uint8_t* x, int64_t step) const {
+    using Pieces = TilePieces<Strip, Strip::BM>;
     constexpr int SIZE = sizeof(typename Strip::Element::Word), GROUPS = 4 / SIZE;  // of four, in a piece
     if (!dropout.least) return;
     SIMT_UNROLL for (int i = 0; i < Pieces::COUNT; ++i) {
-      if (!pieces.from[i]) continue;
+      if (Pieces::row(i) >= rows) continue;
       uint32_t word[4];
-      uint8_t* at = x + pieceAt<Strip::PIECES>(pieces.row(i), pieces.piece());
+      uint8_t* at = x + pieceAt<Strip::PIECES>(Pieces::row(i), Pieces::piece());
       simt::ld4(word, at);
       SIMT_UNROLL for (int group = 0; group < GROUPS; ++group) {
         const uint32_t kept =
-            keptOf(dropout, order[pieces.row(i)], (step * Strip::PIECES + pieces.piece()) * GROUPS + group);
+            keptOf(dropout, order[Pieces::row(i)], (step * Strip::PIECES + Pieces::piece()) * GROUPS + group);
         SIMT_UNROLL for (int e = 0; e < 4; ++e) {
           if (kept >> e & 1) continue;
           if constexpr (SIZE == 4) {
@@ -94,7 +96,7 @@ template <class Schedule>
 class LoraBlock {
   using Base = typename Schedule::Base;
   using Strip = typename Schedule::Strip;
-  using Shared = LoraShared<Base::BN>;
+  using Shared = LoraShared<Schedule>;
   static constexpr int THREADS = Schedule::THREADS, BM = Base::BM;
 
  public:
@@ -107,6 +109,7 @@ class LoraBlock {
     const LoraStrip strip = args.strips[index];
     const LoraTile tile = args.tiles[strip.tile];
     simt::syncthreads();  // the last piece of work is done with shared memory
+    setRows(tile);
     for (int n = threadIdx.x; n < Strip::BN; n += THREADS) {
       const uint8_t* from = nullptr;
       if (n < strip.count) {
@@ -119,15 +122,14 @@ class LoraBlock {
     simt::syncthreads();
     Strip sum;
     sum.clear();
-    const TilePieces<Strip, BM> x = rowsOf<Strip>(tile);
     const WeightFormat format = {strip.dtype, args.in * (strip.dtype == RANKONE_F32 ? 4 : 2), 0, 0, 0};
     const int columns = (strip.count + 15) / 16 * 16;
-    const DropElements<Strip> drop{args.dropout, args.order + tile.first};
+    const DropElements<Strip> drop{args.dropout, args.order + tile.first, tile.rows};
     if (strip.dtype == Strip::Element::kFormat) {
-      sumTile<true, Schedule::STAGES, Schedule::RANKS>(sum, x, args.operandBytes, rows(), format, columns, args.in,
-                                                       shared.ring, args.operand, drop);
+      sumTile<true, Schedule::STAGES, Schedule::RANKS>(sum, shared.x, args.operandBytes, rows(), format, columns,
+                                                       args.in, shared.ring, args.operand, drop);
     } else {
-      sumTile<false, Schedule::STRIP_STAGES, Schedule::RANKS>(sum, x, args.operandBytes, rows(), format, columns,
+      sumTile<false, Schedule::STRIP_STAGES, Schedule::RANKS>(sum, shared.x, args.operandBytes, rows(), format, columns,
                                                               args.in, shared.ring, args.operand, drop);
     }
     SIMT_UNROLL for (int j = 0; j < Strip::COLUMNS; ++j) {
@@ -146,11 +148,21 @@ class LoraBlock {
     const LoraTile tile = args.tiles[index];
     if (tile.uses == 0) return;
     await(args.stripsDone + index, tile.strips);
-    for (int e = threadIdx.x / 32; e < tile.uses * BM; e += THREADS / 32) {
-      const int use = tile.firstUse + e / BM;
-      const uint32_t pair = pairOf(use, e % BM);
-      if (pair != kNoPair)
-        finishRanks(args, args.adapters[args.uses[use].adapter], args.order[tile.first + e % BM], pair);
+    for (int use = tile.firstUse; use < tile.firstUse + tile.uses; ++use) {
+      const RankoneAdapter& a = args.adapters[args.uses[use].adapter];
+      const bool mixes = mixesRanks(a);
+      // a row for each warp, or a rank of a row for each thread
+      const int64_t width = mixes ? 32 : (a.rank + 3) / 4 * 4;
+      for (int64_t e = threadIdx.x; e < BM * width; e += THREADS) {
+        const int i = static_cast<int>(e / width);
+        const uint32_t pair = pairOf(use, i);
+        if (pair == kNoPair) continue;
+        if (mixes) {
+          finishRanks(args, a, rowOf(tile, i), pair);
+        } else {
+          finishRank(args, a, rowOf(tile, i), pair, e % width);
+        }
+      }
     }
     done(args.ranksDone + index);
   }
@@ -165,15 +177,16 @@ class LoraBlock {
     if (Base::AHEAD > 1) loadGroups(ranks, 0, tile, n0);
     simt::syncthreads();
     if (args.hasBase) {
+      setRows(tile);
       for (int n = threadIdx.x; n < Base::BN; n += THREADS) {
         const bool there = n0 + n < args.out;
         shared.codes[n] = there ? args.codes + (n0 + n) * args.format.rowBytes : nullptr;
-        shared.scales[n] = there && args.scales ? args.scales + (n0 + n) * args.format.blocks : nullptr;
+        if (!Schedule::DIRECT)
+          shared.scales[n] = there && args.scales ? args.scales + (n0 + n) * args.format.blocks : nullptr;
       }
       simt::syncthreads();
-      sumTile<Schedule::DIRECT, Schedule::STAGES, Base::BN>(sum, rowsOf<Base>(tile), args.operandBytes, rows(),
-                                                            args.format, Base::BN, args.in, shared.ring, args.operand,
-                                                            AsItIs{});
+      sumTile<Schedule::DIRECT, Schedule::STAGES, Base::BN>(sum, shared.x, args.operandBytes, rows(), args.format,
+                                                            Base::BN, args.in, shared.ring, args.operand, AsItIs{});
       if (args.format.format == RANKONE_WEIGHT_INT8)
         forColumns(n0, [&](int j, int64_t n) { scaleColumn(sum, j, args.scales[n]); });
     } else if (args.identity) {
@@ -203,12 +216,9 @@ class LoraBlock {
   SIMT_DEV uint32_t pairOf(int64_t use, int row) const { return args.pairs[use * BM + row]; }
   SIMT_DEV int64_t rowOf(const LoraTile& tile, int row) const { return args.order[tile.first + row]; }
 
-  template <class Tile>
-  SIMT_DEV TilePieces<Tile, BM> rowsOf(const LoraTile& tile) const {
-    TilePieces<Tile, BM> x;
-    SIMT_UNROLL for (int i = 0; i < x.COUNT; ++i) x.from[i] =
-        x.row(i) < tile.rows ? args.operand + rowOf(tile, x.row(i)) * args.operandStride : nullptr;
-    return x;
+  SIMT_DEV void setRows(const LoraTile& tile) const {
+    for (int i = threadIdx.x; i < BM; i += THREADS)
+      shared.x[i] = i < tile.rows ? args.operand + rowOf(tile, i) * args.operandStride : nullptr;
   }
 
   // What this block wrote is there for those that await the counter.
@@ -286,7 +296,7 @@ class LoraBlock {
     if (!g.last || !a.outBias) return;
     SIMT_UNROLL for (int i = 0; i < Base::ROWS; ++i) {
       if (!has[i]) continue;
-      const float factor = (args.gates ? args.gates[pairOf(g.use, Base::row(i))] : 1.0f) * a.scale;
+      const float factor = rankFactor(args, a, pairOf(g.use, Base::row(i)));
       forColumns(n0, [&](int j, int64_t n) { sum.at(i, j) = fmaf(factor, a.outBias[n], sum.at(i, j)); });
     }
   }

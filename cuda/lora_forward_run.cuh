@@ -57,8 +57,7 @@ size_t sharedBytes(const LoraCall& call) {
   bool dtypes[3] = {};
   for (int64_t e = 0; e < call.problem.adapterCount; ++e)
     if (!call.problem.adapters[e].aIndex) dtypes[call.problem.adapters[e].a.dtype] = true;
-  return offsetof(LoraShared<Schedule::Base::BN>, ring) +
-         loraRing<Schedule>(call.args.format, call.args.hasBase, dtypes);
+  return offsetof(LoraShared<Schedule>, ring) + loraRing<Schedule>(call.args.format, call.args.hasBase, dtypes);
 }
 
 template <class Schedule>

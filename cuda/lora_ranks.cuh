@@ -58,41 +58,53 @@ SIMT_DEV float activateRank(float p, int32_t activation) {
   }
 }
 
-// w = gate scale M phi(t + a) of a row's adapter, by the whole warp.
+SIMT_DEV bool mixesRanks(const RankoneAdapter& a) { return a.mid || a.activation == RANKONE_ACT_SELF_TOP_K; }
+
+SIMT_DEV float rankFactor(const LoraForwardArgs& args, const RankoneAdapter& a, uint32_t pair) {
+  return (args.gates ? args.gates[pair] : 1.0f) * a.scale;
+}
+
+// phi(t + a) of one rank, but for the gates that need all of them.
+SIMT_DEV float activatedRank(const LoraForwardArgs& args, const RankoneAdapter& a, int64_t row, uint32_t pair,
+                             int64_t i) {
+  float* t = args.t + pair * args.tStride;
+  if (a.aIndex) {
+    const int64_t column = a.aIndex[i];
+    const bool stays =
+        !args.dropout.least || (keptOf(args.dropout, row, column / 4) >> static_cast<int>(column % 4) & 1);
+    t[i] = stays ? loadFloat(args.x.data, args.x.dtype, row * args.in + column) * args.dropout.kept : 0;
+  }
+  return activateRank(a.rankBias ? t[i] + a.rankBias[i] : t[i], a.activation);
+}
+
+// w = gate scale M phi(t + a) of one rank where M is diagonal; zeros behind the last rank.
+SIMT_DEV void finishRank(const LoraForwardArgs& args, const RankoneAdapter& a, int64_t row, uint32_t pair, int64_t i) {
+  float w = 0;
+  if (i < a.rank) {
+    const float value = activatedRank(args, a, row, pair, i);
+    w = rankFactor(args, a, pair) * (a.midDiagonal ? a.midDiagonal[i] * value : value);
+  }
+  args.w[pair * args.wStride + i] = w;
+}
+
+// The same of all a row's ranks, by the whole warp, where they are mixed.
 SIMT_DEV void finishRanks(const LoraForwardArgs& args, const RankoneAdapter& a, int64_t row, uint32_t pair) {
   const int lane = threadIdx.x % 32;
-  const float factor = (args.gates ? args.gates[pair] : 1.0f) * a.scale;
-  float* t = args.t + pair * args.tStride;
+  const float factor = rankFactor(args, a, pair);
   float* w = args.w + pair * args.wStride;
-  float* p = args.p ? args.p + pair * args.wStride : nullptr;
-  const bool selfGated = a.activation == RANKONE_ACT_SELF_TOP_K, together = a.mid || selfGated;
-  for (int64_t i = lane; i < a.rank; i += 32) {
-    if (a.aIndex) {
-      const int64_t column = a.aIndex[i];
-      const bool stays =
-          !args.dropout.least || (keptOf(args.dropout, row, column / 4) >> static_cast<int>(column % 4) & 1);
-      t[i] = stays ? loadFloat(args.x.data, args.x.dtype, row * args.in + column) * args.dropout.kept : 0;
-    }
-    const float value = activateRank(a.rankBias ? t[i] + a.rankBias[i] : t[i], a.activation);
-    if (together) {
-      p[i] = value;
-    } else {
-      w[i] = factor * (a.midDiagonal ? a.midDiagonal[i] * value : value);
-    }
-  }
-  if (together) {
-    simt::syncwarp();
-    if (selfGated) selfGate(p, w, a.rank, a.activeRanks);
-    for (int64_t q = a.mid ? 0 : lane; q < a.midRank; q += a.mid ? 1 : 32) {
-      if (!a.mid) {
-        w[q] = factor * (a.midDiagonal ? a.midDiagonal[q] * p[q] : p[q]);
-        continue;
-      }
+  float* p = args.p + pair * args.wStride;
+  for (int64_t i = lane; i < a.rank; i += 32) p[i] = activatedRank(args, a, row, pair, i);
+  simt::syncwarp();
+  if (a.activation == RANKONE_ACT_SELF_TOP_K) selfGate(p, w, a.rank, a.activeRanks);
+  if (a.mid) {
+    for (int64_t q = 0; q < a.midRank; ++q) {
       float sum = 0;
       for (int64_t i = lane; i < a.rank; i += 32) sum = fmaf(a.mid[q * a.rank + i], p[i], sum);
       sum = warpSum(sum);
       if (lane == 0) w[q] = factor * sum;
     }
+  } else {
+    for (int64_t q = lane; q < a.midRank; q += 32) w[q] = factor * (a.midDiagonal ? a.midDiagonal[q] * p[q] : p[q]);
   }
   const int64_t q = a.midRank + lane;
   if (q < (a.midRank + 3) / 4 * 4) w[q] = 0;

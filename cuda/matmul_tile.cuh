@@ -66,42 +66,51 @@ struct MmaTile {
     }
   }
 
-  // A thread's part of 16 ranks: as they come, four of a row of V for each of its m16n8 products.
-  static constexpr int AHEAD = NI == 1 ? 4 : 1;  // that registers hold
+  // A thread's part of 16 ranks that is loaded ahead: as they come, four of its row of V. Where a warp has many columns
+  // registers are short, and nothing is.
+  static constexpr int AHEAD = NI == 1 ? 4 : 1;
   struct Ranks {
-    uint32_t word[NI][4];
+    uint32_t word[NI == 1 ? 4 : 1];
   };
   // load(column, first rank, words)
   template <class Load>
   SIMT_DEV static void loadRanks(Ranks& ranks, const Load& load) {
     const int lane = threadIdx.x % 32;
-    SIMT_UNROLL for (int ni = 0; ni < NI; ++ni) load(warpColumn() + ni * 8 + lane / 4, lane % 4 * 4, ranks.word[ni]);
+    if constexpr (NI == 1) load(warpColumn() + lane / 4, lane % 4 * 4, ranks.word);
   }
   // Adds u v^T over 16 ranks, with operands in tf32. u(i, first rank, part) gives four ranks of this thread's row i,
   // v(words, part) what words stand for; bit b of `blocks`: whether one of the rows from 16 b on takes part. A row i
   // without has[i] keeps its bits.
   template <class Load, class U, class V>
-  SIMT_DEV void addRanks(const Ranks& ranks, int, const Load&, const U& u, const V& v, uint32_t blocks,
+  SIMT_DEV void addRanks(const Ranks& ranks, int, const Load& load, const U& u, const V& v, uint32_t blocks,
                          const bool (&has)[ROWS]) {
-    const int first = threadIdx.x % 4 * 4;
-    uint32_t b[NI][4];
+    const int lane = threadIdx.x % 32, first = lane % 4 * 4;
+    // Which of the sixteen is which k of the two products is the same everywhere.
+    uint32_t a[MI][2][4];
+    SIMT_UNROLL for (int mi = 0; mi < MI; ++mi) {
+      float low[4] = {}, high[4] = {};
+      if (blocks >> (warpRow() / 16 + mi) & 1) {
+        u(2 * mi, first, low);
+        u(2 * mi + 1, first, high);
+      }
+      SIMT_UNROLL for (int e = 0; e < 8; ++e) a[mi][e / 4][e % 4] =
+          simt::to_tf32((e % 2 ? high : low)[e / 4 * 2 + e % 4 / 2]);
+    }
     SIMT_UNROLL for (int ni = 0; ni < NI; ++ni) {
       float part[4];
-      v(ranks.word[ni], part);
-      SIMT_UNROLL for (int e = 0; e < 4; ++e) b[ni][e] = simt::to_tf32(part[e]);
-    }
-    SIMT_UNROLL for (int mi = 0; mi < MI; ++mi) {
-      if (!(blocks >> (warpRow() / 16 + mi) & 1)) continue;
-      float low[4], high[4];
-      u(2 * mi, first, low);
-      u(2 * mi + 1, first, high);
-      // Which of the sixteen is which k of the two products is the same everywhere.
-      uint32_t a[2][4];
-      SIMT_UNROLL for (int s = 0; s < 2; ++s) SIMT_UNROLL for (int e = 0; e < 4; ++e) a[s][e] =
-          simt::to_tf32((e % 2 ? high : low)[2 * s + e / 2]);
-      SIMT_UNROLL for (int ni = 0; ni < NI; ++ni) {
+      if constexpr (NI == 1) {
+        v(ranks.word, part);
+      } else {
+        uint32_t word[4];
+        load(warpColumn() + ni * 8 + lane / 4, first, word);
+        v(word, part);
+      }
+      uint32_t b[4];
+      SIMT_UNROLL for (int e = 0; e < 4; ++e) b[e] = simt::to_tf32(part[e]);
+      SIMT_UNROLL for (int mi = 0; mi < MI; ++mi) {
+        if (!(blocks >> (warpRow() / 16 + mi) & 1)) continue;
         float sum[4] = {acc[mi][ni][0], acc[mi][ni][1], acc[mi][ni][2], acc[mi][ni][3]};
-        SIMT_UNROLL for (int s = 0; s < 2; ++s) simt::mma_tf32(sum, a[s], b[ni][2 * s], b[ni][2 * s + 1]);
+        SIMT_UNROLL for (int s = 0; s < 2; ++s) simt::mma_tf32(sum, a[mi][s], b[2 * s], b[2 * s + 1]);
         SIMT_UNROLL for (int e = 0; e < 4; ++e) acc[mi][ni][e] = has[2 * mi + e / 2] ? sum[e] : acc[mi][ni][e];
       }
     }
@@ -114,32 +123,20 @@ struct MmaTile {
   }
 };
 
-// A thread's pieces of a tile of ROWS rows: which rows of the matrix they are of, and their way to shared memory.
+// A thread's pieces of a tile of ROWS rows.
 template <class Tile, int ROWS>
 struct TilePieces {
   static constexpr int COUNT = ROWS * Tile::PIECES / Tile::THREADS, STEP = Tile::THREADS / Tile::PIECES;
   static_assert(COUNT * Tile::THREADS == ROWS * Tile::PIECES && STEP > 0);
-  const uint8_t* from[COUNT];  // beginnings of the rows, null: zeros
-
   static SIMT_DEV int row(int i) { return static_cast<int>(threadIdx.x) / Tile::PIECES + i * STEP; }
   static SIMT_DEV int piece() { return static_cast<int>(threadIdx.x) % Tile::PIECES; }
-
-  // Copies k from `step` BKs on; what lies beyond the row's `bytes` becomes zeros. somewhere: any global address.
-  SIMT_DEV void copy(uint8_t* to, int64_t step, int64_t bytes, const void* somewhere) const {
-    const int64_t at = (step * Tile::PIECES + piece()) * 16, left = bytes - at;
-    const int count = left >= 16 ? 16 : left > 0 ? static_cast<int>(left) : 0;
-    SIMT_UNROLL for (int i = 0; i < COUNT; ++i) {
-      const bool there = from[i] && count > 0;
-      simt::cp_async16_zfill(to + pieceAt<Tile::PIECES>(row(i), piece()), there ? from[i] + at : somewhere,
-                             there ? count : 0);
-    }
-  }
 };
 
-// The same of a tile's BN rows, whose beginnings stand in shared memory: registers are short.
-template <class Tile>
+// Copies them, `step` BKs of k on. Beginnings of the rows stand in shared memory, as registers are short; null: zeros,
+// as what lies beyond a row's `bytes`. somewhere: any global address.
+template <class Tile, int ROWS>
 SIMT_DEV void copyRows(uint8_t* to, const uint8_t* const* rows, int64_t step, int64_t bytes, const void* somewhere) {
-  using Pieces = TilePieces<Tile, Tile::BN>;
+  using Pieces = TilePieces<Tile, ROWS>;
   const int64_t at = (step * Tile::PIECES + Pieces::piece()) * 16, left = bytes - at;
   const int count = left >= 16 ? 16 : left > 0 ? static_cast<int>(left) : 0;
   SIMT_UNROLL for (int i = 0; i < Pieces::COUNT; ++i) {
@@ -152,8 +149,7 @@ SIMT_DEV void copyRows(uint8_t* to, const uint8_t* const* rows, int64_t step, in
 
 // Nothing is done to X in shared memory.
 struct AsItIs {
-  template <class Pieces>
-  SIMT_DEV void operator()(const Pieces&, uint8_t*, int64_t) const {}
+  SIMT_DEV void operator()(uint8_t*, int64_t) const {}
 };
 
 // Shared memory of sumTile().
@@ -164,13 +160,12 @@ SIMT_HOST_DEV size_t tileBytes(const WeightFormat& format) {
   return DIRECT ? STAGES * (x + w) : 2 * w + STAGES * (x + rawBytes(WIDTH, Tile::BK, format));
 }
 
-// Adds to `tile` the products of all k: `x` are the thread's pieces of X, xBytes long; W's first `columns` rows stand
-// in `rows`, which is in shared memory; they are WIDTH at most. DIRECT: W is made of elements as they are multiplied.
-// STAGES: of k's pieces that are on their way or in use. change(pieces, x, step) may alter the thread's pieces of X
-// before they are used. `memory`: tileBytes() of it, which no thread uses any more; nor does one after the next
-// barrier.
+// Adds to `tile` the products of all k: X's rows, xBytes long, stand in `x`, and W's first `columns`, WIDTH at most, in
+// `rows`, both in shared memory. DIRECT: W is made of elements as they are multiplied. STAGES: pieces of k that are on
+// their way or in use. change(x, step) may alter the thread's pieces of X before they are used. `memory`: tileBytes()
+// of it, which no thread uses any more; nor does one after the next barrier.
 template <bool DIRECT, int STAGES, int WIDTH, class Tile, class Change>
-SIMT_DEV void sumTile(Tile& tile, const TilePieces<Tile, Tile::BM>& x, int64_t xBytes, const WeightRows& rows,
+SIMT_DEV void sumTile(Tile& tile, const uint8_t* const* x, int64_t xBytes, const WeightRows& rows,
                       const WeightFormat& format, int columns, int64_t k, uint8_t* memory, const void* somewhere,
                       const Change& change) {
   using Element = typename Tile::Element;
@@ -181,9 +176,9 @@ SIMT_DEV void sumTile(Tile& tile, const TilePieces<Tile, Tile::BM>& x, int64_t x
   const int stride = DIRECT ? X + W : X + rawBytes(WIDTH, Tile::BK, format);
   const auto copy = [&](int64_t step, int slot) {
     if (step < steps) {
-      x.copy(ring + slot * stride, step, xBytes, somewhere);
+      copyRows<Tile, Tile::BM>(ring + slot * stride, x, step, xBytes, somewhere);
       if constexpr (DIRECT) {
-        copyRows<Tile>(ring + slot * stride + X, rows.codes, step, format.rowBytes, somewhere);
+        copyRows<Tile, Tile::BN>(ring + slot * stride + X, rows.codes, step, format.rowBytes, somewhere);
       } else {
         copyRaw<Tile::BK, Tile::THREADS>(ring + slot * stride + X, rows, format, columns, step, somewhere);
       }
@@ -196,7 +191,7 @@ SIMT_DEV void sumTile(Tile& tile, const TilePieces<Tile, Tile::BM>& x, int64_t x
     simt::cp_async_wait<STAGES - 2>();
     uint8_t* stage = ring + slot * stride;
     // Each thread has its own pieces now; what it makes of them, the others see after the barrier.
-    change(x, stage, step);
+    change(stage, step);
     const uint8_t* operand = stage + X;
     if constexpr (!DIRECT) {
       uint8_t* made = memory + step % 2 * W;

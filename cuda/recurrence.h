@@ -73,7 +73,7 @@ struct Trace {
 
 // The forward's trace in memory of savedBytes(problem): what recurrenceForward writes where the caller wants `saved`,
 // and the backward reads. Its dtype follows takesChunks.
-Trace savedTrace(const RankoneRecurrence& problem, void* saved);
+Trace savedTrace(const Stream& stream, const RankoneRecurrence& problem, void* saved);
 
 // Forward, one update at a time. Reads the raw arguments. `trace` or null.
 void recurrenceTokens(Stream& stream, const RankoneRecurrenceForward& args, const Sequences& sequences,
@@ -108,7 +108,9 @@ void normalizerGradients(Stream& stream, const RankoneRecurrenceBackward& args, 
                          const float* scales);
 
 // Which arithmetic a call takes.
-bool takesChunks(const RankoneRecurrence& problem);
+bool takesChunks(const Stream& stream, const RankoneRecurrence& problem);
+// Those whose chunks need 128 KiB of shared memory: a device with less computes them in float32.
+bool widestChunks(const RankoneRecurrence& problem);
 
 // Entry points of the backend's table.
 void recurrenceForward(Stream& stream, const RankoneRecurrenceForward& args);

@@ -33,25 +33,32 @@ Trace traceIn(void* memory, const TraceBytes& bytes, int32_t dtype) {
   return {dtype, at, bytes.rows ? at + bytes.states : nullptr};
 }
 
-int32_t arithmeticOf(const RankoneRecurrence& p) { return takesChunks(p) ? RANKONE_BF16 : RANKONE_F32; }
+int32_t arithmeticOf(const Stream& stream, const RankoneRecurrence& p) {
+  return takesChunks(stream, p) ? RANKONE_BF16 : RANKONE_F32;
+}
 
 }  // namespace
 
 size_t savedBytes(const RankoneRecurrence& p) {
-  const TraceBytes bytes = traceBytes(p, arithmeticOf(p), p.update == RANKONE_DELTA);
+  const bool halves = p.q.dtype != RANKONE_F32 || p.compute == RANKONE_COMPUTE_BF16;
+  // Enough for any device.
+  const int32_t dtype =
+      halves && p.compute != RANKONE_COMPUTE_F32 && p.mode != RANKONE_MODE_RECURRENT && !widestChunks(p) ? RANKONE_BF16
+                                                                                                         : RANKONE_F32;
+  const TraceBytes bytes = traceBytes(p, dtype, p.update == RANKONE_DELTA);
   return bytes.states + bytes.rows;
 }
 
-Trace savedTrace(const RankoneRecurrence& p, void* saved) {
-  const int32_t dtype = arithmeticOf(p);
+Trace savedTrace(const Stream& stream, const RankoneRecurrence& p, void* saved) {
+  const int32_t dtype = arithmeticOf(stream, p);
   return traceIn(saved, traceBytes(p, dtype, p.update == RANKONE_DELTA), dtype);
 }
 
 void recurrenceBackward(Stream& stream, const RankoneRecurrenceBackward& given) {
   RankoneRecurrenceBackward args = given;
   RankoneRecurrence& p = args.problem;
-  const bool chunked = takesChunks(p);
-  const int32_t dtype = arithmeticOf(p);
+  const bool chunked = takesChunks(stream, p);
+  const int32_t dtype = arithmeticOf(stream, p);
   const Sequences sequences(stream, p);
   const Prepared prepared = prepare(stream, p, dtype);
 
@@ -67,10 +74,10 @@ void recurrenceBackward(Stream& stream, const RankoneRecurrenceBackward& given) 
   }
 
   Scratch<char> recomputed;
-  Trace forward = savedTrace(p, const_cast<void*>(args.saved));
+  Trace forward = savedTrace(stream, p, const_cast<void*>(args.saved));
   if (!args.saved) {
     recomputed = Scratch<char>(stream, savedBytes(p));
-    forward = savedTrace(p, recomputed.data());
+    forward = savedTrace(stream, p, recomputed.data());
     RankoneRecurrenceForward again = {};
     again.problem = p;
     if (chunked) {

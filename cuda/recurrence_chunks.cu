@@ -81,6 +81,7 @@ void recurrenceChunks(Stream& stream, const RankoneRecurrenceForward& args, cons
     carryStates(stream, pieces, p, carry.data(), M.data());
   }
   overTurns([&](int64_t first, int64_t end) { run(scan, Pass::FINAL, first, end); });
+  if (cut && scan.finalState) deliverStates(stream, pieces, scan);
 }
 
 }  // namespace rankone::cuda

@@ -1,5 +1,6 @@
 // Which form a forward takes. What decides is the call's options and dtype, and of each sequence its own length: never
 // the rest of the batch.
+#include "recurrence_scan.h"
 #include "recurrence_token.h"
 
 namespace rankone::cuda {
@@ -48,13 +49,19 @@ void forwardTokens(Stream& stream, const RankoneRecurrenceForward& args, const f
   // A decode call of a batch wants nothing but its one launch.
   if (!p.cuSeqlens && !args.saved) return runTokens(stream, args, {nullptr, nullptr, p.N, scales, nullptr});
   const Sequences sequences(stream, p);
-  const Trace trace = savedTrace(p, args.saved);
+  const Trace trace = savedTrace(stream, p, args.saved);
   runTokens(stream, args, {&sequences, nullptr, p.N, scales, args.saved ? &trace : nullptr});
 }
 
 }  // namespace
 
-bool takesChunks(const RankoneRecurrence& p) {
+bool widestChunks(const RankoneRecurrence& p) {
+  return p.update == RANKONE_DELTA && p.gate == RANKONE_GATE_CHANNEL && p.K > 128;
+}
+
+bool takesChunks(const Stream& stream, const RankoneRecurrence& p) {
+  constexpr size_t kWidest = 128 << 10;
+  if (widestChunks(p) && sharedBytesOf(stream.info()) < kWidest) return false;
   if (p.compute == RANKONE_COMPUTE_F32 || p.mode == RANKONE_MODE_RECURRENT) return false;
   return p.compute == RANKONE_COMPUTE_BF16 || p.q.dtype != RANKONE_F32;
 }
@@ -64,14 +71,14 @@ void recurrenceForward(Stream& stream, const RankoneRecurrenceForward& given) {
   const RankoneRecurrence& p = args.problem;
   expectSupported(p);
   const Scratch<float> scales = divide(stream, args);
-  if (!takesChunks(p)) return forwardTokens(stream, args, scales.data());
+  if (!takesChunks(stream, p)) return forwardTokens(stream, args, scales.data());
 
   // What is saved has one dtype: all sequences take one form.
   const std::vector<int32_t> few = args.saved ? std::vector<int32_t>() : shortSequences(p);
   if (p.N > 0 && static_cast<int64_t>(few.size()) == p.N) return forwardTokens(stream, args, scales.data());
   const Sequences sequences(stream, p, few.empty() ? 0 : kTokenSteps / p.n + 1);
   const Prepared prepared = prepare(stream, p, RANKONE_BF16);
-  const Trace trace = savedTrace(p, args.saved);
+  const Trace trace = savedTrace(stream, p, args.saved);
   recurrenceChunks(stream, args, sequences, prepared, args.saved ? &trace : nullptr);
   if (p.normalize) scaleByDivisors(stream, p, sequences, scales.data(), {args.o, p.q.dtype}, args.o, p.q.dtype);
   // These come last: to the chunks they were sequences without tokens.

@@ -84,7 +84,7 @@ class ChannelGradients : public ChunkRows<A, ChunkGate::CHANNEL, kDelta> {
       if (const T* k = this->key(l)) keys[i] = rounded(floatOf(k[column]) * this->keyFactor(l));
       if (this->begins(l)) {
         const float g = a.g[(this->token(l) * a.HV + hv) * a.K + column];
-        gates[i] = g < kResetBelowBase2 ? 0.0f : simt::ex2(g);
+        gates[i] = g < kResetBelowBase2 ? 0.0f : A::ex2(g);
         reset |= static_cast<uint32_t>(g < kResetBelowBase2) << i;
       }
     }

@@ -177,7 +177,7 @@ class ChunkRows {
       }
       simt::syncthreads();
       if (t < kTileRows) {
-        s.fromStart[t] = simt::ex2(s.high[t] + s.low[t]);
+        s.fromStart[t] = A::ex2(s.high[t] + s.low[t]);
         s.toEnd[t] = decay(kTileRows - 1, t);
       }
     }
@@ -188,7 +188,7 @@ class ChunkRows {
   SIMT_DEV float gate(int l) const { return clamped(givenGate(l)); }
   SIMT_DEV bool resets(int l) const { return givenGate(l) < kResetBelowBase2; }
   // e^(G_l - G_j)
-  SIMT_DEV float decay(int l, int j) const { return simt::ex2((s.high[l] - s.high[j]) + (s.low[l] - s.low[j])); }
+  SIMT_DEV float decay(int l, int j) const { return A::ex2((s.high[l] - s.high[j]) + (s.low[l] - s.low[j])); }
 
   // Products over V of rows with rows; dv, and w . v into dbeta.
   SIMT_DEV void productsByRows() {

@@ -27,6 +27,8 @@ struct Float32 {
   static constexpr bool kSparing = false;  // of registers: two blocks a multiprocessor
   static constexpr int kSlots = 16;        // threads that share a row
 
+  // Products of up to 64 of them: an approximation's own bias would add up.
+  static SIMT_DEV float ex2(float x) { return exp2f(x); }
   static SIMT_DEV int row(int e) { return threadIdx.x / 16 + 16 * (e / 4); }
   static SIMT_DEV int column(int e) { return threadIdx.x % 16 + 16 * (e % 4); }
   static SIMT_DEV int rowIndex(int e) { return e / 4; }
@@ -67,6 +69,7 @@ struct Bf16 {
   static constexpr bool kSparing = true;
   static constexpr int kSlots = 8;
 
+  static SIMT_DEV float ex2(float x) { return simt::ex2(x); }
   static SIMT_DEV int lane() { return threadIdx.x & 31; }
   static SIMT_DEV int firstRow() { return threadIdx.x / 64 * 16; }
   static SIMT_DEV int firstColumn() { return threadIdx.x / 32 % 2 * 32; }

@@ -91,7 +91,7 @@ Prepared prepare(Stream& stream, const RankoneRecurrence& problem, int32_t dtype
   args.scale = p.valueScale;
   out.v = prepareRows(stream, out, args, false);
 
-  if (p.gate != RANKONE_GATE_NONE) {
+  if (p.g.data) {  // a preset's gates of heads are not there where there are no tokens
     GatesArgs gates{};
     gates.from = p.g.data;
     gates.dtype = p.g.dtype;

@@ -98,7 +98,7 @@ __global__ void __launch_bounds__(DELTA ? 256 : 128, 2) prepareChunks(const Prep
   simt::cp_async_commit();
   loadNorms(s, p, token, tokens, h, thread, THREADS);
 
-  float gates[2], betas[2];  // of the next head
+  float gates[2], betas[2];  // of a head, by pairs of tokens and rows
   const auto fetch = [&](int hv) {
     SIMT_UNROLL for (int e = 0; e < 2; ++e) {
       const int i = 2 * lane + e;
@@ -134,6 +134,7 @@ __global__ void __launch_bounds__(DELTA ? 256 : 128, 2) prepareChunks(const Prep
   SIMT_NOUNROLL for (int hv = h * group; hv < (h + 1) * group; ++hv) {
     InverseTiles& tiles = reinterpret_cast<InverseTiles*>(s.tiles)[hv & 1];
     char* workspace = p.workspace + (slot * p.HV + hv) * layout.bytes;
+    if (hv > h * group) fetch(hv);
     simt::syncwarp();  // all lanes have read G and beta of the head before
     const bool reset = gates[0] < kResetLog2 || gates[1] < kResetLog2;
     const bool anyReset = simt::ballot(reset) != 0, firstIsReset = simt::shfl(gates[0], 0) < kResetLog2;
@@ -149,7 +150,6 @@ __global__ void __launch_bounds__(DELTA ? 256 : 128, 2) prepareChunks(const Prep
     if (DELTA && !ofP) simt::st2(beta + 2 * lane, betas[0], betas[1]);
     if (DELTA && ofFactors) simt::st2(reinterpret_cast<float*>(workspace + layout.beta) + 2 * lane, betas[0], betas[1]);
     simt::syncwarp();
-    if (hv + 1 < (h + 1) * group) fetch(hv + 1);
 
     if (ofP) {
       if (ofFactors) {

@@ -45,6 +45,8 @@ struct Scan {
   using Stage = typename Shared::Stage;
   static constexpr int KD = Shared::KD, COLUMNS = Shared::COLUMNS;
   static constexpr int WORKERS = COLUMNS * KS * 32, LOADERS = COLUMNS * 32, THREADS = WORKERS + LOADERS;
+  // That shared memory has room for where a multiprocessor has 228 KB; unsaid, the compiler goes for three and spills.
+  static constexpr int RESIDENT = KW == 64 ? 3 : KS == 1 ? 2 : 1;
   static constexpr int ALL = 15;  // barriers; the others are of 16 columns:
   SIMT_DEV static int ofState(int w) { return 1 + w; }
   SIMT_DEV static int ofU(int w) { return 1 + COLUMNS + w; }
@@ -369,7 +371,8 @@ struct Scan {
 };
 
 template <int KW, int KS, int VB, bool DELTA, bool CHANNEL>
-__global__ void __launch_bounds__(Scan<KW, KS, VB, DELTA, CHANNEL>::THREADS) scanKernel(const ScanArgs p) {
+__global__ void __launch_bounds__(Scan<KW, KS, VB, DELTA, CHANNEL>::THREADS, Scan<KW, KS, VB, DELTA, CHANNEL>::RESIDENT)
+    scanKernel(const ScanArgs p) {
   using Form = Scan<KW, KS, VB, DELTA, CHANNEL>;
   const int columns = (p.V + VB - 1) / VB, block = static_cast<int>(blockIdx.x % columns);
   const int64_t head = blockIdx.x / columns;

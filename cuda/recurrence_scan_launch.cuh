@@ -30,6 +30,9 @@ void launchScan(Stream& stream, const ScanArgs& args, int64_t segments) {
     default:
       if (scanBytes<128, 2, 32, DELTA, CHANNEL>(1) <= sharedBytesOf(stream.info()))
         return launchScan<128, 2, 32, DELTA, CHANNEL>(stream, args, segments);
+      // Delta with gates per channel is what does not fit into 99 KB.
+      if (scanBytes<128, 2, 16, DELTA, CHANNEL>(1) > sharedBytesOf(stream.info()))
+        throw Failure(1, "K above 128 with gates per channel in chunks needs more shared memory than this device has");
       return launchScan<128, 2, 16, DELTA, CHANNEL>(stream, args, segments);
   }
 }

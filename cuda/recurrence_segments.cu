@@ -54,7 +54,9 @@ std::vector<Segment> partsOf(const std::vector<Piece>& pieces, Pass pass, int64_
       else if (pass == Pass::N)
         part.from = Segment::ZEROS;
     }
-    if (pass == Pass::FINAL && high == piece.end) part.to = last ? Segment::ARGUMENT : Segment::NOWHERE;
+    // A cut sequence's first piece may read what its last one would write beside it: that goes to its slot.
+    if (pass == Pass::FINAL && high == piece.end && !(last && piece.count > 1))
+      part.to = last ? Segment::ARGUMENT : Segment::NOWHERE;
     parts.push_back(part);
   }
   return parts;
@@ -80,6 +82,22 @@ void carryStates(Stream& stream, const std::vector<Piece>& pieces, const Rankone
   stream.launch("carryPieces", carryPieces,
                 dim3(static_cast<unsigned>(static_cast<int64_t>(first.size()) * p.HV * blocks)), dim3(kCarryThreads),
                 sizeof(CarryShared), args);
+}
+
+void deliverStates(Stream& stream, const std::vector<Piece>& pieces, const ScanArgs& scan) {
+  std::vector<int32_t> slots, sequences;
+  for (const Piece& piece : pieces) {
+    if (piece.count == 1 || piece.index + 1 < piece.count) continue;
+    slots.push_back(piece.slot);
+    sequences.push_back(piece.sequence);
+  }
+  const Scratch<int32_t> slotsOnDevice(stream, slots), sequencesOnDevice(stream, sequences);
+  const int64_t size = static_cast<int64_t>(scan.HV) * scan.K * scan.V,
+                count = size * static_cast<int64_t>(slots.size());
+  const DeliverArgs args = {
+      scan.carry, slotsOnDevice.data(), sequencesOnDevice.data(), scan.stateRows, scan.finalState, size, count};
+  stream.launch("deliverPieces", deliverPieces,
+                dim3(static_cast<unsigned>((count + kCarryThreads - 1) / kCarryThreads)), dim3(kCarryThreads), 0, args);
 }
 
 }  // namespace rankone::cuda

@@ -66,4 +66,21 @@ static __global__ void __launch_bounds__(kCarryThreads) carryPieces(const CarryA
   }
 }
 
+struct DeliverArgs {
+  const float* carry;        // [slots,HV,K,V]
+  const int32_t* slots;      // [cut sequences] of their last pieces
+  const int32_t* sequences;  // [cut sequences]
+  const int32_t* stateRows;  // [N] or null
+  float* finalState;         // [rows,HV,K,V]
+  int64_t size, count;       // floats of a sequence, and of all
+};
+
+static __global__ void __launch_bounds__(kCarryThreads) deliverPieces(const DeliverArgs p) {
+  const int64_t i = static_cast<int64_t>(blockIdx.x) * kCarryThreads + threadIdx.x;
+  if (i >= p.count) return;
+  const int64_t cut = i / p.size, at = i % p.size;
+  const int64_t sequence = p.sequences[cut];
+  p.finalState[(p.stateRows ? p.stateRows[sequence] : sequence) * p.size + at] = p.carry[p.slots[cut] * p.size + at];
+}
+
 }  // namespace rankone::cuda

@@ -28,4 +28,7 @@ std::vector<Segment> partsOf(const std::vector<Piece>& pieces, Pass pass, int64_
 void carryStates(Stream& stream, const std::vector<Piece>& pieces, const RankoneRecurrence& problem, float* carry,
                  const float* M);
 
+// The final states of cut sequences, from their last pieces' slots.
+void deliverStates(Stream& stream, const std::vector<Piece>& pieces, const ScanArgs& scan);
+
 }  // namespace rankone::cuda

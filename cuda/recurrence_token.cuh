@@ -28,9 +28,9 @@ struct TokenArgs {
   const int32_t* list;         // the sequences to take, or null: all
   int32_t tiles, blocks;       // warps with columns in a block, blocks of a head
 
-  const void *q, *k;  // [B,T,H,K], [B,T*n,H,K]
-  int32_t dtype;
-  const void* columns;  // v [B,T*n,HV,V], or in reverse dO [B,T,HV,V]
+  const void *q, *k;      // [B,T,H,K], [B,T*n,H,K]
+  int32_t dtype, kDType;  // of q and o, and of k, which may be gates
+  const void* columns;    // v [B,T*n,HV,V], or in reverse dO [B,T,HV,V]
   int32_t columnsDType;
   int32_t columnsByToken;
   const void *g, *beta;
@@ -150,7 +150,7 @@ class TokenReader {
     const int64_t token = head_.start + sequenceToken, update = token * a_.n + j;
     const bool last = j == a_.n - 1;
     Step& x = next_;
-    readRow(a_.k, a_.dtype, (update * a_.H + head_.h) * a_.K, x.k);
+    readRow(a_.k, a_.kDType, (update * a_.H + head_.h) * a_.K, x.k);
     if (last) readRow(a_.q, a_.dtype, (token * a_.H + head_.h) * a_.K, x.q);
     if (j == 0 && a_.gate == RANKONE_GATE_CHANNEL)
       readRow(a_.g, a_.gDType, (token * a_.HV + head_.hv) * a_.K, x.g);

@@ -20,6 +20,7 @@ TokenArgs tokenArgs(const RankoneRecurrence& p, const TokenRun& run) {
   a.q = p.q.data;
   a.k = p.k.data;
   a.dtype = p.q.dtype;
+  a.kDType = p.k.dtype;
   a.g = p.g.data;
   a.gDType = p.g.dtype;
   a.beta = p.beta.data;

@@ -9,11 +9,18 @@ namespace {
 
 cudaEvent_t nativeEvent(Event event) { return static_cast<cudaEvent_t>(event); }
 
-simt::Status attribute(int32_t* value, cudaDeviceAttr name, int device) {
-  int v = 0;
-  const cudaError_t status = cudaDeviceGetAttribute(&v, name, device);
-  *value = v;
-  return status;
+// Whether this process uses the device already: asking for its free memory would put a context there, of some hundred
+// megabytes. The driver knows; it is found through the runtime, for the library does not link it.
+bool inUse(int device) {
+  void* function = nullptr;
+  cudaDriverEntryPointQueryResult found;
+  const cudaError_t status =
+      cudaGetDriverEntryPointByVersion("cuDevicePrimaryCtxGetState", &function, 7000, cudaEnableDefault, &found);
+  if (status != cudaSuccess || found != cudaDriverEntryPointSuccess) return false;
+  unsigned flags = 0;
+  int active = 0;
+  const auto ask = reinterpret_cast<decltype(&cuDevicePrimaryCtxGetState)>(function);
+  return ask(device, &flags, &active) == CUDA_SUCCESS && active;
 }
 
 }  // namespace
@@ -24,15 +31,16 @@ simt::Status deviceInfo(int device, RankoneDeviceInfo* info) {
   *info = {};
   cudaDeviceProp properties;
   if (const cudaError_t status = cudaGetDeviceProperties(&properties, device)) return status;
-  std::snprintf(info->name, sizeof info->name, "%s", properties.name);
+  std::snprintf(info->name, sizeof info->name, "%.127s", properties.name);
   info->major = properties.major;
   info->minor = properties.minor;
   info->multiprocessors = properties.multiProcessorCount;
   info->l2Bytes = static_cast<uint64_t>(properties.l2CacheSize);
+  info->memoryBytes = info->freeBytes = properties.totalGlobalMem;
+  if (!inUse(device)) return cudaSuccess;
   if (const simt::Status status = setDevice(device)) return status;
   size_t free = 0, total = 0;
   const cudaError_t status = cudaMemGetInfo(&free, &total);
-  info->memoryBytes = total;
   info->freeBytes = free;
   return status;
 }

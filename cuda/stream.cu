@@ -15,8 +15,12 @@ void expect(simt::Status status, const char* what) {
 }
 
 Stream::Stream(int device) : device_(device) {
-  expect(runtime::deviceInfo(device, &info_), "opening the device");
   use();
+  expect(runtime::deviceInfo(device, &info_), "opening the device");
+  constexpr int kNoKernelImage = 209;  // cudaErrorNoKernelImageForDevice
+  if (info_.major < 8)
+    throw Failure(kNoKernelImage, "a device of compute capability 8.0 or later is needed, this one has " +
+                                      std::to_string(info_.major) + "." + std::to_string(info_.minor));
   expect(runtime::createStream(&native_), "creating a stream");
   try {
     allocator_ = std::make_unique<Allocator>(device, native_);

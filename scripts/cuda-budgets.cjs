@@ -2,7 +2,7 @@
 //   node scripts/cuda-budgets.cjs           fails where a kernel takes more registers, shared memory or spills than it
 //                                           has, or where its count of matrix or copy instructions differs
 //   node scripts/cuda-budgets.cjs --write   stores what is
-//   RANKONE_CUDA_ARCHS=80                   of these architectures alone
+//   RANKONE_CUDA_ARCHS=80                   of these architectures; the default is those that have budgets
 //
 // Registers, spilled bytes, static shared memory and barriers are ptxas's word; instructions are counted in the PTX.
 // Ends with `N passed, N failed`; without nvcc it says so and passes.
@@ -10,9 +10,12 @@ const { spawnSync } = require('node:child_process');
 const fs = require('node:fs');
 const path = require('node:path');
 const { root } = require('./objects.cjs');
-const { archs, buildObjects, findNvcc, intermediates, kernelCount } = require('./nvcc.cjs');
 
 const file = path.join(root, 'cuda/budgets.json');
+const stored = JSON.parse(fs.readFileSync(file, 'utf8'));
+const known = new Set(Object.values(stored.kernels).flatMap((budget) => Object.keys(budget)));
+if (known.size) process.env.RANKONE_CUDA_ARCHS ??= [...known].join();
+const { archs, buildObjects, findNvcc, intermediates, kernelCount } = require('./nvcc.cjs');
 
 // In the order of their printing; of the first that matches.
 const instructions = [
@@ -138,7 +141,6 @@ async function main() {
     kernels[names[i]] ??= {};
     kernels[names[i]][arch] = text(costs);
   });
-  const stored = JSON.parse(fs.readFileSync(file, 'utf8'));
   if (process.argv.includes('--write')) {
     const sorted = Object.fromEntries(
       Object.keys(kernels)
@@ -147,6 +149,9 @@ async function main() {
     );
     const json = { nvcc: version, libraryBytes: stored.libraryBytes, kernels: sorted };
     fs.writeFileSync(file, `${JSON.stringify(json, null, 2)}\n`);
+    found.forEach(({ arch, costs: { spilledBytes } }, i) => {
+      if (spilledBytes) console.log(`${names[i]} [sm_${arch}] spills ${spilledBytes} bytes`);
+    });
     return console.log(
       `cuda/budgets.json: ${names.length} kernels of ${archs.length} architectures`,
     );

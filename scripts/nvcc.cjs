@@ -37,7 +37,7 @@ const codeFlags = [
   ...ptx.flatMap((arch) => ['-gencode', `arch=compute_${arch},code=compute_${arch}`]),
 ];
 
-const folder = 'build-cuda/library';
+const folder = `build-cuda/library-${[...archs, ...ptx.map((arch) => `ptx${arch}`)].join('-')}`;
 const intermediates = (source) => `${folder}/${path.basename(source, '.cu')}.keep`;
 
 // All objects of the library: [{source, object, ok, output}], the output with what ptxas says of each kernel. The

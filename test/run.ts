@@ -1,8 +1,9 @@
 // npm test [-- pattern...]
 //
-// Lint, types, then every test file (or those whose paths contain one of the patterns), each in a process of its own. Files under test/ops
-// run once per instruction set of this machine, but for those of CUDA. Ends with the plain line `N passed, N failed`.
-import { fork, spawnSync } from 'node:child_process';
+// Lint, types, the CUDA kernels under their emulator, then every test file (or those whose paths contain one of the
+// patterns), each in a process of its own. Files under test/ops run once per instruction set of this machine, but for
+// those of CUDA. Ends with the plain line `N passed, N failed`.
+import { fork, spawn, spawnSync } from 'node:child_process';
 import fs from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
@@ -46,6 +47,26 @@ function step(name: string, args: string[]): void {
   const ok = status === 0;
   const outcome = { passed: ok ? 1 : 0, failed: ok ? 0 : 1, skipped: 0 };
   report(name, outcome, stdout + stderr, started);
+}
+
+/** A script that ends with `N passed, N failed`, whose lines are shown as they come. */
+async function counted(name: string, args: string[]): Promise<void> {
+  const started = performance.now();
+  const child = spawn(process.execPath, args, { cwd: root, stdio: ['ignore', 'pipe', 'inherit'] });
+  let output = '';
+  child.stdout.setEncoding('utf8').on('data', (text) => {
+    output += text;
+    process.stdout.write(text.replace(/^\d+ passed, \d+ failed$/m, ''));
+  });
+  const code = await new Promise((resolve) => child.on('close', resolve));
+  const found = /(\d+) passed, (\d+) failed\s*$/.exec(output);
+  const outcome: Outcome = {
+    passed: Number(found?.[1] ?? 0),
+    failed: Number(found?.[2] ?? 0),
+    skipped: 0,
+  };
+  if (!found || (code !== 0 && outcome.failed === 0)) fail(outcome, `ended with exit code ${code}`);
+  report(name, outcome, '', started);
 }
 
 function testFiles(folder: string): string[] {
@@ -100,6 +121,7 @@ async function main(): Promise<void> {
     step('lint', ['scripts/lint.cjs']);
     step('types', [tsc, '-p', 'tsconfig.json']);
     step('types of the public surface', [tsc, '-p', 'test/types/tsconfig.json']);
+    await counted('CUDA kernels under the emulator', ['scripts/simt-tests.cjs']);
   }
   const all = testFiles('test');
   for (const pattern of patterns) {

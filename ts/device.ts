@@ -131,13 +131,6 @@ export class DeviceTensor<out D extends FloatDType = FloatDType> implements Disp
     return DeviceTensor.of(entry, this.#device);
   }
 
-  /** `shape`'s elements from the given one on, in the same memory. @internal */
-  part(first: number, shape: number[]): DeviceTensor<D> {
-    const count = shape.reduce((a, b) => a * b, 1);
-    const handle = binding.deviceView(this.#entry.handle, first, count);
-    return DeviceTensor.of({ ...this.#entry, handle, shape }, this.#device);
-  }
-
   /** Frees the memory once no call uses it any more. A later use is an error; a second dispose() is not. */
   dispose(): void {
     binding.deviceDispose(this.#entry.handle);
@@ -175,6 +168,14 @@ export class DeviceTensor<out D extends FloatDType = FloatDType> implements Disp
     if (!Symbol.dispose)
       (DeviceTensor.prototype as any)[disposeSymbol] = DeviceTensor.prototype.dispose;
   }
+}
+
+/** `shape`'s elements of a tensor from the given one on, in the same memory. @internal */
+export function partOf(tensor: DeviceTensor, first: number, shape: number[]): DeviceTensor {
+  const entry = deviceTensors.get(tensor)!;
+  const count = shape.reduce((a, b) => a * b, 1);
+  const handle = binding.deviceView(entry.handle, first, count);
+  return DeviceTensor.of({ ...entry, handle, shape }, Number(tensor.device.slice('cuda:'.length)));
 }
 
 interface Upload {

@@ -83,7 +83,13 @@ Napi::Value start(Napi::Env env, const std::shared_ptr<Transfer>& task, const st
   napi_value promise;
   if (kept) check(env, napi_create_reference(env, kept, 1, &task->kept));
   check(env, napi_create_promise(env, &task->deferred, &promise));
-  afterDevice(env, task, device, [task = task.get(), device](std::exception_ptr error) { task->run(*device, error); });
+  try {
+    afterDevice(env, task, device,
+                [task = task.get(), device](std::exception_ptr error) { task->run(*device, error); });
+  } catch (...) {
+    if (task->kept) napi_delete_reference(env, task->kept);
+    throw;
+  }
   return Napi::Value(env, promise);
 }
 

@@ -256,7 +256,7 @@ SavedForward::Key savedKey(const Call& call, const RecurrenceProblem& p) {
           call.integer(kLayer, 0),
           call.integer(kLayers, 0),
           call.device ? static_cast<int64_t>(call.input(kQ).dtype) : 0,
-          call.device ? call.integer(kMode, 0) : 0,
+          call.device && call.integer(kMode, 0) == RANKONE_MODE_RECURRENT,
           call.device ? call.integer(kCompute, -1) : 0};
 }
 

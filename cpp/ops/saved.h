@@ -23,7 +23,7 @@ class SavedForward {
     std::vector<int64_t> starts;  // of packed sequences
     int64_t batch, tokens, heads, valueHeads, keyDim, valueDim, householder, layer, layers;
     // On a device what decides the arithmetic, and 0 on the CPU, whose layout does not depend on it.
-    int64_t dtype, mode, compute;
+    int64_t dtype, recurrent, compute;
     bool operator==(const Key&) const = default;
   };
 

@@ -3,6 +3,10 @@
 
 #include <cuda.h>
 
+#include <map>
+#include <mutex>
+#include <utility>
+
 #include "simt/device.cuh"
 
 namespace simt {
@@ -10,6 +14,21 @@ namespace simt {
 using Stream = cudaStream_t;
 
 inline const char* statusText(Status status) { return cudaGetErrorString(static_cast<cudaError_t>(status)); }
+
+// The limit is one for all threads of the process: it must not be lowered between another's setting and its launch.
+inline Status raise_shared_limit(const void* kernel, size_t bytes) {
+  static auto* mutex = new std::mutex;
+  static auto* limits = new std::map<std::pair<int, const void*>, size_t>;
+  int device = 0;
+  if (const cudaError_t status = cudaGetDevice(&device)) return status;
+  const std::lock_guard<std::mutex> lock(*mutex);
+  size_t& limit = (*limits)[{device, kernel}];
+  if (limit >= bytes) return cudaSuccess;
+  const cudaError_t status =
+      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes));
+  if (status == cudaSuccess) limit = bytes;
+  return status;
+}
 
 // How a grid is started.
 enum class Launch : int {
@@ -21,12 +40,8 @@ enum class Launch : int {
 template <class... Parameters, class... Arguments>
 Status launch_as(Launch how, void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t sharedBytes, Stream stream,
                  Arguments... arguments) {
-  if (sharedBytes > 48 * 1024) {
-    const cudaError_t status =
-        cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize,
-                             static_cast<int>(sharedBytes));
-    if (status != cudaSuccess) return status;
-  }
+  if (sharedBytes > 48 * 1024)
+    if (const Status status = raise_shared_limit(reinterpret_cast<const void*>(kernel), sharedBytes)) return status;
   cudaLaunchAttribute attribute = {};
   attribute.id =
       how == Launch::DEPENDENT ? cudaLaunchAttributeProgrammaticStreamSerialization : cudaLaunchAttributeCooperative;

@@ -166,6 +166,12 @@ void forget(void* memory) {
 
 }  // namespace
 
+// Of a block, at most.
+static size_t sharedBytesOf(int major, int minor) {
+  if (major == 8 && minor == 0) return 163 << 10;
+  return major == 9 || major == 10 ? 227 << 10 : 99 << 10;
+}
+
 simt::Status deviceCount(int* count) {
   *count = setting("RANKONE_EMULATED_DEVICES", 1);
   return *count > 0 ? 0 : 100;
@@ -178,6 +184,7 @@ simt::Status deviceInfo(int device, RankoneDeviceInfo* info) {
   std::snprintf(info->name, sizeof info->name, "emulated device %d", device);
   info->major = capability / 10;
   info->minor = capability % 10;
+  simt::emulator::options.sharedBytes = sharedBytesOf(info->major, info->minor);
   info->multiprocessors = 4;
   info->emulated = 1;
   info->l2Bytes = 1 << 20;

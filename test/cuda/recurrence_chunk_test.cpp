@@ -379,9 +379,13 @@ TEST("chunk form: the same bits with any workspace and shared memory") {
           same(device);
         }
         for (const char* capability : {"86", "90"}) {
-          if (K > 128 && gate == RANKONE_GATE_CHANNEL && capability[0] == '8') continue;
           const Setting emulated("RANKONE_EMULATED_CAPABILITY", capability);
           Device other;
+          if (K > 128 && update == RANKONE_DELTA && gate == RANKONE_GATE_CHANNEL && other.info().major == 8 &&
+              other.info().minor == 6) {
+            compare(p, run(other, p), false, DType::BF16);  // too little shared memory: computed in float32
+            continue;
+          }
           same(other);
         }
       }
@@ -451,6 +455,7 @@ TEST("chunk form: states in rows of a pool, in place") {
 Problem longCell(int32_t update, int32_t gate) {
   Problem p = cell(update, gate, update == RANKONE_DELTA ? 8 : 1);
   p.T = update == RANKONE_DELTA ? 530 : 4200;
+  p.K = 40;
   p.scale = 1;
   drawArguments(p, 250, DType::BF16, DType::F32);
   for (double& g : p.g) g *= update == RANKONE_DELTA ? 0.1 : 0.003;  // so that a piece hears of those before
@@ -463,6 +468,7 @@ TEST("chunk form: pieces of a long sequence") {
     Device device;
     const Result whole = run(device, p);
     compare(p, whole);
+    if (gate == RANKONE_GATE_NONE) continue;
     const Setting turns("RANKONE_CUDA_WORKSPACE", "200000");
     const Result again = run(device, p);
     check(whole.o.sameBits(again.o) && whole.finalState.sameBits(again.finalState), "other bits in several turns");

@@ -51,6 +51,15 @@ test('the fuzzer knows every export', () => {
     'tensor',
     'version',
   ];
+  // test/integration/cudaTensors.test.ts
+  const devices = [
+    'DeviceTensor',
+    'deviceMemory',
+    'synchronize',
+    'synchronizeSync',
+    'toDevice',
+    'toDeviceSync',
+  ];
   // test/peft/fuzz.test.ts
   const files = ['readPeft', 'readPeftConfig', 'readSafetensors', 'writePeft', 'writeSafetensors'];
   others.push(...files.flatMap((name) => [name, `${name}Sync`]));
@@ -87,7 +96,7 @@ test('the fuzzer knows every export', () => {
     'randomizedSvd',
     'updateEva',
   );
-  assert.equal(Object.keys(rankone).sort(), [...operations, ...others].sort());
+  assert.equal(Object.keys(rankone).sort(), [...operations, ...others, ...devices].sort());
 });
 
 test.run();

@@ -83,10 +83,13 @@ test('a synchronous call returns before the device is done, and the next one see
 
 test('toHost() has what the tensor held when it was called', async () => {
   const o = rankone.toDeviceSync(ramp(1, 5, 2, 4), 'cuda');
-  rankone.gatedDeltaNetSync(long, recurrent).o.dispose();
+  using large = rankone.toDeviceSync(ramp(2 ** 22), 'cuda');
+  // Their copies are under way while the device is done with all that follows.
+  const before = Array.from({ length: 4 }, () => large.toHost());
   const pending = o.toHost();
   rankone.gatedDeltaNetSync(small, { out: { o } });
   assert.equal((await pending).data, ramp(1, 5, 2, 4).data);
+  await Promise.all(before);
   assert.equal(o.toHostSync(), rankone.gatedDeltaNetSync(small).o.toHostSync());
 });
 
@@ -145,14 +148,17 @@ test('errors of asynchronous calls are rejections', async () => {
     RangeError,
     /\[gatedDeltaNet\] v: expected a tensor on cuda:0/,
   );
-  const huge = {
-    batch: 2 ** 31 - 1,
-    valueHeads: 1000,
-    keyDim: 256,
-    valueDim: 256,
-    device: 'cuda',
-  } as const;
-  throwsWith(() => rankone.createState(huge), RangeError, /\[createState\] out of memory/);
+  const huge = { valueHeads: 1000, keyDim: 256, valueDim: 256, device: 'cuda' } as const;
+  throwsWith(
+    () => rankone.createState({ ...huge, batch: 2 ** 31 - 1 }),
+    RangeError,
+    /\[createState\] out of memory/,
+  );
+  throwsWith(
+    () => rankone.createState({ ...huge, batch: 100_000 }),
+    RangeError,
+    /\[createState\] out of memory on cuda:0 \(.+\)/,
+  );
   rankone.gatedDeltaNetSync(small).o.toHostSync(); // the device is as it was
 });
 

@@ -138,6 +138,7 @@ test('all tensors of a call are on one device', () => {
   const other = { ...there, dO: up(dO, 'cuda'), saved };
   const recurrent = () => native.gatedDeltaNetBackwardSync(other, { mode: 'recurrent' });
   throwsWith(recurrent, RangeError, /saved: expected what a forward of the same problem left/);
+  native.gatedDeltaNetBackwardSync(other, { mode: 'chunk' });
 });
 
 test('weights and banks are where the tensors are', () => {

@@ -120,7 +120,8 @@ void changeOption(Invocation& call, Random& random) {
       call.setPair(o.name, low, high);
       return;
     }
-    case OptionKind::PairHigh: return;
+    case OptionKind::PairHigh:
+    case OptionKind::Device: return;
   }
 }
 

@@ -20,6 +20,7 @@ struct Options {
   unsigned seed = 0;       // of the order in which threads run; 0: as they become ready
   int threads = 0;         // of the machine, over which blocks are spread; 0: all
   int residentBlocks = 0;  // that a device holds at once; 0: the whole grid
+  size_t sharedBytes = 0;  // that a block may have; 0: 227 KiB
   bool checks = true;      // in checked builds
   bool quiet = false;      // findings are kept, not printed
 };

@@ -1,4 +1,4 @@
-import { DeviceTensor } from '../device';
+import { DeviceTensor, partOf } from '../device';
 import { asynchronous, named, synchronous } from '../marshal';
 import type { GradDType, GradientOption } from '../ops/grid';
 import type { LayerInputs } from '../ops/layer';
@@ -119,7 +119,7 @@ function adaptersOf(
     const at = taken.get(from!) ?? 0;
     const end = at + shape.reduce((n, d) => n * d, 1);
     taken.set(from!, end);
-    if (onDevice) return (from as unknown as DeviceTensor).part(at, shape) as any;
+    if (onDevice) return partOf(from as unknown as DeviceTensor, at, shape) as any;
     const { data } = from!;
     return { data: end - at === data.length ? data : data.slice(at, end), shape, dtype: 'f32' };
   };

@@ -76,19 +76,6 @@ export class PackedWeight implements Disposable {
     return deviceName(this.#device);
   }
 
-  /**
-   * A copy on a device, of the same codes and scales.
-   * @internal
-   */
-  async to(device: number): Promise<PackedWeight> {
-    return PackedWeight.of(await binding.packedToDevice(this.#handle, device), device);
-  }
-
-  /** @internal */
-  toSync(device: number): PackedWeight {
-    return PackedWeight.of(binding.packedToDeviceSync(this.#handle, device), device);
-  }
-
   /** Size in memory, scales included; what is disposed has none. */
   get bytes(): number {
     return this.#disposed ? 0 : this.#bytes;

@@ -1,5 +1,7 @@
+import { binding } from '../binding';
 import { type Device, deviceIndex } from '../device';
-import type { PackedWeight } from './packedWeight';
+import { handleOf } from '../handles';
+import { PackedWeight } from './packedWeight';
 
 /** Packs on the CPU and moves the result to where it shall be. @internal */
 export async function placed(
@@ -11,7 +13,8 @@ export async function placed(
   const packed = await pack();
   if (index < 0) return packed;
   try {
-    return await packed.to(index);
+    const handle = await binding.packedToDevice(handleOf('base', packed)!, index);
+    return PackedWeight.of(handle, index);
   } finally {
     packed.dispose();
   }
@@ -27,7 +30,8 @@ export function placedSync(
   const packed = pack();
   if (index < 0) return packed;
   try {
-    return packed.toSync(index);
+    const handle = binding.packedToDeviceSync(handleOf('base', packed)!, index);
+    return PackedWeight.of(handle, index);
   } finally {
     packed.dispose();
   }

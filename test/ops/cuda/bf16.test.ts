@@ -13,8 +13,7 @@ const states = { withInitialState: true, withFinalStateGradient: true };
  * cancel less then, and their rounding is not measured against what is left of them.
  */
 function positive({ v, dO }: Problem): void {
-  for (const { data } of [v, dO])
-    for (let i = 0; i < data.length; i++) data[i] = Math.abs(data[i]);
+  for (const { data } of [v, dO]) for (let i = 0; i < data.length; i++) data[i] = Math.abs(data[i]);
 }
 
 for (const cell of cells.filter(({ n }) => n < 8)) {

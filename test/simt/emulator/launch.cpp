@@ -34,7 +34,8 @@ Status launch(const LaunchConfig& config, void (*body)(const void*), const void*
   const uint64_t blocks = uint64_t(grid.x) * grid.y * grid.z;
   if (blocks == 0 || grid.x > 0x7fffffff || grid.y > 65535 || grid.z > 65535) return INVALID_CONFIGURATION;
   if (threads == 0 || threads > MAX_THREADS || block.z > 64) return INVALID_CONFIGURATION;
-  if (config.sharedBytes > MAX_SHARED) return INVALID_ARGUMENT;
+  const size_t most = options.sharedBytes > 0 ? std::min(options.sharedBytes, MAX_SHARED) : MAX_SHARED;
+  if (config.sharedBytes > most) return INVALID_ARGUMENT;
   if (blocks >= 1 << 22) return INVALID_ARGUMENT;  // of this emulator: bits of an epoch
 
   Launched launch;
