@@ -29,6 +29,7 @@ void decode(int32_t tiles) {
   args.k = k.data();
   args.columns = v.data();
   args.dtype = args.columnsDType = args.betaDType = RANKONE_BF16;
+  args.kDType = args.columnsDType = args.betaDType = RANKONE_BF16;
   args.g = g.data();
   args.beta = kDelta ? beta.data() : nullptr;
   args.scale = 1;
