@@ -51,7 +51,8 @@ test('every kernel has a budget, of the same architectures', () => {
     .filter((f) => f.endsWith('.cuh'))
     .flatMap((f) => {
       const text = fs.readFileSync(path.join(root, 'cuda', f), 'utf8');
-      const kernel = /__global__\s+void\s+(?:__launch_bounds__\((?:[^()]|\([^()]*\))*\)\s*)?(\w+)\(/g;
+      const kernel =
+        /__global__\s+void\s+(?:__launch_bounds__\((?:[^()]|\([^()]*\))*\)\s*)?(\w+)\(/g;
       return [...text.matchAll(kernel)].map((m) => m[1]);
     });
   assert.ok(names.length > 5);
