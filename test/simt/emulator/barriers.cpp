@@ -133,7 +133,7 @@ void endPhase(Block& block, Mbarrier& m) {
   m.left = m.count;
   const bool checked = block.launch->checked;
   if (checked) {
-    m.gathered.add(mbarrierAgent(block, m.agent), block.mbarrierClocks[m.agent]++);
+    m.gathered.add(mbarrierActor(block, m.actor), block.mbarrierClocks[m.actor]++);
     const Ref<Clocks> now = m.gathered.take();
     m.ended = m.ended ? joined(m.ended, now) : now;
   }
@@ -166,11 +166,11 @@ void initBarrier(uint64_t* bar, uint32_t arrivals, Site site) {
   if (block.launch->checked) check(me, {bar, 8, true, placeOf(site, "mbar_init")});
   Mbarrier* m = findMbarrier(block, bar);
   if (!m) {
-    const int agent = static_cast<int>(block.mbarriers.size()) % MBARRIER_AGENTS;
+    const int actor = static_cast<int>(block.mbarriers.size()) % MBARRIER_ACTORS;
     block.mbarriers.push_back(std::make_unique<Mbarrier>());
     m = block.mbarriers.back().get();
     m->address = bar;
-    m->agent = agent;
+    m->actor = actor;
   }
   m->count = m->left = arrivals;
   m->phase = 0;

@@ -1,5 +1,5 @@
 // Vector clocks: what a thread knows to have happened before it. A component counts for each thread of the block, then
-// for each agent: a warp's wgmma reads, an mbarrier's copies.
+// for each actor beside them: a warp's wgmma reads, an mbarrier's copies.
 #pragma once
 
 #include <algorithm>

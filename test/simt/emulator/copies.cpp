@@ -176,7 +176,7 @@ size_t finishLoad(Block& block, const Transfer& transfer, const Mbarrier& mbarri
         std::memset(to, 0, 16);
         if (from) std::memcpy(to + first, from + first, last - first);
         if (!block.launch->checked) return;
-        Access write = {to, 16, true, transfer.place, Proxy::ASYNC, mbarrierAgent(block, mbarrier.agent)};
+        Access write = {to, 16, true, transfer.place, Proxy::ASYNC, mbarrierActor(block, mbarrier.actor)};
         write.finishing = true;
         check(*transfer.thread, write);
       });

@@ -26,7 +26,7 @@ constexpr int WARP = 32;
 constexpr int WARPGROUP = 4;
 constexpr int BARRIERS = 16;
 constexpr int MAX_THREADS = 1024;
-constexpr int MBARRIER_AGENTS = 32;  // which more mbarriers share
+constexpr int MBARRIER_ACTORS = 32;  // which more mbarriers share
 constexpr size_t MAX_SHARED = 227 << 10;
 
 struct Block;
@@ -121,7 +121,7 @@ struct Warp {
   std::vector<Issued> openProducts;
   size_t issued;        // wgmma so far
   bool fenced;          // wgmma.fence since the last wait
-  uint32_t agentClock;  // of its wgmma reads
+  uint32_t actorClock;  // of its wgmma reads
   TrafficOfWarp traffic;
 };
 
@@ -147,7 +147,7 @@ struct Mbarrier {
   uint64_t* address;
   uint32_t count, left, phase;
   int64_t bytes;                    // expected and not yet here
-  int agent;                        // of its copies
+  int actor;                        // of its copies
   const Thread* fences;             // who initialised it and has not fenced yet, or null
   std::vector<Transfer> transfers;  // under way
   Gathering gathered;
@@ -174,7 +174,7 @@ struct Block {
   std::vector<Agreement> warpgroups;
   Barrier barriers[BARRIERS];
   std::vector<std::unique_ptr<Mbarrier>> mbarriers;
-  uint32_t mbarrierClocks[MBARRIER_AGENTS];
+  uint32_t mbarrierClocks[MBARRIER_ACTORS];
   SharedShadow shadow;
   int done;
 
@@ -183,9 +183,9 @@ struct Block {
 };
 
 // Components of clocks: threads, warps' wgmma, mbarriers' copies.
-inline int warpAgent(const Block& block, int warp) { return block.threadCount() + warp; }
-inline int mbarrierAgent(const Block& block, int agent) { return block.threadCount() + block.warpCount() + agent; }
-inline int components(const Block& block) { return mbarrierAgent(block, MBARRIER_AGENTS); }
+inline int warpActor(const Block& block, int warp) { return block.threadCount() + warp; }
+inline int mbarrierActor(const Block& block, int actor) { return block.threadCount() + block.warpCount() + actor; }
+inline int components(const Block& block) { return mbarrierActor(block, MBARRIER_ACTORS); }
 
 struct Launched {
   LaunchConfig config;

@@ -122,7 +122,7 @@ bool Worker::startBlock() {
     warp.lanes = &block.threads[w * WARP];
     const int lanes = std::min(WARP, threads - w * WARP);
     warp.exists = warp.live = lanes == WARP ? ~0u : (1u << lanes) - 1;
-    warp.agentClock = 1;
+    warp.actorClock = 1;
   }
   for (int t = 0; t < threads; ++t) {
     Thread& thread = block.threads[t];

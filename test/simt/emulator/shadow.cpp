@@ -33,7 +33,7 @@ bool happenedBefore(const Thread& me, uint64_t event) {
 }
 
 std::string who(const Block& block, int component) {
-  if (component >= mbarrierAgent(block, 0)) return "a TMA copy";
+  if (component >= mbarrierActor(block, 0)) return "a TMA copy";
   if (component >= block.threadCount()) return "wgmma of warp " + std::to_string(component - block.threadCount());
   return "thread " + std::to_string(component);
 }
@@ -66,7 +66,7 @@ bool checkSharedByte(Thread& me, const Access& access, size_t offset, bool quiet
   SharedCell& cell = block.shadow.cell(offset);
   const bool write = access.write;
   const auto name = [&] { return "shared byte " + std::to_string(offset); };
-  const int self = access.agent >= 0 ? access.agent : me.id;
+  const int self = access.actor >= 0 ? access.actor : me.id;
   bool fine = true;
   if (!access.finishing && !quiet) {
     if (cell.flags & IN_FLIGHT_WRITE) {
@@ -97,12 +97,12 @@ bool checkSharedByte(Thread& me, const Access& access, size_t offset, bool quiet
       fine = false;
     }
   }
-  const uint32_t clock = access.agent < 0 ? me.clock
-                         : access.agent < mbarrierAgent(block, 0)
-                             ? me.warp->agentClock
-                             : block.mbarrierClocks[access.agent - mbarrierAgent(block, 0)];
+  const uint32_t clock = access.actor < 0 ? me.clock
+                         : access.actor < mbarrierActor(block, 0)
+                             ? me.warp->actorClock
+                             : block.mbarrierClocks[access.actor - mbarrierActor(block, 0)];
   if (!write) {
-    const int slot = access.agent >= 0 ? block.warpCount() + me.warp->id : me.warp->id;
+    const int slot = access.actor >= 0 ? block.warpCount() + me.warp->id : me.warp->id;
     SharedRead& read = block.shadow.read(offset, slot);
     cell.readers |= uint64_t(1) << slot;
     read = {clock, static_cast<uint32_t>(self), access.place};
@@ -164,7 +164,7 @@ bool checkShared(Thread& me, const Access& access) {
              " of shared memory\n      " + doing(me, access));
     return false;
   }
-  const bool ordinary = access.proxy == Proxy::GENERIC && access.agent < 0 && !access.finishing && access.bytes <= 16;
+  const bool ordinary = access.proxy == Proxy::GENERIC && access.actor < 0 && !access.finishing && access.bytes <= 16;
   bool fine = true;
   for (size_t i = ordinary ? passShared(me, access, offset) : 0; i < access.bytes; ++i) {
     fine &= checkSharedByte(me, access, offset + i, !fine);

@@ -21,7 +21,7 @@ struct Access {
   bool write;
   uint32_t place;
   Proxy proxy = Proxy::GENERIC;
-  int agent = -1;          // the component of the clocks on whose behalf, or -1: the thread
+  int actor = -1;          // the component of the clocks on whose behalf, or -1: the thread
   bool atomic = false;     // load_acquire, add_release
   bool finishing = false;  // the end of an asynchronous copy
 };

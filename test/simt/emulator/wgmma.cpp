@@ -120,7 +120,7 @@ void issue(Warp& warp, void* const* arguments, uint32_t) {
     Thread& thread = warp.lanes[0];
     bool fine = true;
     forEachRead(warp, product, [&](unsigned char* p) {
-      Access read = {p, 16, false, issued.place, Proxy::ASYNC, warpAgent(*warp.block, warp.id)};
+      Access read = {p, 16, false, issued.place, Proxy::ASYNC, warpActor(*warp.block, warp.id)};
       fine = fine && check(thread, read);
       if (fine) beginRead(thread, p, 16, issued.place);
     });
@@ -192,11 +192,11 @@ void learnReads(Warp& warp) {
     if (thread.known.get() != before.get()) {
       before = thread.known;
       after = Ref<Clocks>(new Clocks{0, before->counts, before->foreign});
-      after->counts[warpAgent(*warp.block, warp.id)] = warp.agentClock;
+      after->counts[warpActor(*warp.block, warp.id)] = warp.actorClock;
     }
     thread.known = after;
   }
-  ++warp.agentClock;
+  ++warp.actorClock;
 }
 
 bool inWarpgroup(Site site, const char* what) {
