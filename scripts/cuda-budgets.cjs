@@ -104,7 +104,7 @@ const parse = (line) =>
 
 // What is over budget or not as it was.
 function complaints(costs, budget, sameCompiler) {
-  // Another compiler allocates differently; spills are none of its business either.
+  // Another compiler has its own way with registers.
   const limits = sameCompiler
     ? ['registers', 'spilledBytes', 'stackBytes', 'sharedBytes', 'barriers']
     : ['spilledBytes', 'sharedBytes'];
