@@ -182,7 +182,7 @@ cudaTest('a device that cannot be used leaves the others usable', () => {
     'RangeError: \\[toDevice\\] .*cuda:0 to cuda:2.*',
   ];
   const lines = out.split('\n');
-  expected.forEach((line, i) => assert.match(lines[i], new RegExp(`^${line}$`)));
+  for (const [i, line] of expected.entries()) assert.match(lines[i], new RegExp(`^${line}$`));
   const cli = path.join(root, 'dist/cli/main.js');
   const { stdout } = spawnSync(process.execPath, [cli, 'info'], {
     encoding: 'utf8',
