@@ -62,6 +62,13 @@ simt::Status createEvent(Event* event, bool blocking) {
 simt::Status destroyEvent(Event event) { return cudaEventDestroy(nativeEvent(event)); }
 simt::Status recordEvent(Event event, simt::Stream stream) { return cudaEventRecord(nativeEvent(event), stream); }
 simt::Status waitForEvent(Event event) { return cudaEventSynchronize(nativeEvent(event)); }
+simt::Status reached(Event event, bool* yes) {
+  const cudaError_t status = cudaEventQuery(nativeEvent(event));
+  *yes = status != cudaErrorNotReady;
+  if (*yes) return status;
+  clearError();
+  return cudaSuccess;
+}
 simt::Status elapsed(float* milliseconds, Event start, Event end) {
   return cudaEventElapsedTime(milliseconds, nativeEvent(start), nativeEvent(end));
 }

@@ -29,6 +29,7 @@ simt::Status createEvent(Event* event, bool blocking);
 simt::Status destroyEvent(Event event);
 simt::Status recordEvent(Event event, simt::Stream stream);
 simt::Status waitForEvent(Event event);
+simt::Status reached(Event event, bool* yes);
 simt::Status elapsed(float* milliseconds, Event start, Event end);
 
 simt::Status allocate(void** memory, size_t bytes);

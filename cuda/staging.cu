@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <cstring>
+#include <iterator>
 #include <utility>
 
 #include "staging.h"
@@ -8,11 +9,11 @@
 namespace rankone::cuda {
 
 Staging::~Staging() {
-  for (Slot* slots : {up_, down_})
-    for (int i = 0; i < (slots == up_ ? kSlots : 2); ++i) {
-      if (slots[i].event) runtime::destroyEvent(slots[i].event);
-      if (slots[i].memory) runtime::freePinned(slots[i].memory);
-    }
+  up_.insert(up_.end(), std::begin(down_), std::end(down_));
+  for (const Slot& slot : up_) {
+    if (slot.event) runtime::destroyEvent(slot.event);
+    if (slot.memory) runtime::freePinned(slot.memory);
+  }
   for (void* memory : captured_) runtime::freePinned(memory);
 }
 
@@ -24,13 +25,18 @@ void Staging::prepare(Slot& slot) {
   slot.memory = static_cast<char*>(memory);
 }
 
-// The current slot, or the next one once what it held has been copied.
+// The current slot, or the next one: the oldest, once what it held has been copied, or a new one where there may be
+// more.
 Staging::Slot& Staging::slotWithRoom() {
   Slot& slot = up_[current_];
   prepare(slot);
   if (slot.used < kSlotBytes) return slot;
   expect(runtime::recordEvent(slot.event, stream_), "recording an event");
-  current_ = (current_ + 1) % kSlots;
+  const Slot& oldest = up_[(current_ + 1) % up_.size()];
+  bool copied = !oldest.used;
+  if (!copied) expect(runtime::reached(oldest.event, &copied), "uploading");
+  if (!copied && up_.size() < kMostSlots) up_.insert(up_.begin() + static_cast<std::ptrdiff_t>(current_) + 1, Slot{});
+  current_ = (current_ + 1) % up_.size();
   Slot& next = up_[current_];
   prepare(next);
   if (next.used) expect(runtime::waitForEvent(next.event), "uploading");

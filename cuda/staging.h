@@ -1,5 +1,5 @@
 // Pinned host memory between the caller's and the device's: copies run in the stream, and the caller's memory is free
-// at once.
+// at once. What waits in the stream takes further memory, up to a limit: only behind that does the caller wait.
 #pragma once
 #include <cstddef>
 #include <vector>
@@ -32,11 +32,12 @@ class Staging {
   Slot& slotWithRoom();
 
   static constexpr size_t kSlotBytes = size_t{1} << 20;
-  static constexpr int kSlots = 4;
+  static constexpr size_t kMostSlots = 64;
 
   const simt::Stream stream_;
-  Slot up_[kSlots], down_[2];
-  int current_ = 0;
+  std::vector<Slot> up_{1};  // a ring
+  Slot down_[2];
+  size_t current_ = 0;  // of up_; the one after it is the oldest
   bool capturing_ = false;
   std::vector<void*> captured_;
 };

@@ -81,6 +81,8 @@ export interface CudaDevice {
   freeBytes: number;
   /** Its blocks run on the processor: a backend for tests. */
   emulated: boolean;
+  /** Why the device cannot be used; nothing else is known of it then. */
+  reason?: string;
 }
 
 /** The CUDA backend's library. @internal */

@@ -22,6 +22,7 @@ void openLibrary(const std::string& path);
 std::string libraryPath();
 // Of the opened library; at least 1. Throws Error("cuda unavailable: reason").
 int deviceCount();
+// Throws where the device cannot be used.
 RankoneDeviceInfo deviceInfo(int device);
 
 class Context;

@@ -226,8 +226,15 @@ Napi::Value devicePeak(const Napi::CallbackInfo& info) {
   });
 }
 
-Napi::Object describe(Napi::Env env, const RankoneDeviceInfo& device) {
+// A device that cannot be used keeps its number, with the reason.
+Napi::Object describe(Napi::Env env, int index) {
   Napi::Object o = Napi::Object::New(env);
+  RankoneDeviceInfo device{};
+  try {
+    device = cuda::deviceInfo(index);
+  } catch (const std::exception& error) {
+    o.Set("reason", Napi::String::New(env, error.what()));
+  }
   o.Set("name", Napi::String::New(env, device.name));
   o.Set("computeCapability", std::to_string(device.major) + "." + std::to_string(device.minor));
   o.Set("multiprocessors", static_cast<double>(device.multiprocessors));
@@ -243,7 +250,7 @@ Napi::Value cudaOpen(const Napi::CallbackInfo& info) {
     cuda::openLibrary(info[0].ToString().Utf8Value());
     Napi::Array devices = Napi::Array::New(info.Env());
     const int count = cuda::deviceCount();
-    for (int i = 0; i < count; ++i) devices.Set(static_cast<uint32_t>(i), describe(info.Env(), cuda::deviceInfo(i)));
+    for (int i = 0; i < count; ++i) devices.Set(static_cast<uint32_t>(i), describe(info.Env(), i));
     Napi::Object o = Napi::Object::New(info.Env());
     o.Set("path", Napi::String::New(info.Env(), cuda::libraryPath()));
     o.Set("devices", devices);

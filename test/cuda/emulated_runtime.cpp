@@ -4,6 +4,7 @@
 //   RANKONE_EMULATED_DEVICES     how many there are (1)
 //   RANKONE_EMULATED_MEMORY      bytes of each (2^30)
 //   RANKONE_EMULATED_CAPABILITY  of all: 80, 90, ... (80)
+//   RANKONE_EMULATED_BROKEN      the number of one that cannot be used (none)
 #include <algorithm>
 #include <chrono>
 #include <condition_variable>
@@ -28,8 +29,8 @@ namespace {
 using Clock = std::chrono::steady_clock;
 using Call = std::function<simt::Status()>;
 
-constexpr int kInvalidValue = 1, kOutOfMemory = 2, kInvalidDevice = 101, kNotReady = 600, kLaunchFailure = 719,
-              kStreamCaptureUnsupported = 900;
+constexpr int kInvalidValue = 1, kOutOfMemory = 2, kUnavailable = 46, kInvalidDevice = 101, kNotReady = 600,
+              kLaunchFailure = 719, kStreamCaptureUnsupported = 900;
 
 int setting(const char* name, int fallback) {
   const char* text = std::getenv(name);
@@ -180,6 +181,7 @@ simt::Status deviceCount(int* count) {
 simt::Status deviceInfo(int device, RankoneDeviceInfo* info) {
   *info = {};
   if (const simt::Status status = setDevice(device)) return status;
+  if (device == setting("RANKONE_EMULATED_BROKEN", -1)) return kUnavailable;
   const int capability = setting("RANKONE_EMULATED_CAPABILITY", 80);
   std::snprintf(info->name, sizeof info->name, "emulated device %d", device);
   info->major = capability / 10;
@@ -204,6 +206,7 @@ void clearError() {}
 const char* errorText(simt::Status status) {
   switch (status) {
     case kOutOfMemory: return "out of memory";
+    case kUnavailable: return "CUDA-capable device(s) is/are busy or unavailable";
     case 100: return "no CUDA-capable device is detected";
     case kInvalidDevice: return "invalid device ordinal";
     case kNotReady: return "device not ready";
@@ -261,6 +264,14 @@ simt::Status waitForEvent(Event event) {
   if (!mark) return 0;
   std::unique_lock<std::mutex> lock(mark->mutex);
   mark->reached.wait(lock, [&] { return mark->done; });
+  return mark->status;
+}
+simt::Status reached(Event event, bool* yes) {
+  const std::shared_ptr<Mark> mark = static_cast<EventState*>(event)->mark;
+  *yes = true;
+  if (!mark) return 0;
+  const std::lock_guard<std::mutex> lock(mark->mutex);
+  *yes = mark->done;
   return mark->status;
 }
 simt::Status elapsed(float* milliseconds, Event start, Event end) {

@@ -115,6 +115,26 @@ TEST("stream: many small uploads, more than the staging holds at once") {
   release(device, memory);
 }
 
+TEST("stream: uploads of more than pinned memory may grow to") {
+  Device device;
+  constexpr int count = 9, elements = 5 << 19;  // 10 MB each
+  void* memory = allocate(device, size_t{count} * elements * 4);
+  RankoneError error;
+  std::vector<int32_t> piece(elements);
+  const auto at = [&](int i) { return static_cast<int32_t*>(memory) + static_cast<size_t>(i) * elements; };
+  for (int i = 0; i < count; ++i) {
+    for (int j = 0; j < elements; ++j) piece[j] = i * elements + j;
+    check(backend().upload(device.stream(), at(i), piece.data(), piece.size() * 4, &error) == 0, "upload: %s",
+          error.reason);
+  }
+  for (int i = 0; i < count; ++i) {
+    check(backend().download(device.stream(), piece.data(), at(i), piece.size() * 4, &error) == 0, "download: %s",
+          error.reason);
+    for (int j = 0; j < elements; ++j) check(piece[j] == i * elements + j, "piece %d, element %d: %d", i, j, piece[j]);
+  }
+  release(device, memory);
+}
+
 TEST("allocator: released memory serves the next request of about its size, and trim gives it back") {
   const Setting cached("RANKONE_CUDA_MEMORY", "cached");
   Device device;

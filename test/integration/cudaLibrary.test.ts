@@ -5,7 +5,7 @@ import os from 'node:os';
 import path from 'node:path';
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
-import { cuda, cudaEnvironment, test as cudaTest } from '../support/device.ts';
+import { cuda, cudaEnvironment, test as cudaTest, emulatedLibrary } from '../support/device.ts';
 
 const root = path.join(__dirname, '../..');
 const home = fs.mkdtempSync(path.join(os.tmpdir(), 'rankone-cuda-'));
@@ -158,6 +158,40 @@ cudaTest('`rankone info` names the devices', () => {
   const { stdout } = spawnSync(process.execPath, [cli, 'info'], { encoding: 'utf8', env });
   assert.match(stdout, /CUDA\s+cuda:0 .*compute capability \d+\.\d/);
   assert.ok(stdout.includes(cuda!.library));
+});
+
+cudaTest('a device that cannot be used leaves the others usable', () => {
+  const env = {
+    RANKONE_CUDA_PATH: emulatedLibrary,
+    RANKONE_EMULATED_DEVICES: '3',
+    RANKONE_EMULATED_BROKEN: '1',
+  };
+  const out = run(
+    `const { devices, reason } = rankone.info().cuda;
+    console.log(reason, devices.map((d) => d.name + (d.reason ?? '')).join());
+    for (const place of ['cuda:1', 'cuda:0', 'cuda:2', 'cuda:3'])
+      console.log(await message(() => rankone.toDevice(t, place)));`,
+    env,
+  );
+  const busy = 'CUDA-capable device\\(s\\) is/are busy or unavailable';
+  const expected = [
+    `undefined emulated device 0,cuda error 46 on cuda:1: .*${busy},emulated device 2`,
+    `Error: \\[toDevice\\] cuda error 46 on cuda:1: .*${busy}`,
+    'nothing',
+    'nothing',
+    'RangeError: \\[toDevice\\] .*cuda:0 to cuda:2.*',
+  ];
+  const lines = out.split('\n');
+  for (const [i, line] of expected.entries()) assert.match(lines[i], new RegExp(`^${line}$`));
+  const cli = path.join(root, 'dist/cli/main.js');
+  const { stdout } = spawnSync(process.execPath, [cli, 'info'], {
+    encoding: 'utf8',
+    env: { ...process.env, ...env },
+  });
+  assert.match(
+    stdout,
+    new RegExp(`cuda:0 emulated.*; cuda error 46 on cuda:1: .*${busy}; cuda:2 emulated`),
+  );
 });
 
 test.run();

@@ -24,7 +24,8 @@ export function cudaReport(): string {
   const { devices, library, reason } = engine().info().cuda;
   if (reason !== undefined) return reason;
   const names = devices.map(
-    ({ name, computeCapability, memoryBytes, emulated }, i) =>
+    ({ name, computeCapability, memoryBytes, emulated, reason: why }, i) =>
+      why ??
       `cuda:${i} ${name} (compute capability ${computeCapability}, ${(memoryBytes / 2 ** 30).toFixed(0)} GiB${emulated ? ', emulated' : ''})`,
   );
   return `${names.join('; ')}; ${library}`;

@@ -103,6 +103,26 @@ test('hgrn2', async () => {
   expectClose('hgrn2, bf16', actual, expected, halves.limit);
 });
 
+test('hgrn2, float32 gates beside half-width q and v', () => {
+  const spec: ProblemSpec = { B: 2, T: 4, H: 2, K: 9, V: 12, gate: 'channel', update: 'additive' };
+  const { q, v, g, initialState } = makeProblem({ ...spec, withInitialState: true });
+  const forward = { outputFinalState: true, compute: 'f32' } as const;
+  const inputs: any = { q: encode('bf16', q), v: encode('bf16', v), g, initialState };
+  const expected = rankone.hgrn2Sync(inputs, forward);
+  expectClose('T = 4', onDevice('hgrn2Sync')(inputs, forward), expected, 8e-3);
+
+  const shape = { batch: 2, valueHeads: 2, keyDim: 9, valueDim: 12 };
+  const cpu = rankone.createState(shape);
+  const device = rankone.createState({ ...shape, device: 'cuda' });
+  for (let step = 0; step < 3; step++) {
+    const token = makeProblem({ ...spec, T: 1, seed: step + 1 });
+    const given: any = { q: encode('bf16', token.q), v: encode('bf16', token.v), g: token.g };
+    const { o } = rankone.hgrn2Sync({ ...given, state: cpu });
+    expectClose(`step ${step}`, onDevice('hgrn2Sync')({ ...given, state: device }), { o }, 8e-3);
+  }
+  expectClose('states', { state: device.toTensor() }, { state: cpu.toTensor() });
+});
+
 test('mamba2', async () => {
   const [B, T, HV, P, G, N] = [2, 11, 4, 10, 2, 9];
   const inputs = {
@@ -222,6 +242,10 @@ test('tensors without elements', async () => {
     withInitialState: true,
   });
   await check('gatedDeltaNet', inputs, { backward: { dO } });
+  const { q, k, v, initialState } = inputs;
+  const plain = { inputs: { q, k, v, initialState }, backward: { dO } };
+  await check('retention', plain.inputs, plain);
+  await check('lightningAttention', plain.inputs, { ...plain, options: { layer: 1, layers: 4 } });
 });
 
 test.run();
