@@ -19,7 +19,9 @@ type Found = { library: string; emulated: boolean; devices: number } | { reason:
 
 function choose(): Found {
   const wish = process.env.RANKONE_TEST_CUDA;
-  if (wish !== 'emulated') {
+  // The first library that opens stays: without a driver that must not be the real one, which may have been built here.
+  const driver = ['/dev/nvidiactl', '/dev/dxg'].some((file) => fs.existsSync(file));
+  if (wish === 'real' || (wish === undefined && driver)) {
     const { devices, library, reason } = rankone.info().cuda;
     const [first] = devices;
     if (library && (!first.emulated || wish === 'real'))

@@ -109,7 +109,7 @@ test('hgrn2, float32 gates beside half-width q and v', () => {
   const forward = { outputFinalState: true, compute: 'f32' } as const;
   const inputs: any = { q: encode('bf16', q), v: encode('bf16', v), g, initialState };
   const expected = rankone.hgrn2Sync(inputs, forward);
-  expectClose('T = 4', onDevice('hgrn2Sync')(inputs, forward), expected, 8e-3);
+  expectClose('T = 4', onDevice('hgrn2Sync')(inputs, forward), expected, 2.5e-3);
 
   const shape = { batch: 2, valueHeads: 2, keyDim: 9, valueDim: 12 };
   const cpu = rankone.createState(shape);
@@ -118,7 +118,7 @@ test('hgrn2, float32 gates beside half-width q and v', () => {
     const token = makeProblem({ ...spec, T: 1, seed: step + 1 });
     const given: any = { q: encode('bf16', token.q), v: encode('bf16', token.v), g: token.g };
     const { o } = rankone.hgrn2Sync({ ...given, state: cpu });
-    expectClose(`step ${step}`, onDevice('hgrn2Sync')({ ...given, state: device }), { o }, 8e-3);
+    expectClose(`step ${step}`, onDevice('hgrn2Sync')({ ...given, state: device }), { o }, 2.5e-3);
   }
   expectClose('states', { state: device.toTensor() }, { state: cpu.toTensor() });
 });
