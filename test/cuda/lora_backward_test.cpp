@@ -137,7 +137,7 @@ struct Expected {
 
 Expected expectedOf(const HostLora& p, bool exact) {
   const int64_t ranks = p.mostRank();
-  Expected e{loraReference(p, ranks), {}, exact ? 3e-6 : 6e-3, 5e-3};
+  Expected e{loraReference(p, ranks), {}, exact ? 2e-6 : 6e-3, 5e-3};
   for (uint64_t seed = 1; seed <= 4; ++seed) {
     LoraRandom random(seed);
     HostLora q = p;
