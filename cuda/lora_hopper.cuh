@@ -46,7 +46,7 @@ struct HopperShared {
   const float* scales[Schedule::DIRECT ? 1 : Schedule::Base::BN];
   float nf4[16];
   uint64_t full[Schedule::RING], empty[Schedule::RING];
-  __align__(1024) uint8_t ring[1024];  // and what the launch adds: hopperShared()
+  __align__(1024) uint8_t ring[Schedule::RING * (Schedule::X + Schedule::W)];  // and what the launch adds
 };
 
 // What a stage holds instead of x and W.
