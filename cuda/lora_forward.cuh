@@ -253,7 +253,7 @@ class LoraBlock {
 
   // The adapters' scales d of the rows' outputs.
   SIMT_DEV void scaleBase(Base& sum, const LoraTile& tile, int64_t n0) const {
-    if (!tile.scalesBase) return;
+    if (tile.baseScales == 0) return;
     for (int use = tile.firstUse; use < tile.firstUse + tile.uses; ++use) {
       const float* scale = args.adapters[args.uses[use].adapter].baseScale;
       if (!scale) continue;

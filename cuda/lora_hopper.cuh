@@ -4,7 +4,7 @@
 // its tiles ahead of them and pass each on in stages of shared memory:
 //
 //   64 of k   a tile of x, by TMA, and one of W: by TMA, or codes that producers copy and expand
-//   outputs   their biases and int8's scales
+//   vectors   of outputs: int8's scales, an adapter's d, the bias
 //   ranks     w of the tile's rows and B of its outputs, 16 ranks of an adapter at a time, when the tile's w is there
 //
 // A stage is full when those who fill it have arrived, and empty again when every consumer's warp has.
@@ -51,16 +51,17 @@ struct HopperShared {
 
 // What a stage holds instead of x and W.
 template <class Base>
-struct OutputStage {
-  float bias[Base::BN], scale[Base::BN];
+struct VectorStage {
+  float values[Base::BN];
+  uint32_t pair[Base::BM];  // of an adapter's d: kNoPair where a row lacks it
 };
 template <class Base>
 struct RankStage {
   float u[Base::BM * 16], v[Base::BN * 16];
   uint32_t pair[Base::BM];
-  const float* outBias;  // with the last ranks of an adapter that has one
-  int32_t adapter;
+  float outBias[Base::BN], factor[Base::BM];  // c, and gate scale
   uint32_t blocks;
+  int32_t biased;  // whether there is a c: with the last ranks of an adapter that has one
 };
 
 struct HopperMaps {
@@ -78,17 +79,17 @@ struct StagePlace {
     slot = 0;
     ++round;
   }
-  SIMT_DEV void skip(int64_t count) {
-    const int64_t at = slot + count;
-    round += static_cast<uint32_t>(at / RING);
+  SIMT_DEV void skip(int count) {
+    const uint32_t at = static_cast<uint32_t>(slot + count);
+    round += at / RING;
     slot = static_cast<int>(at % RING);
   }
 };
 
-SIMT_DEV bool hasOutputStage(const LoraForwardArgs& args) {
-  return args.bias.data || (args.hasBase && args.format.format == RANKONE_WEIGHT_INT8);
+SIMT_DEV bool scalesRows(const LoraForwardArgs& args) {
+  return args.hasBase && args.format.format == RANKONE_WEIGHT_INT8;
 }
-SIMT_DEV int64_t stepsOf(const LoraForwardArgs& args) { return args.hasBase ? (args.in + 63) / 64 : 0; }
+SIMT_DEV int stepsOf(const LoraForwardArgs& args) { return args.hasBase ? static_cast<int>((args.in + 63) / 64) : 0; }
 
 template <class Schedule>
 class HopperConsumer : public LoraBlock<Schedule, HopperShared<Schedule>> {
@@ -102,33 +103,26 @@ class HopperConsumer : public LoraBlock<Schedule, HopperShared<Schedule>> {
 
   // y of a tile's rows and of the outputs from n0 on.
   SIMT_DEV void sumOutputs(int64_t index, int64_t n0) {
-    const LoraTile tile = args.tiles[index];
     Base sum;
     sum.clear();
     sumProducts(sum, stepsOf(args));
-    if (!args.hasBase) this->setIdentity(sum, tile, n0);
-    if (hasOutputStage(args)) {
-      const auto& stage = await<OutputStage<Base>>();
-      if (args.hasBase && args.format.format == RANKONE_WEIGHT_INT8) {
-        forPairs(stage.scale, [&](int i, int j, float scale) { sum.at(i, j) *= scale; });
-      }
-      this->scaleBase(sum, tile, n0);
-      if (args.bias.data) forPairs(stage.bias, [&](int i, int j, float bias) { sum.at(i, j) += bias; });
-      release();
-    } else {
-      this->scaleBase(sum, tile, n0);
-    }
-    for (int k = 0; k < tile.groups; ++k) addGroup(sum, n0);
+    const LoraTile tile = args.tiles[index];
+    if (Schedule::DIRECT && !args.hasBase) this->setIdentity(sum, tile, n0);
+    // int8's scales, then d
+    const int scales = (scalesRows(args) ? 1 : 0) + tile.baseScales;
+    for (int k = 0; k < scales; ++k) withVector(sum, [](float y, float scale, float) { return y * scale; });
+    if (args.bias.data) withVector(sum, [](float y, float bias, float) { return y + bias; });
+    for (int k = 0; k < tile.groups; ++k) addGroup(sum);
     this->store(sum, tile, n0);
   }
 
  private:
-  SIMT_DEV void sumProducts(Base& sum, int64_t steps) {
+  SIMT_DEV void sumProducts(Base& sum, int steps) {
     if (steps == 0) return;
     const uint8_t* const ring = shared.ring;
     constexpr int STAGE = Schedule::X + Schedule::W;
     int last = 0;
-    SIMT_NOUNROLL for (int64_t step = 0; step < steps; ++step) {
+    SIMT_NOUNROLL for (int step = 0; step < steps; ++step) {
       simt::mbar_wait(&shared.full[place.slot], place.round & 1);
       simt::wgmma_fence();
       sum.multiply(ring + place.slot * STAGE, ring + place.slot * STAGE + Schedule::X);
@@ -159,29 +153,39 @@ class HopperConsumer : public LoraBlock<Schedule, HopperShared<Schedule>> {
     return *reinterpret_cast<const Stage*>(shared.ring + place.slot * (Schedule::X + Schedule::W));
   }
 
-  // visit(i, j, value of column j)
+  // sum = visit(sum, the vector's of its column, its row's factor) where has(row)
   template <class Visit>
-  SIMT_DEV void forPairs(const float* values, const Visit& visit) const {
+  SIMT_DEV void forColumns(Base& sum, const float* vector, const bool (&has)[Base::ROWS],
+                           const float (&factor)[Base::ROWS], const Visit& visit) const {
     SIMT_UNROLL for (int j = 0; j < Base::COLUMNS; j += 2) {
       float pair[2];
-      simt::ld2(pair, values + Base::column(j));
-      SIMT_UNROLL for (int i = 0; i < Base::ROWS; ++i) SIMT_UNROLL for (int e = 0; e < 2; ++e) visit(i, j + e, pair[e]);
+      simt::ld2(pair, vector + Base::column(j));
+      SIMT_UNROLL for (int i = 0; i < Base::ROWS; ++i) SIMT_UNROLL for (int e = 0; e < 2; ++e) {
+        const float changed = visit(sum.at(i, j + e), pair[e], factor[i]);
+        sum.at(i, j + e) = has[i] ? changed : sum.at(i, j + e);
+      }
     }
+  }
+  template <class Visit>
+  SIMT_DEV void withVector(Base& sum, const Visit& visit) {
+    const auto& stage = await<VectorStage<Base>>();
+    bool has[Base::ROWS];
+    SIMT_UNROLL for (int i = 0; i < Base::ROWS; ++i) has[i] = stage.pair[Base::row(i)] != kNoPair;
+    const float none[Base::ROWS] = {};
+    forColumns(sum, stage.values, has, none, visit);
+    release();
   }
 
   // Adds gate scale (B M phi + c) of some ranks to the rows that have them.
-  SIMT_DEV void addGroup(Base& sum, int64_t n0) {
+  SIMT_DEV void addGroup(Base& sum) {
     const auto& stage = await<RankStage<Base>>();
     bool has[Base::ROWS];
     SIMT_UNROLL for (int i = 0; i < Base::ROWS; ++i) has[i] = stage.pair[Base::row(i)] != kNoPair;
     sum.addRanks(stage.u, stage.v, stage.blocks, has);
-    if (const float* bias = stage.outBias) {
-      const RankoneAdapter& a = args.adapters[stage.adapter];
-      SIMT_UNROLL for (int i = 0; i < Base::ROWS; ++i) {
-        if (!has[i]) continue;
-        const float factor = rankFactor(args, a, stage.pair[Base::row(i)]);
-        this->forColumns(n0, [&](int j, int64_t n) { sum.at(i, j) = fmaf(factor, bias[n], sum.at(i, j)); });
-      }
+    if (stage.biased) {
+      float factor[Base::ROWS];
+      SIMT_UNROLL for (int i = 0; i < Base::ROWS; ++i) factor[i] = stage.factor[Base::row(i)];
+      forColumns(sum, stage.outBias, has, factor, [](float y, float bias, float scale) { return fmaf(scale, bias, y); });
     }
     release();
   }

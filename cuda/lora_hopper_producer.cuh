@@ -24,14 +24,15 @@ class HopperProducer {
   // All stages of a tile.
   SIMT_DEV void fill(int64_t index, int64_t n0) {
     const LoraTile tile = args.tiles[index];
-    const int64_t steps = stepsOf(args);
+    const int steps = stepsOf(args);
     if constexpr (Schedule::DIRECT) {
       if (thread == 0) copyTiles(place, tile, n0, steps);
     } else {
       expandTiles(place, tile, n0, steps);
     }
     place.skip(steps);
-    const int first = hasOutputStage(args) ? 1 : 0, count = first + tile.groups;
+    const int first = (scalesRows(args) ? 1 : 0) + tile.baseScales + (args.bias.data ? 1 : 0);
+    const int count = first + tile.groups;
     if (count == 0) return;
     // Other warps go on with the slots: they tell this round from the one before the last by its parity alone.
     simt::syncwarp();
@@ -42,7 +43,7 @@ class HopperProducer {
       awaitEmpty(at);
       uint8_t* stage = shared.ring + at.slot * STAGE;
       if (e < first) {
-        fillOutputs(*reinterpret_cast<OutputStage<Base>*>(stage), n0);
+        fillVector(*reinterpret_cast<VectorStage<Base>*>(stage), tile, e, n0);
       } else {
         fillRanks(*reinterpret_cast<RankStage<Base>*>(stage), args.groups[tile.firstGroup + e - first], index, n0);
       }
@@ -64,22 +65,22 @@ class HopperProducer {
   }
 
   // By one thread.
-  SIMT_DEV void copyTiles(Place at, const LoraTile& tile, int64_t n0, int64_t steps) const {
-    SIMT_NOUNROLL for (int64_t step = 0; step < steps; ++step, at.next()) {
+  SIMT_DEV void copyTiles(Place at, const LoraTile& tile, int64_t n0, int steps) const {
+    SIMT_NOUNROLL for (int step = 0; step < steps; ++step, at.next()) {
       awaitEmpty(at);
       uint8_t* stage = shared.ring + at.slot * STAGE;
       simt::mbar_expect_tx(&shared.full[at.slot], STAGE);
       copyX(stage, at, tile, step);
-      simt::tma_load_2d(stage + Schedule::X, &maps.w, static_cast<int>(step * 64), static_cast<int>(n0),
+      simt::tma_load_2d(stage + Schedule::X, &maps.w, step * 64, static_cast<int>(n0),
                         &shared.full[at.slot]);
     }
   }
-  SIMT_DEV void copyX(uint8_t* to, const Place& at, const LoraTile& tile, int64_t step) const {
-    simt::tma_load_2d(to, &maps.x, static_cast<int>(step * 64), static_cast<int>(tile.first), &shared.full[at.slot]);
+  SIMT_DEV void copyX(uint8_t* to, const Place& at, const LoraTile& tile, int step) const {
+    simt::tma_load_2d(to, &maps.x, step * 64, static_cast<int>(tile.first), &shared.full[at.slot]);
   }
 
   // A group of producers takes every GROUPS-th stage; a thread expands what it has copied itself.
-  SIMT_DEV void expandTiles(Place at, const LoraTile& tile, int64_t n0, int64_t steps) const {
+  SIMT_DEV void expandTiles(Place at, const LoraTile& tile, int64_t n0, int steps) const {
     constexpr int EXPANDERS = Schedule::EXPANDERS, GROUPS = Schedule::GROUPS, RAW = Schedule::RAW;
     if (steps == 0) return;
     simt::bar_sync(kProducers, kProducerThreads);  // nobody needs the rows of the last tile
@@ -93,15 +94,15 @@ class HopperProducer {
     const WeightRows rows = {shared.codes, shared.scales, shared.nf4};
     const int own = thread % EXPANDERS, bytes = rawBytes(BN, Base::BK, args.format);
     uint8_t* const raw = shared.ring + Schedule::RING * STAGE + thread / EXPANDERS * RAW * bytes;
-    const auto copy = [&](int64_t step, int slot) {
+    const auto copy = [&](int step, int slot) {
       if (step < steps) copyRaw<Base::BK, EXPANDERS>(raw + slot * bytes, rows, args.format, BN, step, args.operand, own);
       simt::cp_async_commit();
     };
-    const int64_t first = thread / EXPANDERS;
+    const int first = thread / EXPANDERS;
     SIMT_UNROLL for (int s = 0; s < RAW - 1; ++s) copy(first + s * GROUPS, s);
     at.skip(first);
     int slot = 0;
-    SIMT_NOUNROLL for (int64_t step = first; step < steps; step += GROUPS) {
+    SIMT_NOUNROLL for (int step = first; step < steps; step += GROUPS) {
       copy(step + (RAW - 1) * GROUPS, slot ? slot - 1 : RAW - 1);
       awaitEmpty(at);
       uint8_t* stage = shared.ring + at.slot * STAGE;
@@ -121,13 +122,25 @@ class HopperProducer {
     simt::cp_async_wait<0>();
   }
 
-  SIMT_DEV void fillOutputs(OutputStage<Base>& stage, int64_t n0) const {
-    const bool scales = args.hasBase && args.format.format == RANKONE_WEIGHT_INT8;
-    SIMT_UNROLL for (int n = lane; n < BN; n += 32) {
-      const bool there = n0 + n < args.out;
-      stage.bias[n] = there && args.bias.data ? loadFloat(args.bias.data, args.bias.dtype, n0 + n) : 0;
-      stage.scale[n] = there && scales ? args.scales[n0 + n] : 0;
+  // int8's scales come first, the bias last.
+  SIMT_DEV void fillVector(VectorStage<Base>& stage, const LoraTile& tile, int e, int64_t n0) const {
+    RankoneFloats from = args.bias;
+    int64_t use = -1;
+    if (e == 0 && scalesRows(args)) {
+      from = {args.scales, RANKONE_F32};
+    } else {
+      int k = e - (scalesRows(args) ? 1 : 0);
+      if (k < tile.baseScales)
+        for (use = tile.firstUse;; ++use) {
+          const float* scale = args.adapters[args.uses[use].adapter].baseScale;
+          if (!scale || k-- > 0) continue;
+          from = {scale, RANKONE_F32};
+          break;
+        }
     }
+    for (int n = lane; n < BN; n += 32)
+      stage.values[n] = n0 + n < args.out ? loadFloat(from.data, from.dtype, n0 + n) : 0;
+    for (int m = lane; m < BM; m += 32) stage.pair[m] = use < 0 ? 0 : args.pairs[use * BM + m];
   }
 
   SIMT_DEV void fillRanks(RankStage<Base>& stage, const LoraGroup& g, int64_t index, int64_t n0) const {
@@ -147,15 +160,20 @@ class HopperProducer {
     } else {
       copyB<false>(stage.v, g, n0);
     }
+    const RankoneAdapter& a = args.adapters[g.adapter];
+    const bool biased = g.last && a.outBias;
+    if (biased)
+      for (int n = lane; n < BN; n += 32) stage.outBias[n] = n0 + n < args.out ? a.outBias[n0 + n] : 0;
     if (lane == 0) {
-      const RankoneAdapter& a = args.adapters[g.adapter];
-      stage.outBias = g.last ? a.outBias : nullptr;
-      stage.adapter = g.adapter;
+      stage.biased = biased;
       stage.blocks = g.blocks;
       while (simt::load_acquire(args.ranksDone + index) == 0) simt::sleep(100);
     }
     const uint32_t* pairs = args.pairs + static_cast<int64_t>(g.use) * BM;
-    for (int m = lane; m < BM; m += 32) stage.pair[m] = pairs[m];
+    for (int m = lane; m < BM; m += 32) {
+      stage.pair[m] = pairs[m];
+      if (biased) stage.factor[m] = pairs[m] != kNoPair ? rankFactor(args, a, pairs[m]) : 0;
+    }
     simt::syncwarp();
     constexpr int BATCH = 4;
     static_assert(BM % (8 * BATCH) == 0);

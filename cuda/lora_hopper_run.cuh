@@ -9,7 +9,9 @@
 namespace rankone::cuda {
 
 // Up to 64 rows, where W is read once and what counts is how much of it is on its way; tiles that are small enough for
-// every multiprocessor to have one; and many rows. Where W is expanded its tiles serve more of them.
+// more multiprocessors to have one; and many rows, 128 for each warpgroup: 128 x 256 would read less of shared memory,
+// but nothing is left then of 208 registers for what follows the products, and W, where it is expanded, would serve half
+// as many rows.
 template <class Element, int ROWS, int WARPS_M, int WARPS_N>
 using StripTile = MmaTile<Element, ROWS, 64, 64, WARPS_M, WARPS_N, kConsumers>;
 template <class Element>
@@ -21,7 +23,7 @@ struct HopperSchedules {
   using Middle =
       HopperSchedule<WgmmaTile<Element, 2, 1, 128, kConsumers>, StripTile<Element, 128, 4, 2>, 64, true, 6, 4, 6>;
   using Many =
-      HopperSchedule<WgmmaTile<Element, 2, 1, 256, kConsumers>, StripTile<Element, 128, 4, 2>, 64, true, 6, 4, 4>;
+      HopperSchedule<WgmmaTile<Element, 2, 2, 128, kConsumers>, StripTile<Element, 256, 8, 1>, 64, true, 4, 3, 4>;
 };
 template <class Element>
 struct HopperSchedules<Element, false> {

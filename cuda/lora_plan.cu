@@ -72,7 +72,7 @@ LoraPlan::LoraPlan(const RankoneLora& p, int tileRows, int stripColumns, bool in
     }
     tile.uses = static_cast<int32_t>(uses.size()) - tile.firstUse;
     for (int32_t use = tile.firstUse; use < tile.firstUse + tile.uses; ++use)
-      if (p.adapters[uses[use].adapter].baseScale) tile.scalesBase = 1;
+      tile.baseScales += p.adapters[uses[use].adapter].baseScale != nullptr;
 
     addStrips(p, tile, stripColumns);
     addGroups(p, tile, tileRows);

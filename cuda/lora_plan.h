@@ -14,7 +14,7 @@ struct LoraTile {
   int32_t firstUse, uses;
   int32_t strips;
   int32_t firstGroup, groups;
-  int32_t scalesBase;  // whether one of its adapters has a baseScale
+  int32_t baseScales;  // of its uses, that have one
 };
 
 // An adapter of some of a tile's rows. pairs[use * tileRows + i]: the place of row i in slots, or kNoPair. A row that

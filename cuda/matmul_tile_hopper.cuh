@@ -60,20 +60,24 @@ struct WgmmaTile {
   // rows from 16 b on takes part. A row i without has[i] keeps its bits.
   SIMT_DEV void addRanks(const float* u, const float* v, uint32_t blocks, const bool (&has)[ROWS]) {
     const int lane = threadIdx.x % 32, first = lane % 4 * 4;
+    bool any = false;
+    uint32_t a[MI][2][4];
     SIMT_UNROLL for (int mi = 0; mi < MI; ++mi) {
-      if (!(blocks >> (warpRow(mi) / 16) & 1)) continue;
+      any = any || (blocks >> (warpRow(mi) / 16) & 1);
       // Which of the sixteen is which k of the two products is the same everywhere.
       float low[4], high[4];
       simt::ld4(low, u + row(2 * mi) * 16 + first);
       simt::ld4(high, u + row(2 * mi + 1) * 16 + first);
-      uint32_t a[2][4];
-      SIMT_UNROLL for (int e = 0; e < 8; ++e) a[e / 4][e % 4] =
+      SIMT_UNROLL for (int e = 0; e < 8; ++e) a[mi][e / 4][e % 4] =
           simt::f32_bits((e % 2 ? high : low)[e / 4 * 2 + e % 4 / 2]);
-      SIMT_UNROLL for (int ni = 0; ni < NI; ++ni) {
-        uint32_t b[4];
-        simt::ld4(b, v + (ni * 8 + lane / 4) * 16 + first);
+    }
+    if (!any) return;
+    SIMT_UNROLL for (int ni = 0; ni < NI; ++ni) {
+      uint32_t b[4];
+      simt::ld4(b, v + (ni * 8 + lane / 4) * 16 + first);
+      SIMT_UNROLL for (int mi = 0; mi < MI; ++mi) {
         float sum[4] = {acc[mi][ni][0], acc[mi][ni][1], acc[mi][ni][2], acc[mi][ni][3]};
-        SIMT_UNROLL for (int s = 0; s < 2; ++s) simt::mma_tf32(sum, a[s], b[2 * s], b[2 * s + 1]);
+        SIMT_UNROLL for (int s = 0; s < 2; ++s) simt::mma_tf32(sum, a[mi][s], b[2 * s], b[2 * s + 1]);
         SIMT_UNROLL for (int e = 0; e < 4; ++e) acc[mi][ni][e] = has[2 * mi + e / 2] ? sum[e] : acc[mi][ni][e];
       }
     }
