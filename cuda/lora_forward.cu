@@ -33,8 +33,8 @@ Scratch<uint8_t> makeOperand(Stream& stream, const RankoneLora& p, LoraForwardAr
   Scratch<uint8_t> operand(stream, static_cast<size_t>(p.rows * args.operandStride));
   args.operand = operand.data();
   const int64_t stride = args.operandStride / size;
-  const int64_t blocks = std::min<int64_t>((p.rows * stride + kOperandThreads - 1) / kOperandThreads,
-                                           8 * stream.info().multiprocessors);
+  const int64_t blocks =
+      std::min<int64_t>((p.rows * stride + kOperandThreads - 1) / kOperandThreads, 8 * stream.info().multiprocessors);
   stream.launch("loraOperand", loraOperandKernel, dim3(static_cast<unsigned>(blocks)), dim3(kOperandThreads), 0,
                 static_cast<void*>(operand.data()), dtype, stride, p.x, p.rows, p.in, order);
   return operand;

@@ -364,16 +364,18 @@ class LoraBlock {
   Shared& shared;
 };
 
-// Tiles of rows that share the weights in L2 while a group of them is worked on.
-constexpr int64_t kGroupedTiles = 16;
+// Rows that share the weights in L2 while their tiles are worked on.
+constexpr int64_t kGroupedRows = 2048;
 
-// The how manieth tile of rows and of outputs the piece `at` of these is.
+// The how manieth tile of BM rows and of outputs the piece `at` of these is.
+template <int BM>
 struct LoraOutputs {
   int64_t tile, block;
 
   SIMT_DEV LoraOutputs(const LoraForwardArgs& args, int64_t at) {
-    const int64_t group = kGroupedTiles * args.blockCount, first = at / group * kGroupedTiles;
-    const int64_t tiles = args.tileCount - first < kGroupedTiles ? args.tileCount - first : kGroupedTiles;
+    constexpr int64_t most = kGroupedRows / BM;
+    const int64_t group = most * args.blockCount, first = at / group * most;
+    const int64_t tiles = args.tileCount - first < most ? args.tileCount - first : most;
     tile = first + at % group % tiles;
     block = at % group / tiles;
   }
@@ -391,7 +393,7 @@ __global__ void __launch_bounds__(Schedule::THREADS, Schedule::RESIDENT)
     } else if (item < outputs) {
       block.finishTileRanks(item - ranks);
     } else {
-      const LoraOutputs at(args, item - outputs);
+      const LoraOutputs<Schedule::Base::BM> at(args, item - outputs);
       block.sumOutputs(at.tile, at.block * Schedule::Base::BN);
     }
   }

@@ -185,7 +185,8 @@ class HopperConsumer : public LoraBlock<Schedule, HopperShared<Schedule>> {
     if (stage.biased) {
       float factor[Base::ROWS];
       SIMT_UNROLL for (int i = 0; i < Base::ROWS; ++i) factor[i] = stage.factor[Base::row(i)];
-      forColumns(sum, stage.outBias, has, factor, [](float y, float bias, float scale) { return fmaf(scale, bias, y); });
+      forColumns(sum, stage.outBias, has, factor,
+                 [](float y, float bias, float scale) { return fmaf(scale, bias, y); });
     }
     release();
   }

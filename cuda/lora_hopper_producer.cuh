@@ -71,8 +71,7 @@ class HopperProducer {
       uint8_t* stage = shared.ring + at.slot * STAGE;
       simt::mbar_expect_tx(&shared.full[at.slot], STAGE);
       copyX(stage, at, tile, step);
-      simt::tma_load_2d(stage + Schedule::X, &maps.w, step * 64, static_cast<int>(n0),
-                        &shared.full[at.slot]);
+      simt::tma_load_2d(stage + Schedule::X, &maps.w, step * 64, static_cast<int>(n0), &shared.full[at.slot]);
     }
   }
   SIMT_DEV void copyX(uint8_t* to, const Place& at, const LoraTile& tile, int step) const {
@@ -95,7 +94,8 @@ class HopperProducer {
     const int own = thread % EXPANDERS, bytes = rawBytes(BN, Base::BK, args.format);
     uint8_t* const raw = shared.ring + Schedule::RING * STAGE + thread / EXPANDERS * RAW * bytes;
     const auto copy = [&](int step, int slot) {
-      if (step < steps) copyRaw<Base::BK, EXPANDERS>(raw + slot * bytes, rows, args.format, BN, step, args.operand, own);
+      if (step < steps)
+        copyRaw<Base::BK, EXPANDERS>(raw + slot * bytes, rows, args.format, BN, step, args.operand, own);
       simt::cp_async_commit();
     };
     const int first = thread / EXPANDERS;
@@ -151,7 +151,8 @@ class HopperProducer {
         SIMT_UNROLL for (int e = 0; e < 4; ++e) {
           const int rank = lane % 4 * 4 + e;
           if (rank >= g.count || n0 + n >= args.out) continue;
-          v[e] = g.index ? (g.index[rank] == n0 + n ? 1.0f : 0.0f) : loadFloat(g.b, g.dtype, (n0 + n) * g.stride + rank);
+          v[e] =
+              g.index ? (g.index[rank] == n0 + n ? 1.0f : 0.0f) : loadFloat(g.b, g.dtype, (n0 + n) * g.stride + rank);
         }
         putRanks(stage.v + n * 16, v);
       }
@@ -258,7 +259,7 @@ SIMT_DEV void loraHopper(const LoraForwardArgs& args, const HopperMaps& maps) {
     simt::bar_arrive(kStripsDone, THREADS);
     for (; item < outputs; item += gridDim.x) consumer.finishTileRanks(item - ranks);
     for (; item < end; item += gridDim.x) {
-      const LoraOutputs at(args, item - outputs);
+      const LoraOutputs<Base::BM> at(args, item - outputs);
       consumer.sumOutputs(at.tile, at.block * Base::BN);
     }
   } else {
@@ -268,7 +269,7 @@ SIMT_DEV void loraHopper(const LoraForwardArgs& args, const HopperMaps& maps) {
     int64_t item = blockIdx.x;
     if (item < outputs) item += (outputs - item + gridDim.x - 1) / gridDim.x * gridDim.x;
     for (; item < end; item += gridDim.x) {
-      const LoraOutputs at(args, item - outputs);
+      const LoraOutputs<Base::BM> at(args, item - outputs);
       producer.fill(at.tile, at.block * Base::BN);
     }
   }

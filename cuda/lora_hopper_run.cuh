@@ -10,8 +10,8 @@ namespace rankone::cuda {
 
 // Up to 64 rows, where W is read once and what counts is how much of it is on its way; tiles that are small enough for
 // more multiprocessors to have one; and many rows, 128 for each warpgroup: 128 x 256 would read less of shared memory,
-// but nothing is left then of 208 registers for what follows the products, and W, where it is expanded, would serve half
-// as many rows.
+// but nothing is left then of 208 registers for what follows the products, and W, where it is expanded, would serve
+// half as many rows.
 template <class Element, int ROWS, int WARPS_M, int WARPS_N>
 using StripTile = MmaTile<Element, ROWS, 64, 64, WARPS_M, WARPS_N, kConsumers>;
 template <class Element>
@@ -65,8 +65,7 @@ void launchHopper(LoraCall& call) {
   LoraWork work(call, Base::BM, Base::BN, Schedule::RANKS, true);
   LoraForwardArgs& args = work.args;
   // A box of x is rows that follow each other.
-  const Scratch<uint8_t> operand =
-      makeOperand(call.stream, p, args, dtype, work.plan.sorted() ? nullptr : args.order);
+  const Scratch<uint8_t> operand = makeOperand(call.stream, p, args, dtype, work.plan.sorted() ? nullptr : args.order);
   HopperMaps maps = {};
   if (args.hasBase && p.in > 0 && p.out > 0) {
     maps.x = tilesOf(dtype, args.operand, p.rows, p.in, args.operandStride, Base::BM);

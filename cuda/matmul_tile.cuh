@@ -9,8 +9,8 @@
 
 namespace rankone::cuda {
 
-// WARPS_M x WARPS_N warps share a tile of BM x BN; BK of k at a time pass through shared memory. They meet at BARRIER, a
-// named one where the block has other threads behind them; 0: they are the block.
+// WARPS_M x WARPS_N warps share a tile of BM x BN; BK of k at a time pass through shared memory. They meet at BARRIER,
+// a named one where the block has other threads behind them; 0: they are the block.
 template <class Element_, int BM_, int BN_, int BK_, int WARPS_M, int WARPS_N, int BARRIER = 0>
 struct MmaTile {
   using Element = Element_;

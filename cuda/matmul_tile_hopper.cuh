@@ -1,6 +1,6 @@
 // The tile of matmul_tile.cuh on Hopper: C[m, n] = sum over k of X[m, k] W[n, k], 16-bit operands by wgmma, sums in
-// float32 over ascending k, sixteen at a time. What an element is does not depend on the tile's size nor on its place in
-// it: every schedule gives it the same chain of products.
+// float32 over ascending k, sixteen at a time. What an element is does not depend on the tile's size nor on its place
+// in it: every schedule gives it the same chain of products.
 #pragma once
 #include "matmul_tile_weights.cuh"
 

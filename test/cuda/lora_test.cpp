@@ -35,16 +35,16 @@ class Capability {
 };
 
 // A test of this file, on each of them.
-#define LORA_TEST(name)                              \
+#define LORA_TEST(name)                                  \
   static void RANKONE_JOIN(onDevice, __LINE__)(Device&); \
-  TEST(name) {                                       \
-    for (const char* number : capabilities()) {      \
-      const Capability emulated(number);             \
-      Device device;                                 \
-      RANKONE_JOIN(onDevice, __LINE__)(device);      \
-    }                                                \
-  }                                                  \
-  static void RANKONE_JOIN(onDevice, __LINE__)([[maybe_unused]] Device& device)
+  TEST(name) {                                           \
+    for (const char* number : capabilities()) {          \
+      const Capability emulated(number);                 \
+      Device device;                                     \
+      RANKONE_JOIN(onDevice, __LINE__)(device);          \
+    }                                                    \
+  }                                                      \
+  static void RANKONE_JOIN(onDevice, __LINE__)([[maybe_unused]] Device & device)
 
 DType arrayDType(int32_t dtype) {
   return dtype == RANKONE_F32 ? DType::F32 : dtype == RANKONE_BF16 ? DType::BF16 : DType::F16;
