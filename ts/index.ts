@@ -5,7 +5,7 @@
  * `fooSync` (on the caller's thread and memory), and where it has gradients as `fooBackward` and `fooBackwardSync`.
  * Tensors are plain objects `{data, shape}`.
  *
- * @packageDocumentation
+ * @module rankone
  */
 export type { CudaDevice } from './binding';
 export {
