@@ -63,7 +63,8 @@ export async function openRegistry(): Promise<Registry> {
         const integrity = `sha512-${createHash('sha512').update(tarball).digest('base64')}`;
         const shasum = createHash('sha1').update(tarball).digest('hex');
         const dist = { tarball: `${url}${name}/-/${manifest.version}.tgz`, integrity, shasum };
-        return [manifest.version, { ...manifest, dist }];
+        // Yarn adds node-gyp to what a package depends on that names it in a script, of its tests even.
+        return [manifest.version, { ...manifest, scripts: {}, dist }];
       });
       response.setHeader('content-type', 'application/json');
       const latest = own[0].manifest.version;
