@@ -10,6 +10,8 @@ import {
   folderElsewhere,
   type Installed,
   installed,
+  prebuild,
+  root,
 } from '../support/installed.ts';
 import { openRegistry, type Registry } from '../support/registry.ts';
 import { output, type Place } from '../support/run.ts';
@@ -25,15 +27,27 @@ const ESM = `
   import { matmulSync, tensor } from 'rankone';
   const internals = createRequire(import.meta.url); ${BODY}`;
 
+const scratch = folderElsewhere();
+/** The system that the CUDA package is for. */
+const hasCuda =
+  process.platform === 'linux' && process.arch === 'x64' && prebuild.includes('.glibc.');
 let made: Installed;
 let registry: Registry;
 
 test.before(async () => {
   made = await installed();
   registry = await openRegistry();
+  // With a library that does not load: it is the finding that depends on the layout.
+  const folder = path.join(scratch, 'package');
+  fs.cpSync(path.join(root, 'cuda/package'), folder, { recursive: true });
+  fs.writeFileSync(path.join(folder, 'rankone_cuda.so'), 'no library');
+  await output('tar', ['-czf', 'cuda.tgz', 'package'], { cwd: scratch });
 });
 
-test.after(() => registry?.close());
+test.after(() => {
+  registry?.close();
+  fs.rmSync(scratch, { recursive: true });
+});
 
 interface Layout {
   /** The package of the package manager, its version and its program. */
@@ -112,7 +126,8 @@ for (const [name, layout] of Object.entries(layouts)) {
       const place: Place = { cwd, env: emptyEnvironment(home) };
       const run = (...args: string[]) =>
         output(process.execPath, [path.join(folder!, program), ...args], place);
-      await run(...layout.add, `rankone@file:${made.tarball}`);
+      const cuda = hasCuda ? [`rankone-cuda-linux-x64@file:${path.join(scratch, 'cuda.tgz')}`] : [];
+      await run(...layout.add, `rankone@file:${made.tarball}`, ...cuda);
       for (const file of ['app.cjs', 'app.mjs']) {
         const [product, where] = (await run(...layout.node, file)).split(' ');
         assert.is(product, '11', file);
@@ -122,6 +137,7 @@ for (const [name, layout] of Object.entries(layouts)) {
       const info = JSON.parse(await run(...layout.command, 'rankone', 'info', '--json'));
       assert.match(info.binary, layout.place);
       assert.match(info.binary, /\/prebuilds\//);
+      if (hasCuda) assert.match(info.cuda, /\/rankone-cuda-linux-x64\/rankone_cuda\.so: /);
     } finally {
       fs.rmSync(home, { recursive: true });
     }
