@@ -9,7 +9,6 @@ import {
   steps,
 } from './pass';
 import { runAsync, runSync } from './run';
-import { Weights } from './weights';
 
 function start<Options extends LayerOptions>(
   operation: string,
@@ -18,8 +17,7 @@ function start<Options extends LayerOptions>(
   options: Options,
   copy: boolean,
 ) {
-  const read = (record: unknown): Weights => new Weights(operation, record, definition.weights);
-  const pass = new Pass(operation, inputs, options, copy, read);
+  const pass = new Pass(operation, inputs, options, copy, definition);
   return steps(definition, pass, options);
 }
 

@@ -75,6 +75,13 @@ export function repeatHeads<T extends FloatTensor>(tensor: T, times: number): T 
   return { ...tensor, data: to, shape: [...shape.slice(0, -2), heads * times, width] };
 }
 
+/** Every row times these factors. */
+export function scaleColumns({ data, shape }: Tensor, factors: Float32Array): Tensor {
+  const scaled = new Float32Array(data.length);
+  for (let i = 0; i < data.length; i++) scaled[i] = data[i] * factors[i % factors.length];
+  return { data: scaled, shape, dtype: 'f32' };
+}
+
 /** f of every element, in float32. */
 export function mapFloats(tensor: FloatTensor, f: (x: number, i: number) => number): Tensor {
   const data = floatsOf('layer', 'x', tensor);

@@ -11,6 +11,8 @@ export * from './gatedDeltaProduct';
 export * from './gla';
 export type { HeadOptions } from './heads';
 export * from './hgrn2';
+export * from './kda';
+export * from './mamba2';
 export type {
   AsyncLayerFunction,
   LayerInputs,
@@ -19,6 +21,8 @@ export type {
   SyncLayerFunction,
 } from './pass';
 export * from './qwen3Next';
+export * from './retention';
+export * from './rwkv7';
 export {
   type AdaptedLinear,
   type LayerWeights,

@@ -13,7 +13,7 @@ import type {
 import { type Carried, LayerCache } from './cache';
 import { reshape } from './elementwise';
 import type { Steps } from './run';
-import { type Read, readFloats, type Weights } from './weights';
+import { type Read, readFloats, Weights } from './weights';
 
 /** What every layer takes beside its weights. B batch, T tokens, D width of the model. */
 export interface LayerInputs<W, X extends FloatTensor = FloatTensor> {
@@ -86,6 +86,10 @@ export class Pass {
   readonly width: number;
   readonly sequences: number;
   readonly weights: Weights;
+  /** Inputs that only some layers have. */
+  readonly more: Readonly<Record<string, unknown>>;
+  /** What a layer returns beside y. */
+  readonly results: Record<string, unknown> = {};
   readonly #cache: LayerCache | undefined;
   readonly #carried: Carried | undefined;
   readonly #lengths: readonly number[];
@@ -97,9 +101,10 @@ export class Pass {
     inputs: LayerInputs<unknown>,
     options: LayerOptions,
     copy: boolean,
-    weights: (record: unknown) => Weights,
+    { weights, inputs: more = [] }: Pick<LayerDefinition<LayerOptions>, 'weights' | 'inputs'>,
   ) {
-    checkKeys(operation, 'an input', inputs, INPUTS);
+    checkKeys(operation, 'an input', inputs, [...INPUTS, ...more]);
+    this.more = Object.fromEntries(more.map((name) => [name, (inputs as any)[name]]));
     this.operation = operation;
     const x = readFloats(operation, 'x', inputs.x);
     if (x.shape.length !== 3)
@@ -107,7 +112,7 @@ export class Pass {
     const data = copy ? (x.data as Float32Array).slice() : x.data;
     this.x = { ...x, data };
     [this.batch, this.tokens, this.width] = x.shape;
-    this.weights = weights(inputs.weights);
+    this.weights = new Weights(operation, inputs.weights, weights);
     const { cuSeqlens, mode, compute } = options;
     const offsets =
       cuSeqlens === undefined
@@ -149,17 +154,26 @@ export class Pass {
     return positions;
   }
 
-  /** x W^T, `[B,T,out]`. */
-  *project(name: string, x: FloatTensor = this.x as FloatTensor): Steps<FloatTensor> {
+  /** x W^T, plus the bias of that name where the checkpoint has one: `[B,T,out]`. */
+  *project(
+    name: string,
+    x: FloatTensor = this.x as FloatTensor,
+    biasName?: string,
+  ): Steps<FloatTensor> {
     const { out, ...weight } = this.weights.linear(name, x.shape[x.shape.length - 1]) as any;
-    if (weight.base) return (yield { name: 'loraLinear', inputs: { x, ...weight } }).y;
-    if (weight.dtype !== (x.dtype ?? 'f32'))
+    const dtype = x.dtype ?? 'f32';
+    const bias =
+      biasName !== undefined && this.weights.has(biasName)
+        ? this.weights.beside(biasName, [out], dtype)
+        : undefined;
+    if (weight.base) return (yield { name: 'loraLinear', inputs: { x, ...weight, bias } }).y;
+    if (weight.dtype !== dtype)
       throw typeError(
         this.operation,
-        `${name}: expected the dtype of x, ${x.dtype ?? 'f32'}, or a packed weight, got ${weight.dtype}`,
+        `${name}: expected the dtype of x, ${dtype}, or a packed weight, got ${weight.dtype}`,
       );
     const options = { transposeB: true };
-    return (yield { name: 'matmul', inputs: { a: x, b: weight }, options }).y;
+    return (yield { name: 'matmul', inputs: { a: x, b: weight, bias }, options }).y;
   }
 
   /** Rows of a projection's matrix of `width` columns; throws where it does not have these. */
@@ -289,6 +303,8 @@ export class Pass {
 
 /** What a layer is made of. */
 export interface LayerDefinition<Options extends LayerOptions> {
+  /** Names of inputs beside x, weights and cache. */
+  readonly inputs?: readonly string[];
   /** Every name of a weight, those that may be absent too. */
   readonly weights: readonly string[];
   readonly options: readonly Exclude<keyof Options & string, keyof LayerOptions>[];
@@ -305,7 +321,7 @@ export function* steps<Options extends LayerOptions>(
   let y: AnyTensor | undefined;
   try {
     y = yield* body(pass, options);
-    return { y };
+    return { y, ...pass.results };
   } finally {
     pass.end(y !== undefined);
   }
