@@ -77,7 +77,7 @@ const definition: LayerDefinition<GatedDeltaNetLayerOptions> = {
 
 /**
  * The token mixer of a Gated DeltaNet block, with the weights of flash-linear-attention's `GatedDeltaNet`: projections,
- * short convolutions with silu, {@link gatedDeltaNet} on normalised queries and keys, RMS norm with a swish gate where
+ * short convolutions with silu, `gatedDeltaNet` on normalised queries and keys, RMS norm with a swish gate where
  * `g_proj` is given, output projection.
  *
  * Weights: `q_proj`, `k_proj` `[H K,D]`, `v_proj`, `g_proj` `[HV V,D]`, `a_proj`, `b_proj` `[HV,D]`, `o_proj` `[D,HV V]`;

@@ -116,7 +116,7 @@ const definition: LayerDefinition<GlaLayerOptions> = {
 
 /**
  * The token mixer of a GLA block, with the weights of flash-linear-attention's `GatedLinearAttention`: log decays
- * `logsigmoid(gk_proj(x)) / gateNormalizer` from a low-rank projection, {@link gla}, RMS norm with a swish gate where
+ * `logsigmoid(gk_proj(x)) / gateNormalizer` from a low-rank projection, `gla`, RMS norm with a swish gate where
  * `g_proj` is given. Queries, keys and values pass through silu only in their convolutions, where there are any.
  *
  * Weights, G key/value heads: `q_proj` `[H K,D]`, `k_proj` `[G K,D]`, `v_proj` `[G V,D]`, `g_proj` `[H V,D]`, `gk_proj.0`

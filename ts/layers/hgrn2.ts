@@ -92,7 +92,7 @@ const definition: LayerDefinition<Hgrn2LayerOptions> = {
 
 /**
  * The token mixer of an HGRN2 block, with the weights of flash-linear-attention's `HGRN2Attention`: forget gates
- * `sigmoid(f_proj(x))` above the layer's lower bound, {@link hgrn2}, RMS norm over all heads.
+ * `sigmoid(f_proj(x))` above the layer's lower bound, `hgrn2`, RMS norm over all heads.
  *
  * Weights: `q_proj`, `f_proj` `[H K,D]`, `i_proj` `[H V,D]`, `o_proj` `[D,H V]`; `*_conv1d` `[C,1,W]`; `g_norm` `[H V]`.
  *

@@ -89,7 +89,7 @@ const definition: LayerDefinition<KdaLayerOptions> = {
 
 /**
  * Kimi Delta Attention with the weights of flash-linear-attention's `KimiDeltaAttention`: low-rank log decays for every
- * key channel, {@link kda} on normalised queries and keys, RMS norm with a low-rank sigmoid gate.
+ * key channel, `kda` on normalised queries and keys, RMS norm with a low-rank sigmoid gate.
  *
  * Weights: `q_proj`, `k_proj` `[H K,D]`, `v_proj` `[HV V,D]`, `f_proj.0` `[R,D]`, `f_proj.1` `[HV K,R]`, `b_proj` `[HV,D]`,
  * `g_proj.0` `[S,D]`, `g_proj.1` `[HV V,S]` and its bias, `o_proj` `[D,HV V]`; `*_conv1d` `[C,1,W]`; `A_log` `[HV]`,

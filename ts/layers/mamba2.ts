@@ -28,7 +28,7 @@ export interface Mamba2LayerOptions extends LayerOptions {
   groups?: number;
   /** The norm, then the gate; default false: the norm of what has been gated. */
   normBeforeGate?: boolean;
-  /** As of {@link mamba2}; default [0, Infinity]. */
+  /** As of `mamba2`; default [0, Infinity]. */
   dtLimit?: readonly [number, number];
   /** Of the gated norm; default 1e-5. */
   normEps?: number;

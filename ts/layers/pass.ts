@@ -31,9 +31,9 @@ export interface LayerOptions {
    * Packed sequences: `[N+1]` offsets in tokens from 0 to T, non-decreasing, and B is 1. A cache then holds N sequences.
    */
   cuSeqlens?: IndexArray;
-  /** As of {@link recurrence}; default `'auto'`. */
+  /** As of `recurrence`; default `'auto'`. */
   mode?: 'auto' | 'recurrent' | 'chunk';
-  /** Precision of the recurrence, as of {@link recurrence}; default `'f32'`. */
+  /** Precision of the recurrence, as of `recurrence`; default `'f32'`. */
   compute?: 'f32' | 'bf16';
 }
 

@@ -88,7 +88,7 @@ const definition: LayerDefinition<RetentionLayerOptions> = {
 
 /**
  * The multi-scale retention of RetNet, with the weights of flash-linear-attention's `MultiScaleRetention`: rotary queries
- * and keys (a cache counts the positions), {@link retention}, RMS norm with a swish gate where `g_proj` is given.
+ * and keys (a cache counts the positions), `retention`, RMS norm with a swish gate where `g_proj` is given.
  *
  * Weights, G key/value heads: `q_proj` `[H K,D]`, `k_proj` `[G K,D]`, `v_proj` `[G V,D]`, `g_proj` `[H V,D]`, `o_proj`
  * `[D,H V]`; `*_conv1d` `[C,1,W]`; `g_norm_swish_gate` or, without `g_proj`, `g_norm` `[V]`.

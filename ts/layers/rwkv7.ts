@@ -195,7 +195,7 @@ const definition: LayerDefinition<Rwkv7LayerOptions> = {
 
 /**
  * The time mixing of an RWKV-7 block, with the weights of flash-linear-attention's `RWKV7Attention`: token shift, low-rank
- * decay, learning rate, value mix and gate, {@link rwkv7}, a norm for each head, the bonus of the current token. float32;
+ * decay, learning rate, value mix and gate, `rwkv7`, a norm for each head, the bonus of the current token. float32;
  * projections may be packed in any format.
  *
  * Weights: `r_proj`, `k_proj` `[H K,D]`, `v_proj` `[H V,D]`, `o_proj` `[D,H V]`; `w_lora.lora`, `a_lora.lora`, `v_lora.lora`,

@@ -8,7 +8,7 @@ import { PackedWeight, type WeightFormat } from '../lora/packedWeight';
 import { packWeightSync } from '../lora/packWeight';
 import type { FloatDType, FloatTensor, Tensor } from '../types';
 
-/** A packed projection with low-rank adapters beside it: arguments of {@link loraLinear} but for x. */
+/** A packed projection with low-rank adapters beside it: arguments of `loraLinear` but for x. */
 export interface AdaptedLinear {
   readonly base: PackedWeight;
   readonly bank: AdapterBank;
@@ -154,7 +154,7 @@ export function layerTensors<T>(
  * A layer's weights with its projections packed, so that no call packs them again: every matrix named `*weight` but
  * convolutions, `[out,in]`. The other tensors are passed on as they are.
  *
- * @throws as {@link packWeight}
+ * @throws as `packWeight`
  */
 export function packLayerWeights<W extends { readonly [Name in keyof W]?: unknown }>(
   weights: W,
