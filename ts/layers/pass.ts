@@ -56,7 +56,7 @@ export type SyncLayerFunction<W, Options> = <X extends FloatTensor = Tensor>(
 ) => LayerResult<X>;
 
 const INPUTS = ['x', 'weights', 'cache'];
-export const SHARED_OPTIONS = ['cuSeqlens', 'mode', 'compute'];
+const FORM_OPTIONS = ['mode', 'compute'];
 
 function readOffsets(operation: string, value: unknown, batch: number, tokens: number): number[] {
   const kind = arrayKind(value);
@@ -123,7 +123,11 @@ export class Pass {
       ? offsets.slice(1).map((end, i) => end - offsets[i])
       : Array(this.batch).fill(this.tokens);
     this.sequences = this.#lengths.length;
-    this.#run = { mode, compute, cuSeqlens: this.#cuSeqlens };
+    this.#run = {
+      ...(mode !== undefined && { mode }),
+      ...(compute !== undefined && { compute }),
+      ...(this.#cuSeqlens && { cuSeqlens: this.#cuSeqlens }),
+    };
     const { cache } = inputs;
     if (cache !== undefined && !(cache instanceof LayerCache))
       throw typeError(operation, `cache: expected one of createLayerCache(), got ${show(cache)}`);
@@ -303,6 +307,8 @@ export class Pass {
 
 /** What a layer is made of. */
 export interface LayerDefinition<Options extends LayerOptions> {
+  /** Its recurrence has neither modes nor another precision. */
+  readonly onlyForm?: true;
   /** Names of inputs beside x, weights and cache. */
   readonly inputs?: readonly string[];
   /** Every name of a weight, those that may be absent too. */
@@ -330,12 +336,12 @@ export function* steps<Options extends LayerOptions>(
 /** Reads a call's options once. */
 export function readOptions<Options extends LayerOptions>(
   operation: string,
-  { options: names }: LayerDefinition<Options>,
+  { options: names, onlyForm }: LayerDefinition<Options>,
   options: unknown,
   more: readonly string[],
 ): Options & AsyncOptions {
   if (options === undefined) return {} as Options;
-  const legal = [...names, ...SHARED_OPTIONS, ...more];
+  const legal = [...names, 'cuSeqlens', ...(onlyForm ? [] : FORM_OPTIONS), ...more];
   if (typeof options !== 'object' || options === null || Array.isArray(options))
     throw typeError(operation, `options: expected an object, got ${show(options)}`);
   for (const key of Object.keys(options))

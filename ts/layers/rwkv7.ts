@@ -34,7 +34,7 @@ export interface Rwkv7LayerInputs extends LayerInputs<Rwkv7LayerWeights, Tensor>
 }
 
 /** Options of {@link rwkv7Layer}. */
-export interface Rwkv7LayerOptions extends LayerOptions {
+export interface Rwkv7LayerOptions extends Pick<LayerOptions, 'cuSeqlens'> {
   heads: number;
   /** Of the group norm, times the width of a head; default 1e-5. */
   normEps?: number;
@@ -180,6 +180,7 @@ function* body(pass: Pass, options: Rwkv7LayerOptions): Steps<FloatTensor> {
 }
 
 const definition: LayerDefinition<Rwkv7LayerOptions> = {
+  onlyForm: true,
   inputs: ['vFirst'],
   weights: [
     ...['x_r', 'x_w', 'x_k', 'x_v', 'x_a', 'x_g', 'k_k', 'k_a', 'r_k'],
