@@ -1,6 +1,7 @@
 // What the layers do to single elements and columns between the engine's calls. Exact, or in float32.
-import type { FloatTensor, Tensor } from '../types';
+
 import { floatsOf } from '../lora/floats';
+import type { FloatTensor, Tensor } from '../types';
 
 type Data = Float32Array | Uint16Array;
 
@@ -12,8 +13,8 @@ export function reshape<T extends FloatTensor>(tensor: T, shape: readonly number
 }
 
 function like(tensor: FloatTensor, length: number): Data {
-  const { constructor } = tensor.data as Data;
-  return new (constructor as new (n: number) => Data)(length);
+  const { constructor: Kind } = tensor.data as Data;
+  return new (Kind as new (n: number) => Data)(length);
 }
 
 /** -x, exactly, in its dtype. */

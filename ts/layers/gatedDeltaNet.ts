@@ -1,7 +1,7 @@
 import { readFlag, readNumber } from '../linalg/arguments';
 import type { FloatTensor } from '../types';
 import { asyncLayer, syncLayer } from './define';
-import { type HeadOptions, gateOf, projected, projectionNames, readHeads } from './heads';
+import { gateOf, type HeadOptions, projected, projectionNames, readHeads } from './heads';
 import type {
   AsyncLayerFunction,
   LayerDefinition,

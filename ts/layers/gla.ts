@@ -1,6 +1,6 @@
 import { rangeError } from '../errors';
 import { readInteger, readNumber } from '../linalg/arguments';
-import type { FloatTensor, Tensor } from '../types';
+import type { FloatTensor } from '../types';
 import { asyncLayer, syncLayer } from './define';
 import { logSigmoid, mapFloats, negate, repeatHeads, reshape } from './elementwise';
 import { projected, projectionNames } from './heads';

@@ -12,7 +12,7 @@ import type {
   SyncLayerFunction,
 } from './pass';
 import type { Steps } from './run';
-import { readFloats, type LayerWeights } from './weights';
+import { type LayerWeights, readFloats } from './weights';
 
 /** Weights of {@link hgrn2Layer}. */
 export type Hgrn2LayerWeights = LayerWeights<

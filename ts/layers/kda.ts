@@ -1,6 +1,7 @@
 import { readFlag, readNumber } from '../linalg/arguments';
 import type { FloatTensor } from '../types';
 import { asyncLayer, syncLayer } from './define';
+import { reshape } from './elementwise';
 import { gateOf, type HeadOptions, projected, projectionNames, readHeads } from './heads';
 import type {
   AsyncLayerFunction,
@@ -11,7 +12,6 @@ import type {
 } from './pass';
 import type { Steps } from './run';
 import type { LayerWeights } from './weights';
-import { reshape } from './elementwise';
 
 /** Weights of {@link kdaLayer}. */
 export type KdaLayerWeights = LayerWeights<
