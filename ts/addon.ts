@@ -136,15 +136,16 @@ function broken(file: string, reason: string, cause?: unknown): Error {
 export function loadAddon(): unknown {
   const file = findAddon();
   if (!file) throw nothingFits();
-  const fault = file.endsWith('.node') ? faultOfFile(file) : 'its name does not end in .node';
+  const fault = faultOfFile(file);
   if (fault) throw broken(file, fault);
-  let addon: any;
+  const addon: { exports: any } = { exports: {} };
   try {
-    addon = require(file);
+    // Not by `require`, in whose place bundlers put something else.
+    process.dlopen(addon, path.toNamespacedPath(file));
   } catch (cause) {
     throw broken(file, String((cause as Error)?.message ?? cause), cause);
   }
-  if (typeof addon?.describe !== 'function')
+  if (typeof addon.exports?.describe !== 'function')
     throw broken(file, 'it is the addon of another package, or of another version of rankone');
-  return addon;
+  return addon.exports;
 }

@@ -205,13 +205,13 @@ test('RANKONE_BINDING names a file, which is the only one tried', async () => {
   fs.copyFileSync(addon, file);
   await loads({ RANKONE_BINDING: '' });
   fs.copyFileSync(addon, path.join(home, 'rankone.so'));
+  await loads({ RANKONE_BINDING: 'rankone.so' });
   for (const [name, reason] of [
     ['absent.node', 'it does not exist'],
-    ['.', 'its name does not end in .node'],
-    ['rankone.so', 'its name does not end in .node'],
-    ['folder.node', 'it is a folder'],
+    ['.', 'it is a folder'],
+    ['made.c', 'it is no native binary'],
   ]) {
-    fs.mkdirSync(path.join(home, 'folder.node'), { recursive: true });
+    fs.writeFileSync(path.join(home, 'made.c'), 'int x;');
     const text = await refuses({ RANKONE_BINDING: name });
     assert.ok(text.includes(`${path.resolve(home, name)}\n  Reason: ${reason}\n`), text);
     assert.ok(text.includes(`RANKONE_BINDING=${name} names it`), text);
