@@ -30,7 +30,7 @@ PrepLayout prepLayout(const RankoneRecurrence& p, const Prepared& prepared) {
   if (delta) take(end, kTriangleBlocks * kBlockBytes);
   layout.p = take(end, blocks * kBlockBytes);
   layout.beta = take(end, delta ? factors : 0);
-  layout.decay = take(end, channel ? layout.KD * static_cast<int64_t>(sizeof(float)) : 16);
+  layout.decay = take(end, channel ? layout.KD * static_cast<int64_t>(sizeof(float)) : kDecayBytes);
   layout.kIn = take(end, channel ? 0 : factors);
   layout.kOut = take(end, channel ? 0 : factors);
   layout.qIn = take(end, channel ? 0 : factors);
