@@ -1,5 +1,6 @@
 // The tests' side of the emulator: the library is linked into the program.
 #include <cstdlib>
+#include <utility>
 
 #include "harness.h"
 #include "simt/emulator.h"
@@ -11,10 +12,30 @@ const RankoneCuda& backend() {
   return *table;
 }
 
-std::vector<std::string> findings() {
-  std::vector<std::string> texts;
-  for (const simt::emulator::Finding& finding : simt::emulator::report().findings) texts.push_back(finding.text);
+namespace {
+
+std::vector<std::string>& found() {
+  static std::vector<std::string> texts;
   return texts;
+}
+
+simt::emulator::Report report() {
+  simt::emulator::Report latest = simt::emulator::report();
+  for (const simt::emulator::Finding& finding : latest.findings) found().push_back(finding.text);
+  return latest;
+}
+
+}  // namespace
+
+std::vector<std::string> findings() {
+  report();
+  return std::exchange(found(), {});
+}
+
+int64_t warpgroupProducts() {
+  int64_t count = 0;
+  for (const auto& [kernel, statistics] : report().kernels) count += statistics.wgmma;
+  return count;
 }
 
 // Blocks as they were asked for, so that the emulator sees a step beyond them. RANKONE_EMULATED_SEED: of the order in
