@@ -9,154 +9,26 @@
 #pragma once
 #include <cstdint>
 
-#include "recurrence_scan_columns.cuh"
+#include "recurrence_scan_hopper_tiles.cuh"
 
 namespace rankone::cuda {
 
-constexpr int kHopperColumns = 64, kMostHopperStages = 3;
-
-struct HopperScanArgs {
-  ScanArgs scan;  // its stages: of K, V and head
-  int32_t queryStages;
-  // Boxes of 64 columns of one head and of a whole chunk's rows; of `head`, all of a slot's.
-  simt::TensorMap kOut, kIn, q, v, head;
-};
-
 template <int KW, int KS, bool DELTA, bool CHANNEL>
-struct HopperScanShared {
-  static constexpr int KD = KW * KS;
-  static constexpr int kSlice = kChunkRows * 128;  // of 64 columns, swizzled as TMA does
-  static constexpr int kKeys = KD / 64 * kSlice;
-  static constexpr int kStage = kKeys * (CHANNEL && DELTA ? 2 : 1) + kSlice;
-
-  uint64_t full[kMostHopperStages], left[kMostHopperStages], queries[kMostHopperStages];
-  __align__(16) float x[KS > 1 && DELTA ? 4 : 1][KS][KS > 1 && DELTA ? 8 : 1][32][4];  // parts of K S
-  uint32_t u[4][4][32][4], state[4][KD / 16][32][4];
-  __align__(1024) unsigned char tiles[1024];  // stages of K or kOut, kIn, V; of Q; of heads: as many as a launch gives
-
-  static SIMT_HOST_DEV size_t bytes(int stages, int queryStages, int head) {
-    return sizeof(HopperScanShared) - 1024 + static_cast<size_t>(stages) * (kStage + head) +
-           static_cast<size_t>(queryStages) * kKeys;
-  }
-};
-
-// A place in a ring of stages, and the parity of its barriers' phase.
-struct Ring {
-  int at = 0;
-  uint32_t parity = 0;
-  SIMT_DEV void step(int stages) {
-    if (++at < stages) return;
-    at = 0;
-    parity ^= 1;
-  }
-};
-
-template <int KW, int KS, bool DELTA, bool CHANNEL>
-struct HopperScan
-    : ScanColumns<HopperScanShared<KW, KS, DELTA, CHANNEL>, KW, kHopperColumns, DELTA, CHANNEL> {
-  using Shared = HopperScanShared<KW, KS, DELTA, CHANNEL>;
-  using Columns = ScanColumns<Shared, KW, kHopperColumns, DELTA, CHANNEL>;
-  using Columns::floats, Columns::h, Columns::hv, Columns::p, Columns::s, Columns::segment, Columns::v0;
-  static constexpr int KD = Shared::KD, SLICES = KD / 64, WORKERS = KS * 128, THREADS = WORKERS + 128;
+struct HopperScan : HopperScanTiles<KW, KS, DELTA, CHANNEL> {
+  using Tiles = HopperScanTiles<KW, KS, DELTA, CHANNEL>;
+  using typename Tiles::Columns, typename Tiles::Shared;
+  using Columns::floats, Columns::hv, Columns::p, Columns::s, Columns::segment, Columns::v0;
+  using Tiles::args, Tiles::keysIn, Tiles::OUTPUT, Tiles::queries, Tiles::stage, Tiles::tokenOfChunk, Tiles::tokensOf,
+      Tiles::values;
+  static constexpr int KD = Shared::KD, WORKERS = KS * 128, THREADS = WORKERS + 128;
   static constexpr int RESIDENT = KS == 1 ? 2 : 1;
   // Of the registers that RESIDENT leaves a thread, how many each role takes in the end.
-  static constexpr int WORKER_REGISTERS = KW == 64 ? 152 : KS == 1 ? 176 : 208;
-  static constexpr int OUTPUT_REGISTERS = KW == 64 ? 104 : KS == 1 ? 80 : 88;
-  // Barriers; the others are of 16 columns:
-  static constexpr int OUTPUT = 14;  // warps of output
-  static constexpr int TAKEN = 15;   // what was handed over may be written again
+  static constexpr int WORKER_REGISTERS = KW == 64 ? 152 : KS == 1 ? 168 : 200;
+  static constexpr int OUTPUT_REGISTERS = KW == 64 || KS > 1 ? 104 : 88;
+  static constexpr int TAKEN = 15;  // barrier: what was handed over may be written again; the others are of 16 columns:
   SIMT_DEV static int ofState(int w) { return 1 + w; }
   SIMT_DEV static int ofU(int w) { return 5 + w; }
   SIMT_DEV static int ofX(int w) { return 9 + w; }
-
-  const HopperScanArgs& args;
-  int64_t firstToken;
-  int lastTokens;  // of the segment's last chunk; the others are whole
-
-  SIMT_DEV int tokensOf(int64_t c) const { return c + 1 < segment.chunks ? p.layout.tokens : lastTokens; }
-  SIMT_DEV int64_t tokenOfChunk(int64_t c) const { return firstToken + c * p.layout.tokens; }
-
-  SIMT_DEV uint16_t* stage(int i) const { return reinterpret_cast<uint16_t*>(s.tiles + i * Shared::kStage); }
-  SIMT_DEV uint16_t* keysIn(int i) const {
-    return stage(i) + (CHANNEL && DELTA ? Shared::kKeys / sizeof(uint16_t) : 0);
-  }
-  SIMT_DEV uint16_t* values(int i) const {
-    return stage(i) + (Shared::kStage - Shared::kSlice) / static_cast<int>(sizeof(uint16_t));
-  }
-  SIMT_DEV uint16_t* queries(int i) const {
-    return reinterpret_cast<uint16_t*>(s.tiles + p.stages * Shared::kStage + i * Shared::kKeys);
-  }
-  SIMT_DEV char* head(int i) const {
-    return reinterpret_cast<char*>(queries(args.queryStages)) + i * p.layout.head;
-  }
-
-  // ---- loads, by the warps of output
-
-  // Rows of 64 columns a slice: of a whole chunk by thread 0 through TMA, else by all threads.
-  SIMT_DEV void loadSlices(uint16_t* to, const simt::TensorMap& map, int slices, int column, int64_t y, int64_t z,
-                           uint64_t* bar) const {
-    SIMT_NOUNROLL for (int i = 0; i < slices; ++i)
-        simt::tma_load_3d(to + i * Shared::kSlice / 2, &map, column + i * 64, static_cast<int>(y), static_cast<int>(z),
-                          bar);
-  }
-  SIMT_DEV void copySlices(uint16_t* to, const uint16_t* from, int64_t stride, int slices, int rows, int columns,
-                           int thread) const {
-    SIMT_NOUNROLL for (int i = 0; i < slices; ++i)
-        loadTile(to + i * Shared::kSlice / 2, kChunkRows, 64, from + i * 64, stride, rows, columns - i * 64, thread, 128);
-  }
-  // What threads have copied themselves is there for wgmma too.
-  SIMT_DEV void announce(uint64_t* bar, int thread) const {
-    simt::cp_async_commit();
-    simt::cp_async_wait<0>();
-    simt::fence_proxy_async();
-    simt::bar_sync(OUTPUT, 128);
-    if (thread == 0) simt::mbar_arrive(bar);
-  }
-
-  SIMT_DEV void load(int64_t c, int to, int thread) const {
-    const int n = p.layout.n, tokens = tokensOf(c), rows = tokens * n;
-    const int64_t token = tokenOfChunk(c), slot = (segment.slot + c) * p.HV + hv;
-    uint64_t* bar = &s.full[to];
-    if (tokens == p.layout.tokens) {
-      if (thread != 0) return;
-      const int lines = SLICES * (CHANNEL && DELTA ? 2 : 1) + (p.v ? 1 : 0);
-      simt::mbar_expect_tx(bar, static_cast<uint32_t>(lines * rows * 128 + p.layout.head));
-      loadSlices(stage(to), args.kOut, SLICES, 0, CHANNEL ? slot : h, CHANNEL ? 0 : token * n, bar);
-      if (CHANNEL && DELTA) loadSlices(keysIn(to), args.kIn, SLICES, 0, slot, 0, bar);
-      if (p.v) loadSlices(values(to), args.v, 1, v0, hv, token * n, bar);
-      simt::tma_load_3d(head(to), &args.head, 0, 0, static_cast<int>(slot), bar);
-      return;
-    }
-    const char* from = p.workspace + slot * p.layout.bytes;
-    const int64_t stride = CHANNEL ? p.Kp : static_cast<int64_t>(p.H) * p.Kp;
-    const uint16_t* keys = CHANNEL ? reinterpret_cast<const uint16_t*>(from + p.layout.kOutRows)
-                                   : p.k + (token * n * p.H + h) * p.Kp;
-    copySlices(stage(to), keys, stride, SLICES, rows, p.Kp, thread);
-    if (CHANNEL && DELTA)
-      copySlices(keysIn(to), reinterpret_cast<const uint16_t*>(from + p.layout.kInRows), stride, SLICES, rows, p.Kp,
-                 thread);
-    copySlices(values(to), p.v + (token * n * p.HV + hv) * p.Vp + v0, static_cast<int64_t>(p.HV) * p.Vp, 1,
-               p.v ? rows : 0, p.Vp - v0, thread);
-    for (int i = thread * 16; i < p.layout.head; i += 128 * 16) simt::cp_async16(head(to) + i, from + i);
-    announce(bar, thread);
-  }
-
-  SIMT_DEV void loadQueries(int64_t c, int to, int thread) const {
-    const int tokens = tokensOf(c);
-    const int64_t token = tokenOfChunk(c), slot = (segment.slot + c) * p.HV + hv;
-    uint64_t* bar = &s.queries[to];
-    if (tokens == p.layout.tokens) {
-      if (thread != 0) return;
-      simt::mbar_expect_tx(bar, static_cast<uint32_t>(SLICES * tokens * 128));
-      loadSlices(queries(to), args.q, SLICES, 0, CHANNEL ? slot : h, CHANNEL ? 0 : token, bar);
-      return;
-    }
-    const uint16_t* from =
-        CHANNEL ? reinterpret_cast<const uint16_t*>(p.workspace + slot * p.layout.bytes + p.layout.qInRows)
-                : p.q + (token * p.H + h) * p.Kp;
-    copySlices(queries(to), from, CHANNEL ? p.Kp : static_cast<int64_t>(p.H) * p.Kp, SLICES, tokens, p.Kp, thread);
-    announce(bar, thread);
-  }
 
   // A descriptor of 16 columns of K at a time (k), 64 rows or as many tokens.
   SIMT_DEV static uint64_t rowsOf(uint64_t tile, int i) { return tile + i / 4 * (Shared::kSlice / 16) + i % 4 * 2; }
@@ -221,7 +93,8 @@ struct HopperScan
         Columns::correct(rows, y, x, v, head, w, lane);
       }
       // As soon as 16 rows of U are there, S gets their part.
-      const uint64_t ofK = simt::wgmma_desc(stage(ring.at) + part * (KW / 64) * (Shared::kSlice / 2), Shared::kSlice, 1024);
+      const uint64_t ofK =
+          simt::wgmma_desc(stage(ring.at) + part * (KW / 64) * (Shared::kSlice / 2), Shared::kSlice, 1024);
       SIMT_UNROLL for (int i = 0; i < 4; ++i) {
         if constexpr (DELTA) {
           SIMT_UNROLL for (int j = 0; j <= i; ++j) {
@@ -268,7 +141,7 @@ struct HopperScan
     }
     if (c + args.queryStages < segment.chunks) {
       simt::bar_sync(OUTPUT, 128);  // all have read Q
-      loadQueries(c + args.queryStages, ofQ.at, thread);
+      Tiles::loadQueries(c + args.queryStages, ofQ.at, thread);
       simt::syncwarp();
     }
     simt::mbar_wait(&s.full[ring.at], ring.parity);
@@ -320,14 +193,15 @@ struct HopperScan
   template <int TILES>
   SIMT_DEV void loadAndOutput(int thread) const {
     Ring ring, before, ofQ;
-    SIMT_NOUNROLL for (int i = 0; i < p.stages && i < segment.chunks; ++i) load(i, i, thread);
-    SIMT_NOUNROLL for (int i = 0; p.o && i < args.queryStages && i < segment.chunks; ++i) loadQueries(i, i, thread);
+    SIMT_NOUNROLL for (int i = 0; i < p.stages && i < segment.chunks; ++i) Tiles::load(i, i, thread);
+    SIMT_NOUNROLL for (int i = 0; p.o && i < args.queryStages && i < segment.chunks; ++i)
+        Tiles::loadQueries(i, i, thread);
     SIMT_NOUNROLL for (int64_t c = 0; c < segment.chunks; ++c) {
       const int64_t next = c - 1 + p.stages;
       if (c > 0 && next < segment.chunks) {
         // All have left the chunk before.
         if (thread == 0 || tokensOf(next) < p.layout.tokens) simt::mbar_wait(&s.left[before.at], before.parity);
-        load(next, before.at, thread);
+        Tiles::load(next, before.at, thread);
       }
       simt::syncwarp();
       if (p.o) output<TILES>(ring, ofQ, c, thread >> 5, thread);
@@ -357,8 +231,8 @@ struct HopperScan
 
   SIMT_DEV void run(int thread) {
     if (segment.chunks > 0) {
-      firstToken = p.chunks[segment.chunk].token;
-      lastTokens = p.chunks[segment.chunk + segment.chunks - 1].tokens;
+      Tiles::firstToken = p.chunks[segment.chunk].token;
+      Tiles::lastTokens = p.chunks[segment.chunk + segment.chunks - 1].tokens;
     }
     begin(thread);
     if (thread < WORKERS) {
@@ -388,11 +262,11 @@ __global__ void __launch_bounds__(SIMT_HAS_SM90A ? HopperScan<KW, KS, DELTA, CHA
     const int columns = (p.V + kHopperColumns - 1) / kHopperColumns, block = static_cast<int>(blockIdx.x % columns);
     const int64_t head = blockIdx.x / columns;
     const int hv = static_cast<int>(head % p.HV);
-    Form scan = {{p, simt::shared<typename Form::Shared>(), p.segments[head / p.HV], hv, hv / (p.HV / p.H),
-                  block * kHopperColumns},
-                 args,
-                 0,
-                 0};
+    Form scan = {{{p, simt::shared<typename Form::Shared>(), p.segments[head / p.HV], hv, hv / (p.HV / p.H),
+                   block * kHopperColumns},
+                  args,
+                  0,
+                  0}};
     scan.run(threadIdx.x);
   }
 }
