@@ -39,6 +39,11 @@ const KNOWN = new Set([
   'transposeA',
   'transposeB',
   'activation',
+  'normBeforeGate',
+  'rotaryDim',
+  'interleaved',
+  'theta',
+  'offset',
   'eps',
   'ignoreIndex',
   'numEmbeddings',
@@ -84,7 +89,17 @@ export function expected(
     case 'crossEntropy':
       return crossEntropy(i, options, backward);
     case 'shortConv':
-      return { ...(backward ? layers.shortConvBackward : layers.shortConv)(i, options) };
+      return shortConv(i, options, backward);
+    case 'rope':
+      return { ...(backward ? layers.ropeBackward : layers.rope)(i, options) };
+    case 'ropeInPlace': {
+      const turned = (x: any) => x && layers.rope({ ...i, x }, options).y;
+      return { q: turned(i.q), k: turned(i.k) };
+    }
+    case 'l2norm':
+      if (!backward) return { y: layers.l2norm(i, options) };
+      // A unit vector of one number is constant.
+      return i.x.shape[i.x.shape.length - 1] === 1 ? undefined : layers.l2normBackward(i, options);
     case 'rmsNorm':
       if (backward) return { ...layers.rmsNormBackward(i, options) };
       return { y: layers.rmsNorm(i, options) };
@@ -124,6 +139,17 @@ export function expected(
       return { ...(backward ? preset.backward : preset.forward)(i, options) };
     }
   }
+}
+
+/** A decode state is [N,D,1,W-1]. */
+function shortConv(i: any, options: any, backward: boolean): Tensors {
+  if (backward) return { ...layers.shortConvBackward(i, options) };
+  const held = i.initialState?.shape.length === 4 ? i.initialState : undefined;
+  if (!held) return { ...layers.shortConv(i, options) };
+  const [N, , , past] = held.shape;
+  const initialState = { data: held.data, shape: [N, i.x.shape[2], past] };
+  const { y, finalState } = layers.shortConv({ ...i, initialState }, options);
+  return { y, finalState: { data: finalState.data, shape: held.shape } };
 }
 
 function companionOf(name: string): (inputs: any, options: any) => object {

@@ -129,9 +129,29 @@ export function baseCall(entry: EntryDescription, seed: number): BaseCall {
       if (maybe()) options.activation = maybe() ? 'silu' : 'none';
       shapes = convolutionShapes(dims);
       break;
+    case 'rope':
+    case 'ropeInPlace':
+      if (maybe()) options.interleaved = maybe();
+      if (maybe()) options.scale = 0.5;
+      options.rotaryDim = 2 * upTo(dims.W);
+      shapes = ropeShapes(dims, options.rotaryDim as number);
+      // Positions are given, or follow from the options.
+      skip = options.cuSeqlens ? ['positions'] : [];
+      if (maybe()) {
+        skip = ['positions'];
+        options.offset = random.integer(100) - 50;
+      }
+      if (maybe()) {
+        skip.push('inverseFrequencies');
+        options.theta = 500;
+      }
+      break;
     case 'rmsNorm':
     case 'rmsNormGated':
+    case 'l2norm':
     case 'swiglu':
+      if (takes(entry, 'activation') && maybe()) options.activation = maybe() ? 'sigmoid' : 'silu';
+      if (takes(entry, 'normBeforeGate') && maybe()) options.normBeforeGate = maybe();
       if (takes(entry, 'eps') && maybe()) options.eps = 1e-3;
       shapes = rowShapes([...dims.batch, dims.D]);
       break;
@@ -234,7 +254,9 @@ export function baseCall(entry: EntryDescription, seed: number): BaseCall {
     options.gate = gate;
   }
   const base: BaseCall = { inputs, options };
-  if (entry.takesState)
+  if (entry.name === 'shortConv') {
+    if (dims.W > 1) base.state = { shape: [dims.N, dims.D, 1, dims.W - 1], keyHeads: 0 };
+  } else if (entry.takesState)
     base.state = {
       shape: [dims.N, dims.HV, dims.K, dims.V],
       keyHeads: options.normalize ? dims.H : 0,
@@ -330,8 +352,8 @@ function matmulShapes(dims: Dims, options: Record<string, unknown>, random: Rand
   };
 }
 
-function convolutionShapes({ B, T, D, W }: Dims): Shapes {
-  const state = [B, D, W - 1];
+function convolutionShapes({ B, T, N, D, W }: Dims): Shapes {
+  const state = [N, D, W - 1];
   return {
     x: [[B, T, D], 'normal'],
     weight: [[D, W], 'normal'],
@@ -339,6 +361,18 @@ function convolutionShapes({ B, T, D, W }: Dims): Shapes {
     initialState: [state, 'normal'],
     dY: [[B, T, D], 'normal'],
     dFinalState: [state, 'normal'],
+  };
+}
+
+function ropeShapes({ B, T, H, HV, D, batch }: Dims, rotaryDim: number): Shapes {
+  const shape = [B, T, H, rotaryDim + D];
+  return {
+    x: [shape, 'normal'],
+    dY: [shape, 'normal'],
+    q: [shape, 'normal'],
+    k: [[B, T, HV, rotaryDim + D], 'normal'],
+    positions: [batch.length ? [T] : [B, T], 'index'],
+    inverseFrequencies: [[rotaryDim / 2], 'normal'],
   };
 }
 

@@ -78,6 +78,13 @@ Arguments argumentsOf(const std::string& function) {
             {"gate", r.normals({5, 19})},
             {"weight", r.normals({19})},
             {"dY", r.normals({5, 19})}};
+  if (starts("l2norm")) return {{"x", r.normals({5, 19})}, {"dY", r.normals({5, 19})}};
+  if (starts("rope"))
+    return {{"x", r.normals({2, 19, 2, 10})},
+            {"dY", r.normals({2, 19, 2, 10})},
+            {"q", r.normals({2, 19, 4, 10})},
+            {"k", r.normals({2, 19, 1, 10})},
+            {"inverseFrequencies", r.normals({5})}};
   if (starts("swiglu")) return {{"gate", r.normals({5, 19})}, {"up", r.normals({5, 19})}, {"dY", r.normals({5, 19})}};
   if (starts("crossEntropy"))
     return {{"logits", r.normals({5, 19})}, {"targets", r.indices({5}, 19)}, {"dLoss", r.normals({})}};
