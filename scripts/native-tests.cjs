@@ -120,7 +120,7 @@ function test(flavor, program, patterns) {
     const args = [...first, ...(quick || covered ? ['--quick'] : []), ...patterns];
     const options = {
       env: { ...env, RANKONE_ISA: isa },
-      timeout: 10 * MINUTE,
+      timeout: 60 * MINUTE,
       killSignal: 'SIGKILL',
     };
     const { status, signal, stdout, output, seconds } = run(command, args, options);

@@ -43,14 +43,14 @@ async function test(source, kind, objects) {
   const checked = kind === 'checked' ? checkedFlags : [];
   const compiled = await compile(source, object, ofLibrary(source) ? harnessFlags : checked);
   const linked = compiled.ok
-    ? await run(compiler, ['-pthread', object, ...objects, '-o', program, '-ldl'], MINUTE)
+    ? await run(compiler, ['-pthread', object, ...objects, '-o', program, '-ldl'], 10 * MINUTE)
     : compiled;
   if (!linked.ok) {
     ++failed;
     return report(label, false, 'does not build', linked.output);
   }
   const built = performance.now();
-  const { ok, status, how, output, stdout } = await run(program, programArguments, 10 * MINUTE);
+  const { ok, status, how, output, stdout } = await run(program, programArguments, 30 * MINUTE);
   const counts = /(\d+) passed, (\d+) failed\s*$/.exec(stdout);
   const whole = counts && status === (counts[2] === '0' ? 0 : 1);
   passed += counts ? Number(counts[1]) : 0;

@@ -96,14 +96,14 @@ async function suite(file: string, isa: string | undefined): Promise<void> {
   const timer = setTimeout(() => {
     late = true;
     child.kill('SIGKILL');
-  }, 10 * MINUTE);
+  }, 30 * MINUTE);
   const [code, signal] = await new Promise<[number | null, string | null]>((resolve) =>
     child.on('close', (...end) => resolve(end)),
   );
   clearTimeout(timer);
 
   const outcome = counts ?? { passed: 0, failed: 0, skipped: 0 };
-  if (late) fail(outcome, 'did not end within ten minutes');
+  if (late) fail(outcome, 'did not end within half an hour');
   else if (code !== 0 || signal) fail(outcome, `ended with ${signal ?? `exit code ${code}`}`);
   else if (outcome.passed + outcome.failed === 0) fail(outcome, 'ran no test');
   report(isa ? `${file} [${isa}]` : file, outcome, output, started);

@@ -1,5 +1,4 @@
-import path from 'node:path';
-import { libc } from './libc';
+import { findAddon, loadAddon } from './addon';
 
 /** A public function as the engine describes it. @internal */
 export interface EntryDescription {
@@ -168,36 +167,12 @@ export interface Binding {
   devicePeak(device: number, kind: string): number;
 }
 
-const root = path.join(__dirname, '..');
-
 /** Where the addon was loaded from. @internal */
 export function bindingPath(): string {
-  const wish = process.env.RANKONE_BINDING;
-  return wish ? path.resolve(wish) : require('node-gyp-build').resolve(root);
-}
-
-function load(): Binding {
-  const wish = process.env.RANKONE_BINDING;
-  try {
-    return require(bindingPath());
-  } catch (cause) {
-    const looked = wish
-      ? `RANKONE_BINDING=${wish}`
-      : `${path.join(root, 'prebuilds')} and ${path.join(root, 'build', 'Release')}`;
-    const error = new Error(
-      `rankone has no native binary for ${process.platform}-${process.arch}${libc() && ` (${libc()})`}, Node ${process.version}.\n` +
-        `Looked for: ${looked}\n` +
-        'To build it, have python3, make and a C++20 compiler (gcc or clang), then run\n' +
-        '  npm rebuild rankone        (in a checkout of rankone itself: npm run build:native)\n' +
-        `Cause: ${String((cause as Error)?.message ?? cause).split('\n')[0]}`,
-      { cause },
-    );
-    (error as NodeJS.ErrnoException).code = 'ERR_RANKONE_BINDING';
-    throw error;
-  }
+  return findAddon() ?? '';
 }
 
 /** @internal */
-export const binding: Binding = load();
+export const binding = loadAddon() as Binding;
 /** @internal */
 export const description: Description = binding.describe();
