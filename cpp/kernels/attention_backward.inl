@@ -166,7 +166,7 @@ class BackwardTask {
       const Vec lse = load(lse_ + j);
       for (int64_t i = 0; i < n; ++i) {
         float *x = w + i * kQueries + j, *y = ds + i * kQueries + j;
-        const Vec weight = exp2(load(x) - lse);
+        const Vec score = load(x), weight = select(score == kMasked, zero(), exp2(score - lse));  // lse may be NaN
         store(x, weight);
         store(y, select(weight == 0.0f, zero(), weight * load(y)));
       }

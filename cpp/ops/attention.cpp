@@ -6,7 +6,6 @@
 #include "kernels/convert.h"
 #include "ops/kv_cache.h"
 #include "ops/op.h"
-#include "ops/recurrence_problem.h"
 #include "ops/shapes.h"
 
 namespace rankone {
@@ -81,26 +80,6 @@ void bindOptions(const Call& call, Problem& p) {
   a.mask.first = call.integer(kSinkTokens, 0);
 }
 
-// Starts of packed sequences in a tensor of `tokens`.
-IndexView expectStarts(const Call& call, int input, int64_t B, int64_t tokens, const char* size) {
-  const Tensor& starts = call.input(input);
-  const char* name = call.spec->inputs[input].name;
-  if (B != 1) fail(ErrorKind::Range, "%s: expected B = 1 with packed sequences, got B = %lld", name, text(B));
-  const int64_t n = starts.shape[0] - 1;
-  if (n < 1)
-    fail(ErrorKind::Range, "%s: expected N + 1 >= 2 values, got %lld%s", name, text(n + 1),
-         n < 0 ? " (a detached array has none)" : "");
-  const IndexView at(starts);
-  if (at[0] != 0) fail(ErrorKind::Range, "%s: expected 0 at 0, got %lld", name, text(at[0]));
-  for (int64_t i = 1; i <= n; ++i)
-    if (at[i] < at[i - 1] || at[i] > tokens)
-      fail(ErrorKind::Range, "%s: expected values that do not decrease, up to %s = %lld, got %lld at %lld", name, size,
-           text(tokens), text(at[i]), text(i));
-  if (at[n] != tokens)
-    fail(ErrorKind::Range, "%s: expected %s = %lld at %lld, got %lld", name, size, text(tokens), text(n), text(at[n]));
-  return at;
-}
-
 void bindSequences(const Call& call, Problem& p) {
   const bool packed = call.input(kCuSeqlens).present(), packedK = call.input(kCuSeqlensK).present();
   if (packedK && !packed) fail(ErrorKind::Type, "cuSeqlensK: expected cuSeqlens beside it, got none");
@@ -110,16 +89,15 @@ void bindSequences(const Call& call, Problem& p) {
     for (int64_t b = 0; b < p.B; ++b) p.sequences.push_back({b * p.T, p.T, b * p.S, p.S});
     return;
   }
-  const IndexView at = expectStarts(call, kCuSeqlens, p.B, p.T, "T");
-  p.N = call.input(kCuSeqlens).shape[0] - 1;
-  IndexView atK = at;
+  p.N = expectStarts(call, kCuSeqlens, p.B, p.T);
   if (packedK) {
     expectShape(call, kCuSeqlensK, {p.N + 1}, "[N+1]");
-    atK = expectStarts(call, kCuSeqlensK, p.B, p.S, "S");
+    expectStarts(call, kCuSeqlensK, p.B, p.S, "S");
   } else if (p.S != p.T) {
     fail(ErrorKind::Range, "k: expected S = T = %lld without cuSeqlensK, got shape %s", text(p.T),
          call.input(kK).shapeText().c_str());
   }
+  const IndexView at(call.input(kCuSeqlens)), atK(call.input(packedK ? kCuSeqlensK : kCuSeqlens));
   for (int64_t i = 0; i < p.N; ++i) p.sequences.push_back({at[i], at[i + 1] - at[i], atK[i], atK[i + 1] - atK[i]});
 }
 
