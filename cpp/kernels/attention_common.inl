@@ -99,13 +99,28 @@ struct KeyRows {
   }
 
   void read(const AttentionArgs& p, const AttentionSequence& s, int64_t head, KeyRange keys, float* to) const {
-    const int64_t ld = padded(width);
-    forRuns(p, s, head, keys, [&](const void* from, int64_t row, int64_t step, int64_t at, int64_t count) {
-      for (int64_t i = 0; i < count; ++i)
-        widenRow(from, p.keyDType, row + i * step, width, to + (at - keys.begin + i) * ld);
+    withDType(p.keyDType, [&](auto d) {
+      using D = decltype(d);
+      using Element = typename D::Element;
+      const int64_t ld = padded(width), whole = width / kLanes * kLanes, lines = width * int64_t{sizeof(Element)};
+      forRuns(p, s, head, keys, [&](const void* tensor, int64_t row, int64_t step, int64_t at, int64_t count) {
+        const auto* from = static_cast<const Element*>(tensor) + row * width;
+        float* out = to + (at - keys.begin) * ld;
+        for (int64_t i = 0; i < count; ++i, from += step * width, out += ld) {
+          // Rows of other heads stand in between: too far for the hardware to see a pattern.
+          const auto* ahead = reinterpret_cast<const char*>(from + (i + kAhead < count ? kAhead : 0) * step * width);
+          for (int64_t line = 0; line < lines; line += 64) __builtin_prefetch(ahead + line);
+          for (int64_t c = 0; c < whole; c += kLanes) store(out + c, D::load(from + c));
+          if (whole < width) store(out + whole, D::loadPart(from + whole, static_cast<int>(width - whole)));
+        }
+      });
     });
-    for (int64_t i = keys.count() * ld; i < kKeys * ld; ++i) to[i] = 0;
+    const int64_t ld = padded(width);
+    for (int64_t i = keys.count() * ld; i < kKeys * ld; i += kLanes) store(to + i, zero());
   }
+
+ private:
+  static constexpr int64_t kAhead = 8;
 };
 
 // By lane the keys that the rows of a panel see, counted from the first of a block. Lanes without a row see none.

@@ -22,8 +22,10 @@ __attribute__((noinline)) void dots(const typename D::Element* k, int64_t ld, in
     const typename D::Element* row[kDots];  // the last one again where there are no more
     for (int j = 0; j < kDots; ++j) row[j] = k + std::min(i + j, n - 1) * ld;
     Vec acc[kRows][kDots];
-    for (auto& a : acc)
-      for (Vec& x : a) x = zero();
+#pragma GCC unroll 4
+    for (int r = 0; r < kRows; ++r)
+#pragma GCC unroll 4
+      for (int j = 0; j < kDots; ++j) acc[r][j] = zero();
     const auto step = [&](int64_t c, auto&& get) __attribute__((always_inline)) {
       Vec key[kDots];
 #pragma GCC unroll 4

@@ -7,8 +7,8 @@ namespace {
 
 constexpr int64_t kFewKeys = 512;    // of a part, where rows are few
 constexpr int64_t kPartKeys = 2016;  // of a part, where there is but one block of rows
-constexpr int64_t kMostRows = 256, kLeastRows = 64;
-constexpr int64_t kManyRows = 4096;    // of all heads: enough tasks of many rows each
+constexpr int64_t kMostRows = 256, kLeastRows = 64, kRowStep = 32;
+constexpr int64_t kForwardTasks = 16;  // of a sequence at least, where it has the rows
 constexpr int64_t kBackwardParts = 8;  // tasks of a sequence at least, where it has the keys
 constexpr int64_t kBackwardKeys = 480;
 
@@ -33,7 +33,8 @@ class Planner {
   void add(const AttentionSequence& s, int64_t head) {
     const int64_t rows = s.T * group_;
     if (rows <= kAttentionFewRows) return addRows(s, head, 0, rows, kFewKeys);
-    const int64_t most = s.T * a_.H >= kManyRows ? kMostRows : kLeastRows;
+    const int64_t share = s.T * a_.H / kForwardTasks / kRowStep * kRowStep;
+    const int64_t most = std::clamp(share, kLeastRows, kMostRows);
     const int64_t blocks = divideUp(rows, most);
     // The last ones see the most keys of a causal mask.
     for (int64_t b = blocks - 1; b >= 0; --b)
