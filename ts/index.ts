@@ -19,6 +19,7 @@ export {
   toDevice,
   toDeviceSync,
 } from './device';
+export { createKvCache, KvCache, type KvCacheContents, type KvCacheShape } from './kvCache';
 export * from './linalg/randomizedSvd';
 export type { SketchOptions } from './linalg/sketch';
 export {
@@ -46,6 +47,7 @@ export * from './lora/packQuantised';
 export * from './lora/packWeight';
 export * from './ops/adamW';
 export * from './ops/additivePresets';
+export * from './ops/attention';
 export * from './ops/basisCombination';
 export * from './ops/crossEntropy';
 export * from './ops/deltaPresets';
