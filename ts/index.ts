@@ -53,6 +53,7 @@ export * from './ops/doraNorms';
 export * from './ops/dplr';
 export * from './ops/embedding';
 export type * from './ops/grid';
+export * from './ops/hgrn';
 export * from './ops/hgrn2';
 export * from './ops/kroneckerLinear';
 export type * from './ops/layer';

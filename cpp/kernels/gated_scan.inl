@@ -94,21 +94,20 @@ ScanPass scanPassOf(bool lowRank, bool read, bool output) {
   return read ? scanPass<true, true, ScanOutput::After, kReset> : scanPass<true, false, ScanOutput::After, kReset>;
 }
 
-// read = a^T S
+// read = a^T S, its sums in the order of a pass's.
 __attribute__((noinline)) void scanRead(const float* S, int64_t K, const float* a, float* read) {
+  Vec all[kScanVecs] = {};
   for (int64_t i0 = 0; i0 < K; i0 += kScanSumRows) {
     const int64_t i1 = K - i0 < kScanSumRows ? K : i0 + kScanSumRows;
-    Vec r[2][kScanVecs] = {};
+    Vec part[kScanVecs] = {};
     for (int64_t i = i0; i < i1; ++i)
 #pragma GCC unroll 4
-      for (int j = 0; j < kScanVecs; ++j)
-        r[i & 1][j] = fma(splat(a[i]), load(S + i * kScanBlock + j * kLanes), r[i & 1][j]);
+      for (int j = 0; j < kScanVecs; ++j) part[j] = fma(splat(a[i]), load(S + i * kScanBlock + j * kLanes), part[j]);
 #pragma GCC unroll 4
-    for (int j = 0; j < kScanVecs; ++j) {
-      const Vec part = r[0][j] + r[1][j];
-      store(read + j * kLanes, i0 == 0 ? part : load(read + j * kLanes) + part);
-    }
+    for (int j = 0; j < kScanVecs; ++j) all[j] += part[j];
   }
+#pragma GCC unroll 4
+  for (int j = 0; j < kScanVecs; ++j) store(read + j * kLanes, all[j]);
 }
 
 // Columns [c0, c0 + kScanBlock) of a state [K,V], as far as `end`, into [K][kScanBlock]: zeros beyond it, or without
