@@ -66,6 +66,7 @@ export * from './ops/rmsNormGated';
 export * from './ops/rowSketch';
 export * from './ops/rwkv6';
 export * from './ops/rwkv7';
+export * from './ops/s4d';
 export type * from './ops/scan';
 export * from './ops/shortConv';
 export * from './ops/sparse';

@@ -7,6 +7,7 @@ import { hgrn, hgrnBackward } from '../reference/hgrn';
 import * as layers from '../reference/layers';
 import * as presets from '../reference/presets';
 import * as recurrence from '../reference/recurrence';
+import { s4d, s4dBackward } from '../reference/s4d';
 import { sizeOf, type TensorLike } from '../support/tensor';
 import { forwardName } from './problems';
 
@@ -38,6 +39,7 @@ const KNOWN = new Set([
   'normalize',
   'dtSoftplus',
   'dtLimit',
+  'discretisation',
   'transposeA',
   'transposeB',
   'activation',
@@ -121,6 +123,8 @@ export function expected(
       return { ...gatedScans[family][backward ? 'backward' : 'forward'](i, options) };
     case 'hgrn':
       return { ...(backward ? hgrnBackward : hgrn)(i, options) };
+    case 's4d':
+      return { ...(backward ? s4dBackward : s4d)(i, options) };
     case 'mamba2':
       if (!backward) return { ...presets.mamba2(i, options) };
       return { ...presets.mamba2Backward(i, options) };

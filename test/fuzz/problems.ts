@@ -161,6 +161,11 @@ export function baseCall(entry: EntryDescription, seed: number): BaseCall {
       [dims.HV, dims.K, dims.V] = [dims.D, 1, 1];
       shapes = hgrnShapes(dims);
       break;
+    case 's4d':
+      if (maybe()) options.discretisation = maybe() ? 'zoh' : 'bilinear';
+      [dims.HV, dims.K, dims.V] = [dims.D, dims.W, 2];
+      shapes = s4dShapes(dims);
+      break;
     case 'doraNorms':
       if (maybe()) options.scale = 0.5;
       shapes = doraShapes(dims);
@@ -341,6 +346,21 @@ function hgrnShapes({ B, T, N, D }: Dims): Shapes {
     initialState: [[N, D], 'normal'],
     dO: [[B, T, D], 'normal'],
     dFinalState: [[N, D], 'normal'],
+  };
+}
+
+function s4dShapes({ B, T, N, D, W }: Dims): Shapes {
+  const state = [N, D, W, 2];
+  return {
+    x: [[B, T, D], 'normal'],
+    logDt: [[D], 'negative'],
+    logAReal: [[D, W], 'small'],
+    AImag: [[D, W], 'normal'],
+    C: [[D, W, 2], 'normal'],
+    D: [[D], 'normal'],
+    initialState: [state, 'normal'],
+    dY: [[B, T, D], 'normal'],
+    dFinalState: [state, 'normal'],
   };
 }
 

@@ -68,6 +68,16 @@ Arguments argumentsOf(const std::string& function) {
             {"initialState", r.normals({2, 9})},
             {"dO", r.normals({2, 19, 9})},
             {"dFinalState", r.normals({2, 9})}};
+  if (starts("s4d"))
+    return {{"x", r.normals({2, 19, 9})},
+            {"logDt", r.fill({9}, [&] { return -3 * r.uniform(); })},
+            {"logAReal", r.fill({9, 4}, [&] { return -r.uniform(); })},
+            {"AImag", r.normals({9, 4})},
+            {"C", r.normals({9, 4, 2})},
+            {"D", r.normals({9})},
+            {"initialState", r.normals({2, 9, 4, 2})},
+            {"dY", r.normals({2, 19, 9})},
+            {"dFinalState", r.normals({2, 9, 4, 2})}};
   if (starts("dplr") || starts("rwkv"))
     return {{"q", r.normals({2, 19, 2, 9})},
             {"r", r.normals({2, 19, 2, 9})},

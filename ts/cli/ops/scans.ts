@@ -1,6 +1,7 @@
 // The scans beyond the grid.
 import { gatedScans } from '#oracle/reference/gatedScan';
 import { hgrn, hgrnBackward } from '#oracle/reference/hgrn';
+import { s4d, s4dBackward } from '#oracle/reference/s4d';
 import type { Tensor32 } from '#oracle/support/tensor';
 import type { Operation, References, Shape, Tensors } from '../operation';
 import type { Maker } from './layers';
@@ -122,4 +123,50 @@ const elementwise = operation({
   usual: { B: 1, T: 512, D: 2048 },
 });
 
-export const scans: readonly Operation[] = [dplr, rwkv7, rwkv6, elementwise];
+/** Parameters as the paper draws them: steps from 0.001 to 0.1, A = -1/2 + i pi n. */
+function stateSpace(name: string, mode: 'recurrent' | 'convolution'): Operation {
+  const half = Math.log(0.5);
+  return {
+    ...operation({
+      name: 's4d',
+      options: { mode },
+      shapes: [
+        { B: 2, T: 35, D: 11, N: 3 },
+        { B: 1, T: 130, D: 8, N: 16 },
+      ],
+      float32: ['logDt', 'logAReal', 'AImag', 'C', 'D'],
+      limits: { y: 1e-6, other: 1e-6 },
+      draw: ({ B, T, D, N }, { normals }) => {
+        const [logDt, AImag] = [normals(D), normals(D, N)];
+        return {
+          x: normals(B, T, D),
+          logDt: { ...logDt, data: logDt.data.map((x) => Math.log(0.01) + Math.tanh(x) * 2.3) },
+          logAReal: { ...AImag, data: AImag.data.map(() => half) },
+          AImag: { ...AImag, data: AImag.data.map((_, i) => Math.PI * (i % N)) },
+          C: normals(D, N, 2),
+          D: normals(D),
+          dY: normals(B, T, D),
+        };
+      },
+      forward: (inputs: any): References => ({ y: s4d(inputs).y }),
+      backward: (inputs: any) => {
+        const { dInitialState: _zeros, ...gradients } = s4dBackward(inputs);
+        return gradients;
+      },
+      // As the recurrence has them: the step 8, the output 4; backward these again, and 32.
+      flops: (pass, { B, T, D, N }) => (pass === 'backward' ? 44 : 12) * B * T * D * N,
+      tokens: 'T',
+      usual: { B: 4, T: 1024, D: 256, N: 32 },
+    }),
+    name,
+  };
+}
+
+export const scans: readonly Operation[] = [
+  dplr,
+  rwkv7,
+  rwkv6,
+  elementwise,
+  stateSpace('s4d', 'recurrent'),
+  stateSpace('s4d/convolution', 'convolution'),
+];
