@@ -20,6 +20,7 @@ const NEUTRAL = new Set([
   'saveForBackward',
   'gradDtype',
   'withBias',
+  'outputLse',
 ]);
 
 /** Options that the references read by the same name. */
@@ -30,6 +31,11 @@ const KNOWN = new Set([
   'layer',
   'layers',
   'cuSeqlens',
+  'cuSeqlensK',
+  'causal',
+  'window',
+  'sinkTokens',
+  'softcap',
   'qkL2norm',
   'gate',
   'betaActivation',
@@ -83,6 +89,14 @@ export function expected(
       return embedding(i, options, backward);
     case 'crossEntropy':
       return crossEntropy(i, options, backward);
+    case 'attention': {
+      // Weights of scores beyond what float32 resolves; and a backward of results that are not its forward's.
+      const K = i.q.shape[3];
+      const reach = (options.scale ?? 1 / Math.sqrt(K)) * K * largest(i.q) * largest(i.k);
+      if (!(Math.abs(reach) < 1000) || i.o || (i.sinks && largest(i.sinks) > 1000))
+        return undefined;
+      return { ...(backward ? layers.attentionBackward : layers.attention)(i, options) };
+    }
     case 'shortConv':
       return { ...(backward ? layers.shortConvBackward : layers.shortConv)(i, options) };
     case 'rmsNorm':

@@ -1,6 +1,7 @@
 import { nearest } from '../../errors';
 import { UsageError } from '../errors';
 import type { Operation } from '../operation';
+import { attentions } from './attention';
 import { companions } from './companions';
 import { layers } from './layers';
 import { loras } from './lora';
@@ -11,6 +12,7 @@ export const operations: readonly Operation[] = [
   ...variants,
   ...presets,
   ...layers,
+  ...attentions,
   ...companions,
   ...loras,
 ];

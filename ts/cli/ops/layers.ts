@@ -48,7 +48,7 @@ export interface Maker {
   indices: (bound: number, ...shape: number[]) => Indices;
 }
 
-const GRADIENTS = ['dY', 'dSum', 'dDelta'];
+const GRADIENTS = ['dY', 'dO', 'dSum', 'dDelta'];
 
 export function operation(definition: Definition): Operation {
   const { name, limits, draw, backward, rounded: narrow = ['y'], ...rest } = definition;
