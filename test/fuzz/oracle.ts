@@ -23,6 +23,7 @@ const NEUTRAL = new Set([
   'saveForBackward',
   'gradDtype',
   'withBias',
+  'outputLse',
 ]);
 
 /** Options that the references read by the same name. */
@@ -33,6 +34,11 @@ const KNOWN = new Set([
   'layer',
   'layers',
   'cuSeqlens',
+  'cuSeqlensK',
+  'causal',
+  'window',
+  'sinkTokens',
+  'softcap',
   'qkL2norm',
   'gate',
   'betaActivation',
@@ -92,6 +98,14 @@ export function expected(
       return embedding(i, options, backward);
     case 'crossEntropy':
       return crossEntropy(i, options, backward);
+    case 'attention': {
+      // Weights of scores beyond what float32 resolves; and a backward of results that are not its forward's.
+      const K = i.q.shape[3];
+      const reach = (options.scale ?? 1 / Math.sqrt(K)) * K * largest(i.q) * largest(i.k);
+      if (!(Math.abs(reach) < 1000) || i.o || (i.sinks && largest(i.sinks) > 1000))
+        return undefined;
+      return { ...(backward ? layers.attentionBackward : layers.attention)(i, options) };
+    }
     case 'shortConv':
       return shortConv(i, options, backward);
     case 'rope':

@@ -146,6 +146,11 @@ export function baseCall(entry: EntryDescription, seed: number): BaseCall {
         options.theta = 500;
       }
       break;
+    case 'attention':
+      shapes = attentionShapes(dims, options, random);
+      skip = ['o', 'lse']; // results of a forward, or nothing
+      if (takes(entry, 'outputLse') && maybe()) options.outputLse = maybe();
+      break;
     case 'rmsNorm':
     case 'rmsNormGated':
     case 'l2norm':
@@ -243,7 +248,17 @@ export function baseCall(entry: EntryDescription, seed: number): BaseCall {
     const drawn = draw(random, shapes[name][0], shapes[name][1], dims.rows, dims.K);
     // What goes with a half-width q may be float32 itself.
     const narrow =
-      half && dtypes.includes(half) && (!['g', 'w', 'u', 'beta', 'dt'].includes(name) || maybe());
+      half &&
+      dtypes.includes(half) &&
+      (![
+        'g',
+        'w',
+        'u',
+        'beta',
+        'dt',
+        ...(entry.name.startsWith('attention') ? ['gate'] : []),
+      ].includes(name) ||
+        maybe());
     return narrow ? encode(half, drawn as { data: Float32Array; shape: number[] }) : drawn;
   };
   const inputs: Record<string, Value> = {};
@@ -383,6 +398,27 @@ function s4dShapes({ B, T, N, D, W }: Dims): Shapes {
     initialState: [state, 'normal'],
     dY: [[B, T, D], 'normal'],
     dFinalState: [state, 'normal'],
+  };
+}
+
+function attentionShapes(dims: Dims, options: Record<string, unknown>, random: Random): Shapes {
+  const { B, T, H: HKV, HV: H, K, V } = dims;
+  const S = options.cuSeqlens ? T : Math.max(0, T + random.integer(20) - 5);
+  if (random.integer(2)) options.causal = random.integer(2) === 0;
+  if (random.integer(2)) options.window = [random.integer(9), random.integer(9)];
+  if (random.integer(3) === 0) options.sinkTokens = random.integer(4);
+  if (random.integer(3) === 0) options.softcap = 1 + random.integer(9);
+  if (random.integer(3) === 0) options.scale = 0.5;
+  return {
+    q: [[B, T, H, K], 'normal'],
+    k: [[B, S, HKV, K], 'normal'],
+    v: [[B, S, HKV, V], 'normal'],
+    sinks: [[H], 'normal'],
+    gate: [[B, T, H, V], 'normal'],
+    dO: [[B, T, H, V], 'normal'],
+    dLse: [[B, T, H], 'normal'],
+    o: [[B, T, H, V], 'normal'],
+    lse: [[B, T, H], 'normal'],
   };
 }
 

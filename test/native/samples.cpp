@@ -99,6 +99,10 @@ Arguments argumentsOf(const std::string& function) {
             {"dY", r.normals({2, 5, 19})}};
   if (starts("embedding"))
     return {{"ids", r.indices({2, 5}, 9)}, {"weight", r.normals({9, 19})}, {"dY", r.normals({2, 5, 19})}};
+  if (starts("attention"))
+    return {{"q", r.normals({2, 19, 2, 9})}, {"k", r.normals({2, 19, 1, 9})},    {"v", r.normals({2, 19, 1, 5})},
+            {"sinks", r.normals({2})},       {"gate", r.normals({2, 19, 2, 5})}, {"dO", r.normals({2, 19, 2, 5})},
+            {"dLse", r.normals({2, 19, 2})}, {"o", r.normals({2, 19, 2, 5})},    {"lse", r.normals({2, 19, 2})}};
   if (starts("shortConv"))
     return {{"x", r.normals({2, 19, 9})},  {"weight", r.normals({9, 4})},
             {"bias", r.normals({9})},      {"initialState", r.normals({2, 9, 3})},
@@ -247,6 +251,11 @@ Invocation plainSample(const std::string& function, const SampleForm& form) {
   for (const InputSpec& input : call.spec().inputs) call.in(input.name, arguments[input.name]);
   if (function == "embeddingBackward") call.set("numEmbeddings", 9);
   if (function == "matmulBackward") call.set("withBias", 1);
+  if (function.starts_with("attention")) {
+    if (form.fused) call.setPair("window", 5, 2).set("sinkTokens", 2).set("softcap", 4);
+    if (form.fused) call.set("causal", form.packed ? 1 : 0);
+    if (function == "attention") call.set("outputLse", 1);
+  }
   if (function == "adamW") call.set("lr", 1e-3).set("step", 2);
   if (function == "spmm") call.set("outFeatures", 9);
   if (function == "rowSketch") call.set("size", 4);
