@@ -1,8 +1,8 @@
 #include "ops/recurrence_problem.h"
 
-#include <algorithm>
 #include <cmath>
 
+#include "ops/sequences.h"
 #include "ops/shapes.h"
 
 namespace rankone {
@@ -64,9 +64,9 @@ void checkOptions(const Call& call) {
 
 // Packed sequences: where each begins, counted in tokens.
 void bindSequences(const Call& call, RecurrenceProblem& p, bool planning) {
-  const Tensor& starts = call.input(kCuSeqlens);
-  p.N = planning ? expectStarts(call, kCuSeqlens, p.B, p.T) : starts.present() ? starts.shape[0] - 1 : p.B;
-  if (starts.present()) p.cuSeqlens = IndexView(starts);
+  const Sequences sequences = sequencesOf(call, kCuSeqlens, p.B, p.T, planning);
+  p.N = sequences.N;
+  p.cuSeqlens = sequences.starts;
 }
 
 void checkGateActivation(const Call& call, const RecurrenceProblem& p) {

@@ -2,9 +2,12 @@
 import type { EntryDescription } from '../../ts/binding';
 import { normals } from '../../ts/linalg/philox';
 import * as companions from '../reference/companions';
+import { gatedScans } from '../reference/gatedScan';
+import { hgrn, hgrnBackward } from '../reference/hgrn';
 import * as layers from '../reference/layers';
 import * as presets from '../reference/presets';
 import * as recurrence from '../reference/recurrence';
+import { s4d, s4dBackward } from '../reference/s4d';
 import { sizeOf, type TensorLike } from '../support/tensor';
 import { forwardName } from './problems';
 
@@ -36,6 +39,7 @@ const KNOWN = new Set([
   'normalize',
   'dtSoftplus',
   'dtLimit',
+  'discretisation',
   'transposeA',
   'transposeB',
   'activation',
@@ -128,6 +132,14 @@ export function expected(
       const s = sketchMatrix(i.dY, i.sketch.shape[0], options);
       return { ...companions.rowSketchGradient(i.dY, i.sketch, s) };
     }
+    case 'dplr':
+    case 'rwkv7':
+    case 'rwkv6':
+      return { ...gatedScans[family][backward ? 'backward' : 'forward'](i, options) };
+    case 'hgrn':
+      return { ...(backward ? hgrnBackward : hgrn)(i, options) };
+    case 's4d':
+      return { ...(backward ? s4dBackward : s4d)(i, options) };
     case 'mamba2':
       if (!backward) return { ...presets.mamba2(i, options) };
       return { ...presets.mamba2Backward(i, options) };

@@ -170,6 +170,22 @@ export function baseCall(entry: EntryDescription, seed: number): BaseCall {
       if (maybe()) options.dtLimit = [0, 1];
       shapes = mamba2Shapes(dims);
       break;
+    case 'dplr':
+    case 'rwkv7':
+    case 'rwkv6':
+      dims.HV = dims.H;
+      if (maybe()) options.scale = 0.5;
+      shapes = gatedScanShapes(dims);
+      break;
+    case 'hgrn':
+      [dims.HV, dims.K, dims.V] = [dims.D, 1, 1];
+      shapes = hgrnShapes(dims);
+      break;
+    case 's4d':
+      if (maybe()) options.discretisation = maybe() ? 'zoh' : 'bilinear';
+      [dims.HV, dims.K, dims.V] = [dims.D, dims.W, 2];
+      shapes = s4dShapes(dims);
+      break;
     case 'doraNorms':
       if (maybe()) options.scale = 0.5;
       shapes = doraShapes(dims);
@@ -227,7 +243,7 @@ export function baseCall(entry: EntryDescription, seed: number): BaseCall {
     const drawn = draw(random, shapes[name][0], shapes[name][1], dims.rows, dims.K);
     // What goes with a half-width q may be float32 itself.
     const narrow =
-      half && dtypes.includes(half) && (!['g', 'beta', 'dt'].includes(name) || maybe());
+      half && dtypes.includes(half) && (!['g', 'w', 'u', 'beta', 'dt'].includes(name) || maybe());
     return narrow ? encode(half, drawn as { data: Float32Array; shape: number[] }) : drawn;
   };
   const inputs: Record<string, Value> = {};
@@ -322,6 +338,52 @@ function gridShapes(
   if (!normalize) skip.push('initialZ', 'dFinalZ');
   if (!gated) skip.push('aLog', 'dtBias');
   return [shapes, skip];
+}
+
+/** Of dplr, rwkv7 and rwkv6, whose names do not clash. */
+function gatedScanShapes({ B, T, N, H, K, V }: Dims): Shapes {
+  const keys = [B, T, H, K];
+  const state = [N, H, K, V];
+  return {
+    q: [keys, 'normal'],
+    r: [keys, 'normal'],
+    k: [keys, 'normal'],
+    v: [[B, T, H, V], 'normal'],
+    g: [keys, 'gate'],
+    w: [keys, 'normal'],
+    a: [keys, 'small'],
+    b: [keys, 'small'],
+    kappa: [keys, 'key'],
+    u: [[H, K], 'normal'],
+    initialState: [state, 'normal'],
+    dO: [[B, T, H, V], 'normal'],
+    dFinalState: [state, 'normal'],
+  };
+}
+
+function hgrnShapes({ B, T, N, D }: Dims): Shapes {
+  return {
+    x: [[B, T, D], 'normal'],
+    g: [[B, T, D], 'gate'],
+    initialState: [[N, D], 'normal'],
+    dO: [[B, T, D], 'normal'],
+    dFinalState: [[N, D], 'normal'],
+  };
+}
+
+function s4dShapes({ B, T, N, D, W }: Dims): Shapes {
+  const state = [N, D, W, 2];
+  return {
+    x: [[B, T, D], 'normal'],
+    logDt: [[D], 'negative'],
+    logAReal: [[D, W], 'small'],
+    AImag: [[D, W], 'normal'],
+    C: [[D, W, 2], 'normal'],
+    D: [[D], 'normal'],
+    initialState: [state, 'normal'],
+    dY: [[B, T, D], 'normal'],
+    dFinalState: [state, 'normal'],
+  };
 }
 
 function mamba2Shapes({ B, T, N, H, HV, K, V }: Dims): Shapes {

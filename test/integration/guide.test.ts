@@ -46,7 +46,7 @@ function node(args: string[]): string {
   const { status, stdout, stderr } = spawnSync(process.execPath, args, {
     cwd: home,
     encoding: 'utf8',
-    timeout: 120_000,
+    timeout: 300_000,
   });
   assert.is(status, 0, `${args.join(' ')}\n${stdout}${stderr}`);
   return stdout;

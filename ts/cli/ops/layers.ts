@@ -21,12 +21,13 @@ export interface Definition {
   rounded?: readonly string[];
   /** Relative error over a whole result, in float32. */
   limits: { other: number; [result: string]: number };
-  /** `dY`, or one of `dSum` and `dDelta`, is the gradient of the result. */
+  /** `dY`, or one of `dO`, `dSum` and `dDelta`, is the gradient of the result. */
   draw: (shape: Shape, make: Maker) => Tensors;
   forward: (inputs: any) => References;
   backward?: (inputs: any) => object;
   flops: (pass: Pass, shape: Shape) => number;
   readShare?: Operation['readShare'];
+  tokenHeads?: Operation['tokenHeads'];
   tokens: string;
   usual: Shape;
 }
@@ -48,7 +49,7 @@ export interface Maker {
   indices: (bound: number, ...shape: number[]) => Indices;
 }
 
-const GRADIENTS = ['dY', 'dSum', 'dDelta'];
+const GRADIENTS = ['dY', 'dO', 'dSum', 'dDelta'];
 
 export function operation(definition: Definition): Operation {
   const { name, limits, draw, backward, rounded: narrow = ['y'], ...rest } = definition;
