@@ -105,7 +105,8 @@ function meaning(reason: string): string {
   const glibc = /version [`']GLIBC_([\d.]+)' not found/.exec(reason);
   if (glibc) return `it needs glibc ${glibc[1]}, this is ${platformName()}`;
   if (/GLIBCXX_|CXXABI_/.test(reason)) return 'it needs a newer libstdc++ than this system has';
-  if (/libc\.musl-|ld-musl-|\blibc\.so: cannot open/.test(reason))
+  // Where glibc's files for developers are, libc.so is a text for the linker.
+  if (/libc\.musl-|ld-musl-|\blibc\.so: (cannot open|invalid ELF header)/.test(reason))
     return `it is built for musl, this is ${platformName()}`;
   if (/Error loading shared library (libc\.so\.6|ld-linux)/.test(reason))
     return `it is built for glibc, this is ${platformName()}`;

@@ -29,6 +29,7 @@ export interface EntryDescription {
   takesSaved: boolean;
   takesBase: boolean;
   takesBank: boolean;
+  takesCache: boolean;
   makesBase: boolean;
   /** An option of this name stands among the inputs. */
   inputGroup?: string;
@@ -47,6 +48,7 @@ export interface Description {
   savedAt: number;
   baseAt: number;
   bankAt: number;
+  cacheAt: number;
   jobAt: number;
   resultsAt: number;
   deviceAt: number;
@@ -121,6 +123,23 @@ export interface Binding {
   packedDispose(packed: Handle): void;
   packedToDevice(packed: Handle, device: number): Promise<Handle>;
   packedToDeviceSync(packed: Handle, device: number): Handle;
+  /** window 0: none. dtype: as in a header. */
+  createCache(
+    batch: number,
+    kvHeads: number,
+    keyDim: number,
+    valueDim: number,
+    capacity: number,
+    window: number,
+    dtype: number,
+  ): Handle;
+  /** Tokens that a slot has seen. */
+  cacheLength(cache: Handle, slot: number): number;
+  /** Of all slots without one. */
+  cacheReset(cache: Handle, slot: number | undefined): void;
+  cacheTruncate(cache: Handle, slot: number, length: number): void;
+  cacheRead(cache: Handle, slot: number, k: ArrayBufferView, v: ArrayBufferView): void;
+  cacheDispose(cache: Handle): void;
   createBank(inFeatures: number, outFeatures: number, device?: number): Handle;
   bankEvict(bank: Handle, id: number): void;
   bankHas(bank: Handle, id: number): boolean;

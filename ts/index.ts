@@ -19,6 +19,7 @@ export {
   toDevice,
   toDeviceSync,
 } from './device';
+export { createKvCache, KvCache, type KvCacheContents, type KvCacheShape } from './kvCache';
 export * from './linalg/randomizedSvd';
 export type { SketchOptions } from './linalg/sketch';
 export {
@@ -46,6 +47,7 @@ export * from './lora/packQuantised';
 export * from './lora/packWeight';
 export * from './ops/adamW';
 export * from './ops/additivePresets';
+export * from './ops/attention';
 export * from './ops/basisCombination';
 export * from './ops/crossEntropy';
 export * from './ops/deltaPresets';
@@ -53,6 +55,7 @@ export * from './ops/doraNorms';
 export * from './ops/dplr';
 export * from './ops/embedding';
 export type * from './ops/grid';
+export * from './ops/hgrn';
 export * from './ops/hgrn2';
 export * from './ops/kroneckerLinear';
 export * from './ops/l2norm';
@@ -67,6 +70,7 @@ export * from './ops/rope';
 export * from './ops/rowSketch';
 export * from './ops/rwkv6';
 export * from './ops/rwkv7';
+export * from './ops/s4d';
 export type * from './ops/scan';
 export * from './ops/shortConv';
 export * from './ops/sparse';

@@ -59,7 +59,7 @@ void expectNotNegative(const Call& call, int option) {
     fail(ErrorKind::Range, "%s: expected a finite number >= 0, got %g", call.spec->options[option].name, v.value);
 }
 
-int64_t expectStarts(const Call& call, int input, int64_t B, int64_t T) {
+int64_t expectStarts(const Call& call, int input, int64_t B, int64_t T, const char* size) {
   const Tensor& starts = call.input(input);
   if (!starts.present()) return B;
   const char* name = call.spec->inputs[input].name;
@@ -73,10 +73,10 @@ int64_t expectStarts(const Call& call, int input, int64_t B, int64_t T) {
   if (at[0] != 0) fail(ErrorKind::Range, "%s: expected 0 at 0, got %lld", name, static_cast<long long>(at[0]));
   for (int64_t i = 1; i <= N; ++i)
     if (at[i] < at[i - 1] || at[i] > T)
-      fail(ErrorKind::Range, "%s: expected values that do not decrease, up to T = %lld, got %lld at %lld", name,
+      fail(ErrorKind::Range, "%s: expected values that do not decrease, up to %s = %lld, got %lld at %lld", name, size,
            static_cast<long long>(T), static_cast<long long>(at[i]), static_cast<long long>(i));
   if (at[N] != T)
-    fail(ErrorKind::Range, "%s: expected T = %lld at %lld, got %lld", name, static_cast<long long>(T),
+    fail(ErrorKind::Range, "%s: expected %s = %lld at %lld, got %lld", name, size, static_cast<long long>(T),
          static_cast<long long>(N), static_cast<long long>(at[N]));
   return N;
 }
