@@ -70,7 +70,7 @@ export class Operation {
   /** Those that `out` may name. */
   readonly #offered: TensorSlot[];
   readonly #optionsEnd: number;
-  // Names that a caller may give -> where #values puts what came: tensors, then state, saved, base and bank; options, then
+  // Names that a caller may give -> where #values puts what came: tensors, then handles such as state; options, then
   // out and signal.
   readonly #inputNames: Map<string, number>;
   readonly #syncOptionNames: Map<string, number>;
@@ -95,6 +95,7 @@ export class Operation {
     if (entry.takesSaved) inputs.push('saved');
     if (entry.takesBase) inputs.push('base');
     if (entry.takesBank) inputs.push('bank');
+    if (entry.takesCache) inputs.push('cache');
     const options = this.#options.map((o) => o.name);
     if (this.#offered.length > 0) options.push('out');
     this.#inputNames = numbered(inputs);
@@ -148,9 +149,11 @@ export class Operation {
   }
 
   #write(header: Float64Array, inputs: any, options: any, asynchronous: boolean): Request {
-    const { inputCount, outputCount, takesState, takesSaved, takesBase, takesBank } = this.#entry;
+    const { inputCount, outputCount, takesState, takesSaved, takesBase, takesBank, takesCache } =
+      this.#entry;
     const handles = VALUES + inputCount + outputCount;
-    const args = new Array(handles + (takesBase || takesBank ? 4 : 2)) as CallArguments;
+    const count = takesCache ? 5 : takesBase || takesBank ? 4 : 2;
+    const args = new Array(handles + count) as CallArguments;
     args[0] = this.#index;
     args[1] = header;
     for (let i = 0; i < inputCount; i++) header[i * TENSOR] = -1;
@@ -160,6 +163,7 @@ export class Operation {
     header[description.savedAt] = 0;
     header[description.baseAt] = 0;
     header[description.bankAt] = 0;
+    header[description.cacheAt] = 0;
     const request: Request = { args, out: undefined, signal: undefined, float16: false };
     if (typeof inputs !== 'object' || inputs === null)
       throw typeError(this.#name, `inputs: expected an object of tensors, got ${show(inputs)}`);
@@ -179,7 +183,8 @@ export class Operation {
     if (takesState) this.#writeState(header, args, values[next++]);
     if (takesSaved) this.#writeSaved(header, args, values[next++]);
     if (takesBase) this.#writeBase(header, args, values[next++]);
-    if (takesBank) this.#writeBank(header, args, values[next]);
+    if (takesBank) this.#writeBank(header, args, values[next++]);
+    if (takesCache) this.#writeCache(header, args, values[next]);
     if (options !== undefined) this.#writeOptions(header, request, options, asynchronous);
     return request;
   }
@@ -259,6 +264,18 @@ export class Operation {
       );
     header[description.bankAt] = 1;
     args[VALUES + this.#entry.inputCount + this.#entry.outputCount + 3] = handle;
+  }
+
+  #writeCache(header: Float64Array, args: CallArguments, value: unknown): void {
+    if (value === undefined) return;
+    const handle = handleOf('cache', value);
+    if (!handle)
+      throw typeError(
+        this.#name,
+        `cache: expected what createKvCache() returned, got ${show(value)}`,
+      );
+    header[description.cacheAt] = 1;
+    args[VALUES + this.#entry.inputCount + this.#entry.outputCount + 4] = handle;
   }
 
   #writePlace(header: Float64Array, args: CallArguments, place: Place, value: unknown): void {
