@@ -88,4 +88,4 @@ async function pool(tasks) {
   await Promise.all(Array.from({ length: jobs }, worker));
 }
 
-module.exports = { MINUTE, compile, pool, root, run, walk };
+module.exports = { MINUTE, compile, jobs, pool, root, run, walk };

@@ -105,7 +105,8 @@ function meaning(reason: string): string {
   const glibc = /version [`']GLIBC_([\d.]+)' not found/.exec(reason);
   if (glibc) return `it needs glibc ${glibc[1]}, this is ${platformName()}`;
   if (/GLIBCXX_|CXXABI_/.test(reason)) return 'it needs a newer libstdc++ than this system has';
-  if (/libc\.musl-|ld-musl-|\blibc\.so: cannot open/.test(reason))
+  // Where glibc's files for developers are, libc.so is a text for the linker.
+  if (/libc\.musl-|ld-musl-|\blibc\.so: (cannot open|invalid ELF header)/.test(reason))
     return `it is built for musl, this is ${platformName()}`;
   if (/Error loading shared library (libc\.so\.6|ld-linux)/.test(reason))
     return `it is built for glibc, this is ${platformName()}`;
@@ -136,15 +137,16 @@ function broken(file: string, reason: string, cause?: unknown): Error {
 export function loadAddon(): unknown {
   const file = findAddon();
   if (!file) throw nothingFits();
-  const fault = file.endsWith('.node') ? faultOfFile(file) : 'its name does not end in .node';
+  const fault = faultOfFile(file);
   if (fault) throw broken(file, fault);
-  let addon: any;
+  const addon: { exports: any } = { exports: {} };
   try {
-    addon = require(file);
+    // Not by `require`, in whose place bundlers put something else.
+    process.dlopen(addon, path.toNamespacedPath(file));
   } catch (cause) {
     throw broken(file, String((cause as Error)?.message ?? cause), cause);
   }
-  if (typeof addon?.describe !== 'function')
+  if (typeof addon.exports?.describe !== 'function')
     throw broken(file, 'it is the addon of another package, or of another version of rankone');
-  return addon;
+  return addon.exports;
 }

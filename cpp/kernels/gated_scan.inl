@@ -29,8 +29,14 @@ struct ScanStep {
   float *o, *read;     // [kScanBlock] S^T q, and a^T S of the next token
 };
 
-RANKONE_INLINE Vec scanDecayed(Vec s, float gain, int32_t keep) {
-  return fma(s, splat(gain), (Vec)((IVec)s & (IVec{} + keep)));
+// Keeps what is used more than once in a register: gcc would rather load it again, and loads are scarce here.
+RANKONE_INLINE Vec scanHeld(Vec x) {
+#if RANKONE_LEVEL == 2
+  asm("" : "+v"(x));
+#elif defined(__x86_64__)
+  asm("" : "+x"(x));
+#endif
+  return x;
 }
 
 enum class ScanOutput {
@@ -58,17 +64,25 @@ __attribute__((noinline)) void scanPass(float* S, int64_t K, const ScanStep& x) 
     for (int j = 0; j < kScanVecs; ++j) toO[j] = toRead[j] = zero();
     for (int64_t i = i0; i < i1; ++i) {
       float* row = S + i * kScanBlock;
+      const Vec by = splat(gain[i]), y = splat(k[i]), z = kOut == ScanOutput::None ? zero() : splat(q[i]);
+      const Vec x1 = kLowRank ? splat(b[i]) : zero(), x2 = kRead ? splat(next[i]) : zero();
+      const IVec mask = IVec{} + keep[i];
       const bool reset = kReset && x.g[i] < kScanReset;
+      Vec s[kScanVecs];
+#pragma GCC unroll 4
+      for (int j = 0; j < kScanVecs; ++j) s[j] = scanHeld(load(row + j * kLanes));
 #pragma GCC unroll 4
       for (int j = 0; j < kScanVecs; ++j) {
-        Vec s = load(row + j * kLanes);
-        if (kOut == ScanOutput::Before) toO[j] = fma(splat(q[i]), s, toO[j]);
-        s = kReset && reset ? zero() : scanDecayed(s, gain[i], keep[i]);
-        if (kLowRank) s = fma(splat(b[i]), p[j], s);
-        s = fma(splat(k[i]), v[j], s);
-        store(row + j * kLanes, s);
-        if (kOut == ScanOutput::After) toO[j] = fma(splat(q[i]), s, toO[j]);
-        if (kRead) toRead[j] = fma(splat(next[i]), s, toRead[j]);
+        if (kOut == ScanOutput::Before) toO[j] = fma(z, s[j], toO[j]);
+        s[j] = kReset && reset ? zero() : fma(s[j], by, (Vec)((IVec)s[j] & mask));
+        if (kLowRank) s[j] = fma(x1, p[j], s[j]);
+        s[j] = fma(y, v[j], s[j]);
+      }
+#pragma GCC unroll 4
+      for (int j = 0; j < kScanVecs; ++j) {
+        store(row + j * kLanes, s[j]);
+        if (kOut == ScanOutput::After) toO[j] = fma(z, s[j], toO[j]);
+        if (kRead) toRead[j] = fma(x2, s[j], toRead[j]);
       }
     }
 #pragma GCC unroll 4
@@ -94,21 +108,20 @@ ScanPass scanPassOf(bool lowRank, bool read, bool output) {
   return read ? scanPass<true, true, ScanOutput::After, kReset> : scanPass<true, false, ScanOutput::After, kReset>;
 }
 
-// read = a^T S
+// read = a^T S, its sums in the order of a pass's.
 __attribute__((noinline)) void scanRead(const float* S, int64_t K, const float* a, float* read) {
+  Vec all[kScanVecs] = {};
   for (int64_t i0 = 0; i0 < K; i0 += kScanSumRows) {
     const int64_t i1 = K - i0 < kScanSumRows ? K : i0 + kScanSumRows;
-    Vec r[2][kScanVecs] = {};
+    Vec part[kScanVecs] = {};
     for (int64_t i = i0; i < i1; ++i)
 #pragma GCC unroll 4
-      for (int j = 0; j < kScanVecs; ++j)
-        r[i & 1][j] = fma(splat(a[i]), load(S + i * kScanBlock + j * kLanes), r[i & 1][j]);
+      for (int j = 0; j < kScanVecs; ++j) part[j] = fma(splat(a[i]), load(S + i * kScanBlock + j * kLanes), part[j]);
 #pragma GCC unroll 4
-    for (int j = 0; j < kScanVecs; ++j) {
-      const Vec part = r[0][j] + r[1][j];
-      store(read + j * kLanes, i0 == 0 ? part : load(read + j * kLanes) + part);
-    }
+    for (int j = 0; j < kScanVecs; ++j) all[j] += part[j];
   }
+#pragma GCC unroll 4
+  for (int j = 0; j < kScanVecs; ++j) store(read + j * kLanes, all[j]);
 }
 
 // Columns [c0, c0 + kScanBlock) of a state [K,V], as far as `end`, into [K][kScanBlock]: zeros beyond it, or without

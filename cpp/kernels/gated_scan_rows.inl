@@ -104,8 +104,13 @@ class ScanRows {
 
  public:
   static double removalNorm(const float* a, int64_t n) {
-    double squares = 0;
-    for (int64_t i = 0; i < n; ++i) squares += static_cast<double>(a[i]) * a[i];
+    Vec lanes = zero();
+    overVectors(n, [&](int64_t i, int count) { lanes = fma(get(a + i, count), get(a + i, count), lanes); });
+    double squares = sum(lanes);
+    if (!(squares > 1e-30) || !std::isfinite(squares)) {  // where squares leave the range of float32
+      squares = 0;
+      for (int64_t i = 0; i < n; ++i) squares += static_cast<double>(a[i]) * a[i];
+    }
     const double norm = std::sqrt(squares);
     return norm < 1e-12 ? 1e-12 : norm;
   }

@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "core/cpu.h"
+#include "core/library.h"
 #include "core/parallel.h"
 #include "napi/arguments.h"
 #include "napi/call.h"
@@ -14,10 +15,6 @@
 #include "napi/machine.h"
 #include "ops/presets.h"
 #include "ops/registry.h"
-
-#if !defined(_WIN32)
-#include <dlfcn.h>
-#endif
 
 namespace rankone {
 namespace {
@@ -121,16 +118,6 @@ Napi::Value setThreads(const Napi::CallbackInfo& info) {
   });
 }
 
-// The pool's threads run this library's code for as long as the process lives, but Node unloads an addon with the last
-// worker that used it.
-void pinLibrary() {
-#if !defined(_WIN32)
-  Dl_info self;
-  if (dladdr(reinterpret_cast<void*>(&pinLibrary), &self) && self.dli_fname)
-    dlopen(self.dli_fname, RTLD_LAZY | RTLD_NODELETE);
-#endif
-}
-
 Napi::Value plainFunction(Napi::Env env, const char* name, napi_callback callback) {
   napi_value function;
   check(env, napi_create_function(env, name, NAPI_AUTO_LENGTH, callback, nullptr, &function));
@@ -138,6 +125,8 @@ Napi::Value plainFunction(Napi::Env env, const char* name, napi_callback callbac
 }
 
 Napi::Object init(Napi::Env env, Napi::Object exports) {
+  // The pool's threads run this library's code for as long as the process lives, but Node unloads an addon with the
+  // last worker that used it.
   pinLibrary();
   env.SetInstanceData(new Environment(env));
   openAsync(env);

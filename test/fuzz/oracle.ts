@@ -2,9 +2,12 @@
 import type { EntryDescription } from '../../ts/binding';
 import { normals } from '../../ts/linalg/philox';
 import * as companions from '../reference/companions';
+import { gatedScans } from '../reference/gatedScan';
+import { hgrn, hgrnBackward } from '../reference/hgrn';
 import * as layers from '../reference/layers';
 import * as presets from '../reference/presets';
 import * as recurrence from '../reference/recurrence';
+import { s4d, s4dBackward } from '../reference/s4d';
 import { sizeOf, type TensorLike } from '../support/tensor';
 import { forwardName } from './problems';
 
@@ -42,9 +45,15 @@ const KNOWN = new Set([
   'normalize',
   'dtSoftplus',
   'dtLimit',
+  'discretisation',
   'transposeA',
   'transposeB',
   'activation',
+  'normBeforeGate',
+  'rotaryDim',
+  'interleaved',
+  'theta',
+  'offset',
   'eps',
   'ignoreIndex',
   'numEmbeddings',
@@ -98,7 +107,17 @@ export function expected(
       return { ...(backward ? layers.attentionBackward : layers.attention)(i, options) };
     }
     case 'shortConv':
-      return { ...(backward ? layers.shortConvBackward : layers.shortConv)(i, options) };
+      return shortConv(i, options, backward);
+    case 'rope':
+      return { ...(backward ? layers.ropeBackward : layers.rope)(i, options) };
+    case 'ropeInPlace': {
+      const turned = (x: any) => x && layers.rope({ ...i, x }, options).y;
+      return { q: turned(i.q), k: turned(i.k) };
+    }
+    case 'l2norm':
+      if (!backward) return { y: layers.l2norm(i, options) };
+      // A unit vector of one number is constant.
+      return i.x.shape[i.x.shape.length - 1] === 1 ? undefined : layers.l2normBackward(i, options);
     case 'rmsNorm':
       if (backward) return { ...layers.rmsNormBackward(i, options) };
       return { y: layers.rmsNorm(i, options) };
@@ -127,6 +146,14 @@ export function expected(
       const s = sketchMatrix(i.dY, i.sketch.shape[0], options);
       return { ...companions.rowSketchGradient(i.dY, i.sketch, s) };
     }
+    case 'dplr':
+    case 'rwkv7':
+    case 'rwkv6':
+      return { ...gatedScans[family][backward ? 'backward' : 'forward'](i, options) };
+    case 'hgrn':
+      return { ...(backward ? hgrnBackward : hgrn)(i, options) };
+    case 's4d':
+      return { ...(backward ? s4dBackward : s4d)(i, options) };
     case 'mamba2':
       if (!backward) return { ...presets.mamba2(i, options) };
       return { ...presets.mamba2Backward(i, options) };
@@ -138,6 +165,17 @@ export function expected(
       return { ...(backward ? preset.backward : preset.forward)(i, options) };
     }
   }
+}
+
+/** A decode state is [N,D,1,W-1]. */
+function shortConv(i: any, options: any, backward: boolean): Tensors {
+  if (backward) return { ...layers.shortConvBackward(i, options) };
+  const held = i.initialState?.shape.length === 4 ? i.initialState : undefined;
+  if (!held) return { ...layers.shortConv(i, options) };
+  const [N, , , past] = held.shape;
+  const initialState = { data: held.data, shape: [N, i.x.shape[2], past] };
+  const { y, finalState } = layers.shortConv({ ...i, initialState }, options);
+  return { y, finalState: { data: finalState.data, shape: held.shape } };
 }
 
 function companionOf(name: string): (inputs: any, options: any) => object {

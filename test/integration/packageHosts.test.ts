@@ -142,6 +142,8 @@ for (const pool of ['threads', 'forks', 'vmThreads']) {
       pool,
       '--reporter',
       'json',
+      '--testTimeout',
+      '300000',
       '--maxWorkers',
       '2',
     ];

@@ -73,6 +73,7 @@ const berry = (linker: string): Layout => ({
       'enableGlobalCache: false',
       'npmMinimalAgeGate: 0',
       'pnpEnableEsmLoader: true',
+      'pnpFallbackMode: none',
       '',
     ].join('\n'),
     'yarn.lock': '',
@@ -137,7 +138,7 @@ for (const [name, layout] of Object.entries(layouts)) {
       const info = JSON.parse(await run(...layout.command, 'rankone', 'info', '--json'));
       assert.match(info.binary, layout.place);
       assert.match(info.binary, /\/prebuilds\//);
-      if (hasCuda) assert.match(info.cuda, /\/rankone-cuda-linux-x64\/rankone_cuda\.so: /);
+      if (hasCuda) assert.match(info.cuda, /\/rankone-cuda-linux-x64\/rankone_cuda\.so: file too short/);
     } finally {
       fs.rmSync(home, { recursive: true });
     }

@@ -62,6 +62,36 @@ Arguments argumentsOf(const std::string& function) {
             {"initialState", r.normals({2, 2, 9, 5})},
             {"dO", r.normals({2, 19, 2, 5})},
             {"dFinalState", r.normals({2, 2, 9, 5})}};
+  if (starts("hgrn"))
+    return {{"x", r.normals({2, 19, 9})},
+            {"g", r.fill({2, 19, 9}, [&] { return -r.uniform(); })},
+            {"initialState", r.normals({2, 9})},
+            {"dO", r.normals({2, 19, 9})},
+            {"dFinalState", r.normals({2, 9})}};
+  if (starts("s4d"))
+    return {{"x", r.normals({2, 19, 9})},
+            {"logDt", r.fill({9}, [&] { return -3 * r.uniform(); })},
+            {"logAReal", r.fill({9, 4}, [&] { return -r.uniform(); })},
+            {"AImag", r.normals({9, 4})},
+            {"C", r.normals({9, 4, 2})},
+            {"D", r.normals({9})},
+            {"initialState", r.normals({2, 9, 4, 2})},
+            {"dY", r.normals({2, 19, 9})},
+            {"dFinalState", r.normals({2, 9, 4, 2})}};
+  if (starts("dplr") || starts("rwkv"))
+    return {{"q", r.normals({2, 19, 2, 9})},
+            {"r", r.normals({2, 19, 2, 9})},
+            {"k", r.normals({2, 19, 2, 9})},
+            {"v", r.normals({2, 19, 2, 5})},
+            {"g", r.fill({2, 19, 2, 9}, [&] { return -r.uniform(); })},
+            {"w", r.normals({2, 19, 2, 9})},
+            {"a", r.fill({2, 19, 2, 9}, [&] { return r.uniform() / 9; })},
+            {"b", r.fill({2, 19, 2, 9}, [&] { return r.uniform() / 9; })},
+            {"kappa", r.normals({2, 19, 2, 9})},
+            {"u", r.normals({2, 9})},
+            {"initialState", r.normals({2, 2, 9, 5})},
+            {"dO", r.normals({2, 19, 2, 5})},
+            {"dFinalState", r.normals({2, 2, 9, 5})}};
   if (starts("matmul"))
     return {{"a", r.normals({2, 5, 9})},
             {"b", r.normals({2, 9, 19})},
@@ -82,6 +112,13 @@ Arguments argumentsOf(const std::string& function) {
             {"gate", r.normals({5, 19})},
             {"weight", r.normals({19})},
             {"dY", r.normals({5, 19})}};
+  if (starts("l2norm")) return {{"x", r.normals({5, 19})}, {"dY", r.normals({5, 19})}};
+  if (starts("rope"))
+    return {{"x", r.normals({2, 19, 2, 10})},
+            {"dY", r.normals({2, 19, 2, 10})},
+            {"q", r.normals({2, 19, 4, 10})},
+            {"k", r.normals({2, 19, 1, 10})},
+            {"inverseFrequencies", r.normals({5})}};
   if (starts("swiglu")) return {{"gate", r.normals({5, 19})}, {"up", r.normals({5, 19})}, {"dY", r.normals({5, 19})}};
   if (starts("crossEntropy"))
     return {{"logits", r.normals({5, 19})}, {"targets", r.indices({5}, 19)}, {"dLoss", r.normals({})}};

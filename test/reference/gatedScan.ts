@@ -254,3 +254,6 @@ export const rwkv7 = {
     return { dr: dq, dw, dkappa, da: dRate, ...rest };
   },
 };
+
+/** By name. */
+export const gatedScans = { dplr, rwkv6, rwkv7 };

@@ -161,8 +161,8 @@ void Worker::endBlock(Block& block) {
   launch.progress.fetch_add(1);
 }
 
-// Lets the sleepers look again. False where nobody in the whole launch can go on: every worker has found that out at the
-// same progress of the launch, however long the system lets one of them wait for a processor.
+// Lets the sleepers look again. False where nobody in the whole launch can go on: every worker has found that out at
+// the same progress of the launch, however long the system lets one of them wait for a processor.
 bool Worker::poll() {
   const uint64_t progress = launch.progress.load();
   const bool moved = progress != seenProgress_ || activity != seenActivity_;

@@ -6,11 +6,13 @@ import { companions } from './companions';
 import { layers } from './layers';
 import { loras } from './lora';
 import { cells, presets, variants } from './recurrence';
+import { scans } from './scans';
 
 export const operations: readonly Operation[] = [
   ...cells,
   ...variants,
   ...presets,
+  ...scans,
   ...layers,
   ...attentions,
   ...companions,
