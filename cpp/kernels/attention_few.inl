@@ -12,10 +12,17 @@ constexpr int kDots = 4;                           // keys side by side
 constexpr int kRowTile = 4;                        // rows side by side
 constexpr int kColumnVecs = kLanes == 16 ? 4 : 2;  // of values side by side
 
+// What stands kFewKeys rows further on, which is the next to be read but at the end of a run, on its way into L2.
+RANKONE_INLINE void fetchNext(const void* row, int64_t bytesOfRow, int64_t lines) {
+  const uintptr_t at = reinterpret_cast<uintptr_t>(row) + static_cast<uintptr_t>(kFewKeys * bytesOfRow);
+  for (int64_t i = 0; i < lines; ++i) __builtin_prefetch(reinterpret_cast<const void*>(at + i * 64), 0, 2);
+}
+
 // s[r * kFewKeys + i] = q_r . k_i for n keys `ld` elements apart; q is [rows, padded(K)].
 template <class D, int kRows>
 __attribute__((noinline)) void dots(const typename D::Element* k, int64_t ld, int64_t n, int64_t K, const float* q,
                                     float* s) {
+  constexpr int64_t kSize = sizeof(typename D::Element);
   const int64_t whole = K / kLanes * kLanes, ldQ = padded(K);
   const int rest = static_cast<int>(K - whole);
   for (int64_t i = 0; i < n; i += kDots) {
@@ -37,6 +44,7 @@ __attribute__((noinline)) void dots(const typename D::Element* k, int64_t ld, in
         for (int j = 0; j < kDots; ++j) acc[r][j] = fma(query, key[j], acc[r][j]);
       }
     };
+    for (const auto* k : row) fetchNext(k, ld * kSize, (K * kSize + 63) / 64);
     for (int64_t c = 0; c < whole; c += kLanes)
       step(
           c, [](const typename D::Element* p) __attribute__((always_inline)) { return D::load(p); });
@@ -57,7 +65,9 @@ __attribute__((noinline)) void blend(const typename D::Element* v, int64_t ld, i
   for (int r = 0; r < kRows; ++r)
 #pragma GCC unroll 4
     for (int j = 0; j < kVecs; ++j) acc[r][j] = load(sums + r * ldSums + j * kLanes) * shrink[r];
+  constexpr int64_t kSize = sizeof(typename D::Element);
   for (int64_t i = 0; i < n; ++i, v += ld) {
+    fetchNext(v, ld * kSize, (kVecs * kLanes * kSize + 63) / 64);
     Vec value[kVecs];
 #pragma GCC unroll 4
     for (int j = 0; j < kVecs; ++j) value[j] = lanes == kLanes ? D::load(v + j * kLanes) : D::loadPart(v, lanes);

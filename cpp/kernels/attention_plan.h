@@ -12,7 +12,7 @@ namespace rankone {
 // others there are. A multiple of every tile's height.
 constexpr int64_t kAttentionKeys = 96;
 // Rows of queries up to which keys are read as they are, once, for all of them; there the time is that of the reading.
-constexpr int64_t kAttentionFewRows = 8;
+constexpr int64_t kAttentionFewRows = 16;
 
 // Positions [begin, end).
 struct KeyRange {

@@ -2,6 +2,7 @@
 // [slots,HKV,capacity,V]. Without a window a slot holds all its tokens, up to `capacity` of them; with one the first
 // `sinkTokens` and the last `window`, in a ring behind those.
 #pragma once
+#include <algorithm>
 #include <atomic>
 #include <cstdint>
 #include <vector>

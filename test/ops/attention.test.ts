@@ -111,7 +111,7 @@ test('packed sequences have the bits that they have alone', async () => {
   expectNear('gradients', grads, { ...attentionBackward(given as any, options) }, LIMITS);
   for (let n = 0; n < 3; n++) {
     const part = (x: Tensor32, name: string): any => {
-      const at = 'kvdkdv'.includes(name) ? startsK : starts;
+      const at = ['k', 'v', 'dk', 'dv'].includes(name) ? startsK : starts;
       return name === 'sinks' ? x : slice(x as any, 1, Number(at[n]), Number(at[n + 1]));
     };
     const alone = Object.fromEntries(
