@@ -161,6 +161,10 @@ export function baseCall(entry: EntryDescription, seed: number): BaseCall {
       [dims.HV, dims.K, dims.V] = [dims.D, 1, 1];
       shapes = hgrnShapes(dims);
       break;
+    case 'tttLinear':
+      if (maybe()) options.miniBatch = upTo(20);
+      shapes = tttShapes(dims, maybe());
+      break;
     case 's4d':
       if (maybe()) options.discretisation = maybe() ? 'zoh' : 'bilinear';
       [dims.HV, dims.K, dims.V] = [dims.D, dims.W, 2];
@@ -223,7 +227,9 @@ export function baseCall(entry: EntryDescription, seed: number): BaseCall {
     const drawn = draw(random, shapes[name][0], shapes[name][1], dims.rows, dims.K);
     // What goes with a half-width q may be float32 itself.
     const narrow =
-      half && dtypes.includes(half) && (!['g', 'w', 'u', 'beta', 'dt'].includes(name) || maybe());
+      half &&
+      dtypes.includes(half) &&
+      (!['g', 'w', 'u', 'eta', 'beta', 'dt'].includes(name) || maybe());
     return narrow ? encode(half, drawn as { data: Float32Array; shape: number[] }) : drawn;
   };
   const inputs: Record<string, Value> = {};
@@ -361,6 +367,24 @@ function s4dShapes({ B, T, N, D, W }: Dims): Shapes {
     initialState: [state, 'normal'],
     dY: [[B, T, D], 'normal'],
     dFinalState: [state, 'normal'],
+  };
+}
+
+function tttShapes({ B, T, N, H, D }: Dims, own: boolean): Shapes {
+  const rows = [B, T, H, D];
+  const each = own ? [N] : [];
+  return {
+    q: [rows, 'normal'],
+    k: [rows, 'normal'],
+    v: [rows, 'normal'],
+    eta: [[B, T, H], 'small'],
+    lnWeight: [[H, D], 'normal'],
+    lnBias: [[H, D], 'normal'],
+    W: [[...each, H, D, D], 'small'],
+    b: [[...each, H, D], 'small'],
+    dO: [rows, 'normal'],
+    dFinalW: [[N, H, D, D], 'normal'],
+    dFinalB: [[N, H, D], 'normal'],
   };
 }
 
