@@ -75,6 +75,7 @@ export type * from './ops/scan';
 export * from './ops/shortConv';
 export * from './ops/sparse';
 export * from './ops/swiglu';
+export * from './ops/tttLinear';
 export type { PeftConfig } from './peft/configKeys';
 export type { StoredArrays, StoredDType, StoredTensor } from './peft/dtypes';
 export {

@@ -3,8 +3,15 @@ import type { Case } from '../../ts/cli/benchCase';
 import { findOperations } from '../../ts/cli/ops';
 
 export function scanCases(): Case[] {
-  return findOperations(['dplr', 'rwkv7', 'rwkv6', 'hgrn', 's4d', 's4d/convolution']).flatMap(
-    (op) =>
-      op.passes.map((pass): Case => ({ op, pass, shape: op.usual, dtype: 'f32', mode: 'auto' })),
+  return findOperations([
+    'dplr',
+    'rwkv7',
+    'rwkv6',
+    'hgrn',
+    's4d',
+    's4d/convolution',
+    'tttLinear',
+  ]).flatMap((op) =>
+    op.passes.map((pass): Case => ({ op, pass, shape: op.usual, dtype: 'f32', mode: 'auto' })),
   );
 }

@@ -8,6 +8,7 @@ import * as layers from '../reference/layers';
 import * as presets from '../reference/presets';
 import * as recurrence from '../reference/recurrence';
 import { s4d, s4dBackward } from '../reference/s4d';
+import { tttLinear, tttLinearBackward } from '../reference/tttLinear';
 import { sizeOf, type TensorLike } from '../support/tensor';
 import { forwardName } from './problems';
 
@@ -46,6 +47,7 @@ const KNOWN = new Set([
   'dtSoftplus',
   'dtLimit',
   'discretisation',
+  'miniBatch',
   'transposeA',
   'transposeB',
   'activation',
@@ -152,6 +154,8 @@ export function expected(
       return { ...gatedScans[family][backward ? 'backward' : 'forward'](i, options) };
     case 'hgrn':
       return { ...(backward ? hgrnBackward : hgrn)(i, options) };
+    case 'tttLinear':
+      return { ...(backward ? tttLinearBackward : tttLinear)(i, options) };
     case 's4d':
       return { ...(backward ? s4dBackward : s4d)(i, options) };
     case 'mamba2':

@@ -186,6 +186,10 @@ export function baseCall(entry: EntryDescription, seed: number): BaseCall {
       [dims.HV, dims.K, dims.V] = [dims.D, 1, 1];
       shapes = hgrnShapes(dims);
       break;
+    case 'tttLinear':
+      if (maybe()) options.miniBatch = upTo(20);
+      shapes = tttShapes(dims, maybe());
+      break;
     case 's4d':
       if (maybe()) options.discretisation = maybe() ? 'zoh' : 'bilinear';
       [dims.HV, dims.K, dims.V] = [dims.D, dims.W, 2];
@@ -254,6 +258,7 @@ export function baseCall(entry: EntryDescription, seed: number): BaseCall {
         'g',
         'w',
         'u',
+        'eta',
         'beta',
         'dt',
         ...(entry.name.startsWith('attention') ? ['gate'] : []),
@@ -419,6 +424,24 @@ function attentionShapes(dims: Dims, options: Record<string, unknown>, random: R
     dLse: [[B, T, H], 'normal'],
     o: [[B, T, H, V], 'normal'],
     lse: [[B, T, H], 'normal'],
+  };
+}
+
+function tttShapes({ B, T, N, H, D }: Dims, own: boolean): Shapes {
+  const rows = [B, T, H, D];
+  const each = own ? [N] : [];
+  return {
+    q: [rows, 'normal'],
+    k: [rows, 'normal'],
+    v: [rows, 'normal'],
+    eta: [[B, T, H], 'small'],
+    lnWeight: [[H, D], 'normal'],
+    lnBias: [[H, D], 'normal'],
+    W: [[...each, H, D, D], 'small'],
+    b: [[...each, H, D], 'small'],
+    dO: [rows, 'normal'],
+    dFinalW: [[N, H, D, D], 'normal'],
+    dFinalB: [[N, H, D], 'normal'],
   };
 }
 

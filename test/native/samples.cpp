@@ -68,6 +68,13 @@ Arguments argumentsOf(const std::string& function) {
             {"initialState", r.normals({2, 9})},
             {"dO", r.normals({2, 19, 9})},
             {"dFinalState", r.normals({2, 9})}};
+  if (starts("tttLinear"))
+    return {{"q", r.normals({2, 19, 2, 9})},  {"k", r.normals({2, 19, 2, 9})},
+            {"v", r.normals({2, 19, 2, 9})},  {"eta", r.fill({2, 19, 2}, [&] { return r.uniform() / 20; })},
+            {"lnWeight", r.normals({2, 9})},  {"lnBias", r.normals({2, 9})},
+            {"W", r.normals({2, 9, 9})},      {"b", r.normals({2, 9})},
+            {"dO", r.normals({2, 19, 2, 9})}, {"dFinalW", r.normals({2, 2, 9, 9})},
+            {"dFinalB", r.normals({2, 2, 9})}};
   if (starts("s4d"))
     return {{"x", r.normals({2, 19, 9})},
             {"logDt", r.fill({9}, [&] { return -3 * r.uniform(); })},

@@ -2,6 +2,7 @@
 import { gatedScans } from '#oracle/reference/gatedScan';
 import { hgrn, hgrnBackward } from '#oracle/reference/hgrn';
 import { s4d, s4dBackward } from '#oracle/reference/s4d';
+import { tttLinear, tttLinearBackward } from '#oracle/reference/tttLinear';
 import type { Tensor32 } from '#oracle/support/tensor';
 import type { Operation, References, Shape, Tensors } from '../operation';
 import type { Maker } from './layers';
@@ -162,6 +163,38 @@ function stateSpace(name: string, mode: 'recurrent' | 'convolution'): Operation 
   };
 }
 
+const learning = operation({
+  name: 'tttLinear',
+  shapes: [
+    { B: 2, T: 35, H: 2, D: 17 },
+    { B: 1, T: 40, H: 1, D: 32 },
+  ],
+  float32: ['eta', 'lnWeight', 'lnBias', 'W', 'b'],
+  rounded: ['o'],
+  limits: { o: 2e-6, other: 5e-5 },
+  draw: ({ B, T, H, D }, { normals }) => {
+    const eta = normals(B, T, H);
+    return {
+      q: normals(B, T, H, D),
+      k: normals(B, T, H, D),
+      v: normals(B, T, H, D),
+      eta: { ...eta, data: eta.data.map((x) => Math.abs(x) / (4 * D)) },
+      lnWeight: normals(H, D),
+      lnBias: scaled(normals(H, D), 0.3),
+      W: scaled(normals(H, D, D), D ** -0.5),
+      b: scaled(normals(H, D), 0.5),
+      dO: normals(B, T, H, D),
+    };
+  },
+  forward: (inputs: any): References => ({ o: tttLinear(inputs).o }),
+  backward: (inputs: any) => tttLinearBackward(inputs),
+  // Z, the output and the step; backward two for each of these, and what it computes again.
+  flops: (pass, { B, T, H, D }) => (pass === 'backward' ? 18 : 6) * D * D * B * T * H,
+  tokenHeads: (_pass, { B, T, H }) => B * T * H,
+  tokens: 'T',
+  usual: { B: 1, T: 512, H: 8, D: 64 },
+});
+
 export const scans: readonly Operation[] = [
   dplr,
   rwkv7,
@@ -169,4 +202,5 @@ export const scans: readonly Operation[] = [
   elementwise,
   stateSpace('s4d', 'recurrent'),
   stateSpace('s4d/convolution', 'convolution'),
+  learning,
 ];
