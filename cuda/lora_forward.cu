@@ -70,7 +70,7 @@ void loraForward(Stream& stream, const RankoneLoraForward& forward) {
   // Products are made of x's own elements on the tensor cores, and of float32 otherwise.
   const int32_t dtype = p.x.dtype != RANKONE_F32 ? p.x.dtype : RANKONE_BF16;
   if (p.compute == RANKONE_COMPUTE_BF16 || (p.compute == RANKONE_COMPUTE_DEFAULT && p.x.dtype != RANKONE_F32)) {
-    if (loraTakesHopper(call)) return dtype == RANKONE_BF16 ? loraHopperBf16(call) : loraHopperF16(call);
+    if (loraTakesHopper(call) && (dtype == RANKONE_BF16 ? loraHopperBf16(call) : loraHopperF16(call))) return;
     const Scratch<uint8_t> operand = makeOperand(stream, p, args, dtype, nullptr);
     if (dtype == RANKONE_BF16 ? loraForwardBf16(call) : loraForwardF16(call)) return;
   }

@@ -25,8 +25,9 @@ void loraForwardF32(LoraCall& call);
 
 // On Hopper: wgmma, whatever the number of rows, so that a row's bits are its own.
 bool loraTakesHopper(const LoraCall& call);
-void loraHopperBf16(LoraCall& call);
-void loraHopperF16(LoraCall& call);
+// Whether anything was launched: the library may have been built without code for it.
+bool loraHopperBf16(LoraCall& call);
+bool loraHopperF16(LoraCall& call);
 
 // x as products of `dtype` read it, its rows in the order of the launch where that is another (null: as they come): in
 // memory of its own where it is not so already.

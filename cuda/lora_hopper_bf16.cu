@@ -2,6 +2,6 @@
 
 namespace rankone::cuda {
 
-void loraHopperBf16(LoraCall& call) { runHopper<Bf16Element>(call); }
+bool loraHopperBf16(LoraCall& call) { return runHopper<Bf16Element>(call); }
 
 }  // namespace rankone::cuda

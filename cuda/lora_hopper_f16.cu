@@ -2,6 +2,6 @@
 
 namespace rankone::cuda {
 
-void loraHopperF16(LoraCall& call) { runHopper<F16Element>(call); }
+bool loraHopperF16(LoraCall& call) { return runHopper<F16Element>(call); }
 
 }  // namespace rankone::cuda

@@ -277,14 +277,11 @@ SIMT_DEV void loraHopper(const LoraForwardArgs& args, const HopperMaps& maps) {
   }
 }
 
+// Elsewhere it has no body, and a block of it at most one warp: that is how the launcher knows.
 template <class Schedule>
-__global__ void __launch_bounds__(Schedule::THREADS + kProducerThreads, 1)
+__global__ void __launch_bounds__(SIMT_HAS_SM90A ? Schedule::THREADS + kProducerThreads : 32, 1)
     loraHopperKernel(const __grid_constant__ LoraForwardArgs args, const __grid_constant__ HopperMaps maps) {
-#if !defined(__CUDA_ARCH__) || defined(__CUDA_ARCH_FEAT_SM90_ALL)
-  loraHopper<Schedule>(args, maps);
-#else
-  __trap();
-#endif
+  if constexpr (SIMT_HAS_SM90A) loraHopper<Schedule>(args, maps);
 }
 
 }  // namespace rankone::cuda

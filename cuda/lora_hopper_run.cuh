@@ -92,9 +92,12 @@ void runHopper(LoraCall& call) {
 }
 
 template <class Element>
-void runHopper(LoraCall& call) {
+bool runHopper(LoraCall& call) {
+  using Few = typename HopperSchedules<Element, true>::Few;
+  if (call.stream.mostThreads(reinterpret_cast<const void*>(loraHopperKernel<Few>)) < Few::THREADS) return false;
   const bool direct = !call.args.hasBase || call.args.format.format == Element::kFormat;
   direct ? runHopper<Element, true>(call) : runHopper<Element, false>(call);
+  return true;
 }
 
 }  // namespace rankone::cuda
