@@ -238,7 +238,9 @@ SIMT_DEV void loraHopper(const LoraForwardArgs& args, const HopperMaps& maps) {
   using Base = typename Schedule::Base;
   auto& shared = simt::shared<HopperShared<Schedule>>();
   constexpr int THREADS = Schedule::THREADS + kProducerThreads;
+  // 504 of them for one thread of each of three warpgroups; two do without.
   constexpr bool MANY = THREADS == 384;
+  constexpr int CONSUMERS = Base::ROWS * Base::COLUMNS > 64 ? 208 : 184, PRODUCERS = 504 - 2 * CONSUMERS;
   HopperConsumer<Schedule> consumer(args);
   if (threadIdx.x == 0) {
     for (int s = 0; s < Schedule::RING; ++s) {
@@ -252,7 +254,7 @@ SIMT_DEV void loraHopper(const LoraForwardArgs& args, const HopperMaps& maps) {
   const int64_t ranks = args.stripCount, outputs = ranks + (args.hasUses ? args.tileCount : 0);
   const int64_t end = outputs + args.tileCount * args.blockCount;
   if (threadIdx.x < Schedule::THREADS) {
-    if constexpr (MANY) simt::set_max_registers_inc<208>();
+    if constexpr (MANY) simt::set_max_registers_inc<CONSUMERS>();
     int64_t item = blockIdx.x;
     for (; item < ranks; item += gridDim.x) consumer.sumStrip(item);
     simt::fence_proxy_async();  // the copy engine and wgmma have the strips' memory next
@@ -263,7 +265,7 @@ SIMT_DEV void loraHopper(const LoraForwardArgs& args, const HopperMaps& maps) {
       consumer.sumOutputs(at.tile, at.block * Base::BN);
     }
   } else {
-    if constexpr (MANY) simt::set_max_registers_dec<88>();
+    if constexpr (MANY) simt::set_max_registers_dec<PRODUCERS>();
     HopperProducer<Schedule> producer(args, maps);
     simt::bar_sync(kStripsDone, THREADS);
     int64_t item = blockIdx.x;

@@ -157,9 +157,9 @@ function readBinary(file) {
   throw new Error(`${file} is ${format}`);
 }
 
-/** Calls visit(symbol, mnemonic, operands) for each instruction. */
-async function disassemble(file, visit) {
-  const args = ['--disassemble', '--no-show-raw-insn', '--no-leading-addr', file];
+/** Calls visit(symbol, mnemonic, operands) for each instruction of libraries or objects. */
+async function disassemble(files, visit) {
+  const args = ['--disassemble', '--no-show-raw-insn', '--no-leading-addr', ...files];
   const child = spawn(tool('llvm-objdump'), args, { stdio: ['ignore', 'pipe', 'inherit'] });
   const ended = new Promise((resolve) => child.on('close', resolve));
   let symbol = '';
@@ -170,7 +170,7 @@ async function disassemble(file, visit) {
       if (mnemonic) visit(symbol, mnemonic, operands);
     }
   }
-  if ((await ended) !== 0) throw new Error(`llvm-objdump cannot read ${file}`);
+  if ((await ended) !== 0) throw new Error(`llvm-objdump cannot read ${files}`);
 }
 
 module.exports = { disassemble, missingTool, readBinary };

@@ -1,8 +1,8 @@
 // Holds the binaries of prebuilds/ against what the package promises of them, and lists their sizes.
 //   node scripts/check-prebuilds.cjs [target...]     linux-x64-glibc and so on; all that lie there without one
 //   node scripts/check-prebuilds.cjs --all           as well, and a missing one is a fault
-// Names of functions are gone from what is shipped: the instructions are read from the same link before it was stripped,
-// build-prebuilds/<target>/symbols.node, and not at all where that is missing (which is said). Exits 1 on a fault.
+// Names of functions are gone from what is shipped: the instructions are read from the objects that it was linked from, in
+// build-prebuilds/<target>/, and not at all where those are missing (which is said). Exits 1 on a fault.
 const fs = require('node:fs');
 const path = require('node:path');
 const { disassemble, missingTool, readBinary } = require('./binary.cjs');
@@ -78,11 +78,11 @@ const afterArmv8 =
   /^(sdot|udot|usdot|sudot|bf\w+(dot|mla|mmla)\w*|fmlal2?|cas[apl]*[bh]?|swp[al]*[bh]?|ld(add|clr|eor|set|[su]max|[su]min)[al]*[bh]?|ptrue|whilelo)$/;
 
 /** Functions with instructions that a processor which runs them may not have. */
-async function straySymbols(target, file) {
+async function straySymbols(target, files) {
   const stray = new Map();
   let count = 0;
   const apple = target.platform === 'darwin'; // whose first arm64 processor has them
-  await disassemble(file, (symbol, mnemonic, operands) => {
+  await disassemble(files, (symbol, mnemonic, operands) => {
     ++count;
     let why;
     if (target.arch === 'x64') {
@@ -94,8 +94,21 @@ async function straySymbols(target, file) {
     }
     if (why && !stray.has(symbol)) stray.set(symbol, `${symbol} has ${mnemonic}, of ${why}`);
   });
-  if (count === 0) throw new Error(`${file} has no instructions`);
+  if (count === 0) throw new Error(`no instructions in ${files}`);
   return [...stray.values()];
+}
+
+/** What it was linked from, of the C++ runtime nothing. */
+function objectsOf(target) {
+  const folders = [`${target.name}-native`, target.name]
+    .map((name) => path.join(root, 'build-prebuilds', name, 'build/CMakeFiles'))
+    .filter((folder) => fs.existsSync(folder));
+  // Of two builds, the one that the file comes from is the later one.
+  const [folder] = folders.sort((a, b) => fs.statSync(b).mtimeMs - fs.statSync(a).mtimeMs);
+  if (!folder) return [];
+  const inside = (name) => /^rankone(_engine)?\.dir/.test(name) && /\.o(bj)?$/.test(name);
+  const names = fs.readdirSync(folder, { recursive: true }).filter(inside);
+  return names.map((name) => path.join(folder, name));
 }
 
 async function main() {
@@ -123,10 +136,8 @@ async function main() {
     }
     const found = readBinary(file);
     const faults = faultsOf(target, found);
-    const folders = [target.name, `${target.name}-native`];
-    const twins = folders.map((name) => path.join(root, 'build-prebuilds', name, 'symbols.node'));
-    const twin = twins.find((name) => fs.existsSync(name));
-    if (twin) faults.push(...(await straySymbols(target, twin)));
+    const objects = objectsOf(target);
+    if (objects.length) faults.push(...(await straySymbols(target, objects)));
     const needs = found.versions
       ?.filter((v) => v.startsWith('GLIBC_'))
       .sort((a, b) => (later(a, b) ? 1 : -1));
@@ -136,7 +147,7 @@ async function main() {
       found.minimum && `macOS ${found.minimum}`,
       found.signed && 'signed ad hoc',
       `imports from ${found.needed.map((name) => path.basename(name)).join(', ') || 'nothing'}`,
-      !twin && 'instructions not read: no symbols.node',
+      !objects.length && 'instructions not read: no objects',
     ];
     sum += found.size;
     bad += faults.length ? 1 : 0;

@@ -1,10 +1,9 @@
 #!/usr/bin/env node
 // prebuildify calls this in place of node-gyp:  rebuild --target=20.20.2 --devdir=... --arch=x64 --release
-// It takes the one .node that is left in build/Release of the folder that it was given. The same with its symbols stays
-// beside it in symbols.node, for scripts/check-prebuilds.cjs.
+// It takes the one .node that is left in build/Release of the folder that it was given. The objects stay for
+// scripts/check-prebuilds.cjs.
 // With RANKONE_ZIG zig is the compiler, for RANKONE_ZIG_TARGET.
 const { spawnSync } = require('node:child_process');
-const fs = require('node:fs');
 const os = require('node:os');
 const path = require('node:path');
 
@@ -36,11 +35,7 @@ const defines = RANKONE_ZIG
       `RANKONE_ZIG_TARGET=${RANKONE_ZIG_TARGET}`,
     ]
   : [];
-// Linked twice, the second time without symbols. Configured anew each time: a folder of an earlier run has what is up to
-// date already.
-for (const flag of ['', '-s']) {
-  const env = { RANKONE_LDFLAGS: `${process.env.RANKONE_LDFLAGS ?? ''} ${flag}` };
-  cmake('configure', defines, env);
-  cmake('build', [], env);
-  if (flag === '') fs.copyFileSync('build/Release/rankone.node', 'symbols.node');
-}
+const env = { RANKONE_LDFLAGS: `${process.env.RANKONE_LDFLAGS ?? ''} -s` };
+// Configured anew each time: a folder of an earlier run has what is up to date already.
+cmake('configure', defines, env);
+cmake('build', [], env);

@@ -81,7 +81,9 @@ async function test(flavor, program, patterns) {
   const env = { ...sanitizerOptions, ...process.env, RANKONE_POISON: '1' };
   const isas = process.env.RANKONE_ISA
     ? [process.env.RANKONE_ISA]
-    : (await run(command, [...first, '--isas'], 10 * MINUTE, env)).stdout.split('\n').filter(Boolean);
+    : (await run(command, [...first, '--isas'], 10 * MINUTE, env)).stdout
+        .split('\n')
+        .filter(Boolean);
   if (isas.length === 0) {
     report(flavor, false, `${command} does not run`);
     ++failed;
@@ -91,6 +93,7 @@ async function test(flavor, program, patterns) {
     const covered = isa === 'avx512' && isas.includes('avx512bf16');
     const args = [...first, ...(quick || covered ? ['--quick'] : []), ...patterns];
     const started = performance.now();
+    const sum = { passed: 0, failed: 0, output: '' };
     const parts = Array.from({ length: jobs }, (_, i) => async () => {
       const part = [...args, '--part', `${i + 1}/${jobs}`];
       const result = await run(command, part, 60 * MINUTE, { ...env, RANKONE_ISA: isa });
@@ -100,7 +103,6 @@ async function test(flavor, program, patterns) {
       sum.failed += whole ? Number(counts[2]) : 1;
       if (!whole || counts[2] !== '0') sum.output += `${result.output.trimEnd()}\n${result.how}\n`;
     });
-    const sum = { passed: 0, failed: 0, output: '' };
     await pool(parts);
     passed += sum.passed;
     failed += sum.failed;

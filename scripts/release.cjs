@@ -4,9 +4,9 @@
 // Works in the current folder, which npm makes the root of the repository.
 const { spawnSync } = require('node:child_process');
 const fs = require('node:fs');
-const path = require('node:path');
 const { parseArgs } = require('node:util');
 const semver = require('semver');
+const { targets } = require('./targets.cjs');
 
 const USAGE =
   'usage: npm run release -- patch|minor|major|x.y.z [--dry-run] [--branch main] [--skip-lint] [--skip-tests]';
@@ -15,17 +15,6 @@ const MANIFESTS = ['package.json', 'cuda/package/package.json'];
 const LOCK = 'package-lock.json';
 const CHANGELOG = 'CHANGELOG.md';
 const CHECK = 'scripts/check-prebuilds.cjs';
-/** Folders of prebuilds/, and what the name of a file in it contains. */
-const PREBUILDS = [
-  ['linux-x64', 'glibc'],
-  ['linux-x64', 'musl'],
-  ['linux-arm64', 'glibc'],
-  ['linux-arm64', 'musl'],
-  ['win32-x64', ''],
-  ['darwin-x64', ''],
-  ['darwin-arm64', ''],
-];
-
 class Refusal extends Error {}
 
 function run(command, args, options = {}) {
@@ -77,14 +66,6 @@ function releaseChangelog(text, version, date) {
   return { notes, text: `${(text.slice(0, found.index) + heading + rest).trimEnd()}\n` };
 }
 
-function missingPrebuilds() {
-  return PREBUILDS.filter(([folder, libc]) => {
-    const files = path.join('prebuilds', folder);
-    if (!fs.existsSync(files)) return true;
-    return !fs.readdirSync(files).some((name) => name.endsWith('.node') && name.includes(libc));
-  }).map((parts) => parts.filter(Boolean).join(' '));
-}
-
 /** What is wrong with the state of the repository, all at once. */
 function refusals(branch, version) {
   const found = [];
@@ -97,7 +78,7 @@ function refusals(branch, version) {
   const upstream = run('git', ['rev-parse', '--abbrev-ref', '@{upstream}']);
   if (upstream.ok && !run('git', ['merge-base', '--is-ancestor', '@{upstream}', 'HEAD']).ok)
     found.push(`${upstream.stdout.trim()} has commits that ${on} lacks`);
-  const missing = missingPrebuilds();
+  const missing = targets.filter(({ file }) => !fs.existsSync(file)).map(({ name }) => name);
   if (missing.length) found.push(`prebuilds/ lacks ${missing.join(', ')}`);
   const { publishConfig } = readJson('package.json');
   if (!publishConfig?.provenance || publishConfig.access !== 'public')
@@ -121,7 +102,7 @@ function release(wanted, options) {
   const found = refusals(options.branch, version);
   if (found.length) throw new Refusal(found.join('\n'));
 
-  if (fs.existsSync(CHECK)) shown('the check of the prebuilds', process.execPath, [CHECK]);
+  if (fs.existsSync(CHECK)) shown('the check of the prebuilds', process.execPath, [CHECK, '--all']);
   if (!options['skip-lint']) shown('lint', 'npm', ['run', 'lint']);
   if (!options['skip-tests']) shown('the tests', 'npm', ['test']);
 

@@ -59,7 +59,9 @@ const harnessFlags = ['-std=c++20', '-I', 'cpp'];
 
 // What the tests in test/cuda share; some of it is the native tests'.
 function harnessParts() {
-  const shared = ['array', 'compare', 'lora_formulas', 'runner'].map((name) => `test/native/${name}.cpp`);
+  const shared = ['array', 'compare', 'lora_formulas', 'runner'].map(
+    (name) => `test/native/${name}.cpp`,
+  );
   const own = walk('test/cuda').filter(
     (name) => name.endsWith('.cpp') && !/(_test|emulated_runtime|gpu)\.cpp$/.test(name),
   );

@@ -13,8 +13,9 @@ else()
   set(CMAKE_SYSTEM_NAME Linux)
 endif()
 string(REGEX MATCH "^[^-]+" CMAKE_SYSTEM_PROCESSOR ${RANKONE_ZIG_TARGET})
-# Not among the flags, which cmake-js sets.
-set(CMAKE_CXX_COMPILER ${RANKONE_ZIG} c++ -target ${RANKONE_ZIG_TARGET})
+# Not among the flags, which cmake-js sets. Zig compiles its C++ runtime anew for each level of optimization and for what
+# is stripped: with these, CMake's own programs take the one that the addon takes.
+set(CMAKE_CXX_COMPILER ${RANKONE_ZIG} c++ -target ${RANKONE_ZIG_TARGET} -O2 -s)
 if(CMAKE_SYSTEM_NAME STREQUAL "Windows")
   set(CMAKE_CXX_STANDARD_LIBRARIES "" CACHE STRING "zig links what is needed")
   set(CMAKE_USER_MAKE_RULES_OVERRIDE_CXX ${CMAKE_CURRENT_LIST_DIR}/zig-windows.cmake)

@@ -130,6 +130,10 @@ LORA_TEST("lora: a depth of many stages, and blocks with many tiles") {
       d.dtype = RANKONE_BF16;
       expectRight(device, drawLora(d, seed));
     }
+  HostLora base = drawLora({20, 136, 700, RANKONE_WEIGHT_NF4, LoraRouting::NONE}, 170);
+  base.compute = RANKONE_COMPUTE_BF16;
+  base.bias = {};
+  expectRight(device, base);
 }
 
 LORA_TEST("lora: many ranks, many adapters, more than one of a row") {

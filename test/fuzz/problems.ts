@@ -129,11 +129,6 @@ export function baseCall(entry: EntryDescription, seed: number): BaseCall {
       if (maybe()) options.activation = maybe() ? 'silu' : 'none';
       shapes = convolutionShapes(dims);
       break;
-    case 'attention':
-      shapes = attentionShapes(dims, options, random);
-      skip = ['o', 'lse']; // results of a forward, or nothing
-      if (takes(entry, 'outputLse') && maybe()) options.outputLse = maybe();
-      break;
     case 'rope':
     case 'ropeInPlace':
       if (maybe()) options.interleaved = maybe();
@@ -150,6 +145,11 @@ export function baseCall(entry: EntryDescription, seed: number): BaseCall {
         skip.push('inverseFrequencies');
         options.theta = 500;
       }
+      break;
+    case 'attention':
+      shapes = attentionShapes(dims, options, random);
+      skip = ['o', 'lse']; // results of a forward, or nothing
+      if (takes(entry, 'outputLse') && maybe()) options.outputLse = maybe();
       break;
     case 'rmsNorm':
     case 'rmsNormGated':
@@ -250,7 +250,15 @@ export function baseCall(entry: EntryDescription, seed: number): BaseCall {
     const narrow =
       half &&
       dtypes.includes(half) &&
-      (!['g', 'w', 'u', 'beta', 'dt', 'gate'].includes(name) || maybe());
+      (![
+        'g',
+        'w',
+        'u',
+        'beta',
+        'dt',
+        ...(entry.name.startsWith('attention') ? ['gate'] : []),
+      ].includes(name) ||
+        maybe());
     return narrow ? encode(half, drawn as { data: Float32Array; shape: number[] }) : drawn;
   };
   const inputs: Record<string, Value> = {};
@@ -347,27 +355,6 @@ function gridShapes(
   return [shapes, skip];
 }
 
-function attentionShapes(dims: Dims, options: Record<string, unknown>, random: Random): Shapes {
-  const { B, T, H: HKV, HV: H, K, V } = dims;
-  const S = options.cuSeqlens ? T : Math.max(0, T + random.integer(20) - 5);
-  if (random.integer(2)) options.causal = random.integer(2) === 0;
-  if (random.integer(2)) options.window = [random.integer(9), random.integer(9)];
-  if (random.integer(3) === 0) options.sinkTokens = random.integer(4);
-  if (random.integer(3) === 0) options.softcap = 1 + random.integer(9);
-  if (random.integer(3) === 0) options.scale = 0.5;
-  return {
-    q: [[B, T, H, K], 'normal'],
-    k: [[B, S, HKV, K], 'normal'],
-    v: [[B, S, HKV, V], 'normal'],
-    sinks: [[H], 'normal'],
-    gate: [[B, T, H, V], 'normal'],
-    dO: [[B, T, H, V], 'normal'],
-    dLse: [[B, T, H], 'normal'],
-    o: [[B, T, H, V], 'normal'],
-    lse: [[B, T, H], 'normal'],
-  };
-}
-
 /** Of dplr, rwkv7 and rwkv6, whose names do not clash. */
 function gatedScanShapes({ B, T, N, H, K, V }: Dims): Shapes {
   const keys = [B, T, H, K];
@@ -411,6 +398,27 @@ function s4dShapes({ B, T, N, D, W }: Dims): Shapes {
     initialState: [state, 'normal'],
     dY: [[B, T, D], 'normal'],
     dFinalState: [state, 'normal'],
+  };
+}
+
+function attentionShapes(dims: Dims, options: Record<string, unknown>, random: Random): Shapes {
+  const { B, T, H: HKV, HV: H, K, V } = dims;
+  const S = options.cuSeqlens ? T : Math.max(0, T + random.integer(20) - 5);
+  if (random.integer(2)) options.causal = random.integer(2) === 0;
+  if (random.integer(2)) options.window = [random.integer(9), random.integer(9)];
+  if (random.integer(3) === 0) options.sinkTokens = random.integer(4);
+  if (random.integer(3) === 0) options.softcap = 1 + random.integer(9);
+  if (random.integer(3) === 0) options.scale = 0.5;
+  return {
+    q: [[B, T, H, K], 'normal'],
+    k: [[B, S, HKV, K], 'normal'],
+    v: [[B, S, HKV, V], 'normal'],
+    sinks: [[H], 'normal'],
+    gate: [[B, T, H, V], 'normal'],
+    dO: [[B, T, H, V], 'normal'],
+    dLse: [[B, T, H], 'normal'],
+    o: [[B, T, H, V], 'normal'],
+    lse: [[B, T, H], 'normal'],
   };
 }
 

@@ -138,7 +138,8 @@ for (const [name, layout] of Object.entries(layouts)) {
       const info = JSON.parse(await run(...layout.command, 'rankone', 'info', '--json'));
       assert.match(info.binary, layout.place);
       assert.match(info.binary, /\/prebuilds\//);
-      if (hasCuda) assert.match(info.cuda, /\/rankone-cuda-linux-x64\/rankone_cuda\.so: file too short/);
+      if (hasCuda)
+        assert.match(info.cuda, /\/rankone-cuda-linux-x64\/rankone_cuda\.so: file too short/);
     } finally {
       fs.rmSync(home, { recursive: true });
     }

@@ -162,7 +162,7 @@ testLlvm('a wide instruction outside of its namespace is found', async () => {
     ${wide('avx2')} void three(float* x) ${body}
     extern "C" void napi_register_module_v1() {}`,
   );
-  const stray: string[] = await straySymbols(target('linux-x64-glibc'), file);
+  const stray: string[] = await straySymbols(target('linux-x64-glibc'), [file]);
   assert.equal(stray.map((line) => line.replace(/ has \S+, of/, '')).sort(), [
     '_Z5threePf avx2',
     '_ZN7rankone4avx23twoEPf avx512',
@@ -181,14 +181,14 @@ testLlvm('what cannot be read is an error', async () => {
   fs.writeFileSync(file, 'no library');
   assert.throws(() => readBinary(file), /llvm-readobj/);
   let message = '';
-  await disassemble(file, () => {}).catch((error: Error) => (message = error.message));
+  await disassemble([file], () => {}).catch((error: Error) => (message = error.message));
   assert.match(message, /cannot read/);
 });
 
 testLlvm("this build's wide instructions stay in their namespaces", async () => {
   const found = readBinary(bindingPath());
   // A stripped one has been checked before it was.
-  if (found.symbols) assert.equal(await straySymbols(hostTarget(), bindingPath()), []);
+  if (found.symbols) assert.equal(await straySymbols(hostTarget(), [bindingPath()]), []);
   assert.is(`${found.platform}-${found.arch}`, `${process.platform}-${process.arch}`);
   assert.ok(found.exports.includes('napi_register_module_v1'));
 });

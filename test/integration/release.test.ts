@@ -94,7 +94,7 @@ test('refuses a changed tree, another branch and missing binaries, all said at o
   git('checkout', '-q', '-b', 'side');
   fs.renameSync(at('prebuilds/linux-arm64/rankone.musl.node'), at('cache.node'));
   try {
-    refused(/on branch side.*\n.*not clean:\n(.*\n)+.*prebuilds\/ lacks linux-arm64 musl/, 'patch');
+    refused(/on branch side.*\n.*not clean:\n(.*\n)+.*prebuilds\/ lacks linux-arm64-musl/, 'patch');
   } finally {
     fs.renameSync(at('cache.node'), at('prebuilds/linux-arm64/rankone.musl.node'));
     fs.rmSync(at('new.txt'));

@@ -86,7 +86,7 @@ TEST("forms of the norms") {
 
 struct Rope {
   int64_t B, T, H, D, R;
-  bool interleaved, given;  // positions and frequencies: given, or offset and theta
+  bool interleaved = false, given = false;  // positions and frequencies: given, or offset and theta
 };
 
 Values turned(const Rope& s, const Array& x, const Array& positions, const Array& frequencies, double direction) {

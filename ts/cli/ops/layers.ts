@@ -227,19 +227,24 @@ const rotary = {
   usual: { B: 1, T: 512, H: 16, D: 128 },
 } satisfies Definition;
 
-const rope = operation(rotary);
+const rope: Operation = {
+  ...operation(rotary),
+  objection: ({ D }) => (D % 2 || D === 0 ? `D of rope: an even number, got ${D}` : undefined),
+};
 
 /** Of a part of the elements, in pairs of neighbours. */
-const partialRope = { interleaved: true, rotaryDim: 16, offset: 1000, scale: 1.5 };
+const partialRope = { interleaved: true, rotaryDim: 8, offset: 1000, scale: 1.5 };
 const ropePartial: Operation = {
   ...operation({
     ...rotary,
     options: partialRope,
     forward: (inputs) => ({ y: reference.rope(inputs, partialRope).y }),
     backward: ({ dY }) => reference.ropeBackward({ dY }, partialRope),
-    flops: perElement(3, 3, ({ B, T, H }) => B * T * H * 16),
+    flops: perElement(3, 3, ({ B, T, H }) => B * T * H * partialRope.rotaryDim),
   }),
   name: 'partial/rope',
+  objection: ({ D }) =>
+    D < partialRope.rotaryDim ? `D of partial/rope: 8 or more, got ${D}` : undefined,
 };
 
 const swiglu = operation({
