@@ -240,7 +240,7 @@ export function baseCall(entry: EntryDescription, seed: number): BaseCall {
     default:
       [shapes, skip] = gridShapes(entry, dims, options, random);
   }
-  if (takes(entry, 'mode') && maybe())
+  if (takes(entry, 'mode') && takes(entry, 'chunkSize') && maybe())
     options.mode = ['auto', 'recurrent', 'chunk'][random.integer(3)];
   if (takes(entry, 'chunkSize') && maybe()) options.chunkSize = 16 << random.integer(3);
   if (takes(entry, 'outputFinalState') && maybe()) options.outputFinalState = maybe();

@@ -39,6 +39,7 @@ const conj = (a: Complex): Complex => [a[0], -a[1]];
 
 /** (e^z - 1) / z by its series, which halves and squares: e^2z - 1 = (e^z - 1)(e^z - 1 + 2). */
 function expm1Over(z: Complex): Complex {
+  if (!Number.isFinite(z[0] + z[1])) return [NaN, NaN];
   if (Math.hypot(z[0], z[1]) > 0.5) {
     const half: Complex = [z[0] / 2, z[1] / 2];
     const e = times(expm1Over(half), half);
