@@ -23,8 +23,8 @@ struct HopperScan : HopperScanTiles<KW, KS, DELTA, CHANNEL> {
   static constexpr int KD = Shared::KD, WORKERS = KS * 128, THREADS = WORKERS + 128;
   static constexpr int RESIDENT = KS == 1 ? 2 : 1;
   // Of the registers that RESIDENT leaves a thread, how many each role takes in the end.
-  static constexpr int WORKER_REGISTERS = KW == 64 ? 152 : KS == 1 ? 168 : 200;
-  static constexpr int OUTPUT_REGISTERS = KW == 64 || KS > 1 ? 104 : 88;
+  static constexpr int WORKER_REGISTERS = KW == 64 ? 152 : KS == 1 ? 160 : 200;
+  static constexpr int OUTPUT_REGISTERS = KW == 64 || KS > 1 ? 104 : 96;
   static constexpr int TAKEN = 15;  // barrier: what was handed over may be written again; the others are of 16 columns:
   SIMT_DEV static int ofState(int w) { return 1 + w; }
   SIMT_DEV static int ofU(int w) { return 5 + w; }
