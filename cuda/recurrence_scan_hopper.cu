@@ -1,7 +1,6 @@
-#include "recurrence_scan_hopper.h"
-
 #include <cstdint>
 
+#include "recurrence_scan_hopper.h"
 #include "recurrence_scan_hopper_form.cuh"
 
 namespace rankone::cuda {

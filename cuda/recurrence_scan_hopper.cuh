@@ -16,10 +16,10 @@ namespace rankone::cuda {
 template <int KW, int KS, bool DELTA, bool CHANNEL>
 struct HopperScan : HopperScanTiles<KW, KS, DELTA, CHANNEL> {
   using Tiles = HopperScanTiles<KW, KS, DELTA, CHANNEL>;
-  using typename Tiles::Columns, typename Tiles::Shared;
   using Columns::floats, Columns::hv, Columns::p, Columns::s, Columns::segment, Columns::v0;
   using Tiles::args, Tiles::keysIn, Tiles::OUTPUT, Tiles::queries, Tiles::stage, Tiles::tokenOfChunk, Tiles::tokensOf,
       Tiles::values;
+  using typename Tiles::Columns, typename Tiles::Shared;
   static constexpr int KD = Shared::KD, WORKERS = KS * 128, THREADS = WORKERS + 128;
   static constexpr int RESIDENT = KS == 1 ? 2 : 1;
   // Of the registers that RESIDENT leaves a thread, how many each role takes in the end.

@@ -70,24 +70,20 @@ struct HopperScanTiles : ScanColumns<HopperScanShared<KW, KS, DELTA, CHANNEL>, K
   SIMT_DEV uint16_t* queries(int i) const {
     return reinterpret_cast<uint16_t*>(s.tiles + p.stages * Shared::kStage + i * Shared::kKeys);
   }
-  SIMT_DEV char* head(int i) const {
-    return reinterpret_cast<char*>(queries(args.queryStages)) + i * p.layout.head;
-  }
+  SIMT_DEV char* head(int i) const { return reinterpret_cast<char*>(queries(args.queryStages)) + i * p.layout.head; }
 
   // ---- loads, by the warps of output
 
   // Rows of 64 columns a slice: of a whole chunk by thread 0 through TMA, else by all threads.
   SIMT_DEV void loadSlices(uint16_t* to, const simt::TensorMap& map, int slices, int column, int64_t y, int64_t z,
                            uint64_t* bar) const {
-    SIMT_NOUNROLL for (int i = 0; i < slices; ++i)
-        simt::tma_load_3d(to + i * Shared::kSlice / 2, &map, column + i * 64, static_cast<int>(y), static_cast<int>(z),
-                          bar);
+    SIMT_NOUNROLL for (int i = 0; i < slices; ++i) simt::tma_load_3d(to + i * Shared::kSlice / 2, &map, column + i * 64,
+                                                                     static_cast<int>(y), static_cast<int>(z), bar);
   }
   SIMT_DEV void copySlices(uint16_t* to, const uint16_t* from, int64_t stride, int slices, int rows, int columns,
                            int thread) const {
-    SIMT_NOUNROLL for (int i = 0; i < slices; ++i)
-        loadTile(to + i * Shared::kSlice / 2, kChunkRows, 64, from + i * 64, stride, rows, columns - i * 64, thread,
-                 128);
+    SIMT_NOUNROLL for (int i = 0; i < slices; ++i) loadTile(to + i * Shared::kSlice / 2, kChunkRows, 64, from + i * 64,
+                                                            stride, rows, columns - i * 64, thread, 128);
   }
   // What threads have copied themselves is there for wgmma too.
   SIMT_DEV void announce(uint64_t* bar, int thread) const {
@@ -114,8 +110,8 @@ struct HopperScanTiles : ScanColumns<HopperScanShared<KW, KS, DELTA, CHANNEL>, K
     }
     const char* from = p.workspace + slot * p.layout.bytes;
     const int64_t stride = CHANNEL ? p.Kp : static_cast<int64_t>(p.H) * p.Kp;
-    const uint16_t* keys = CHANNEL ? reinterpret_cast<const uint16_t*>(from + p.layout.kOutRows)
-                                   : p.k + (token * n * p.H + h) * p.Kp;
+    const uint16_t* keys =
+        CHANNEL ? reinterpret_cast<const uint16_t*>(from + p.layout.kOutRows) : p.k + (token * n * p.H + h) * p.Kp;
     copySlices(stage(to), keys, stride, SLICES, rows, p.Kp, thread);
     if (CHANNEL && DELTA)
       copySlices(keysIn(to), reinterpret_cast<const uint16_t*>(from + p.layout.kInRows), stride, SLICES, rows, p.Kp,

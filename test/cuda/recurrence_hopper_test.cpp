@@ -64,8 +64,7 @@ TEST("hopper scan: every cell, n updates a token") {
 
 TEST("hopper scan: lengths") {
   uint64_t seed = 30;
-  for (int64_t T : {1, 63, 64, 65, 320})
-    expectForward(cell(RANKONE_DELTA, RANKONE_GATE_TOKEN, 1, T, 64, 40), seed++);
+  for (int64_t T : {1, 63, 64, 65, 320}) expectForward(cell(RANKONE_DELTA, RANKONE_GATE_TOKEN, 1, T, 64, 40), seed++);
 }
 
 TEST("hopper scan: sizes of K and V") {
