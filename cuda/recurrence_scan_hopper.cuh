@@ -35,7 +35,7 @@ struct HopperScan : HopperScanTiles<KW, KS, DELTA, CHANNEL> {
 
   // ---- the warps of the recurrence: columns 16 w .., rows KW part ..
 
-  SIMT_DEV void handState(const float (&S)[KW / 8][4], int64_t c, int w, int part, int lane) const {
+  SIMT_DEV void handState(const float (&S)[KW / 8][4], int c, int w, int part, int lane) const {
     // With parts no one writes its x before the other has read what it wrote last.
     if (c > 0 && (p.o || KS > 1)) simt::bar_sync(TAKEN, p.o ? THREADS : WORKERS);
     if (!p.o && !p.traceStates) return;
@@ -66,7 +66,7 @@ struct HopperScan : HopperScanTiles<KW, KS, DELTA, CHANNEL> {
     float(&accumulators)[KW / 2] = reinterpret_cast<float(&)[KW / 2]>(S);
     Columns::loadState(S, w, part, lane);
     Ring ring;
-    SIMT_NOUNROLL for (int64_t c = 0; c < segment.chunks; ++c, ring.step(p.stages)) {
+    SIMT_NOUNROLL for (int c = 0; c < segment.chunks; ++c, ring.step(p.stages)) {
       simt::mbar_wait(&s.full[ring.at], ring.parity);
       const char* head = this->head(ring.at);
       const uint16_t* v = values(ring.at);
@@ -124,7 +124,7 @@ struct HopperScan : HopperScanTiles<KW, KS, DELTA, CHANNEL> {
 
   // TILES of 16 tokens. Element (i, e) of o is column lane / 4 + 8 (e / 2), token 8 i + 2 (lane % 4) + e % 2.
   template <int TILES>
-  SIMT_DEV void output(const Ring& ring, const Ring& ofQ, int64_t c, int w, int thread) const {
+  SIMT_DEV void output(const Ring& ring, const Ring& ofQ, int c, int w, int thread) const {
     const int lane = thread & 31;
     float o[2 * TILES][4] = {};
     simt::mbar_wait(&s.queries[ofQ.at], ofQ.parity);
@@ -192,20 +192,19 @@ struct HopperScan : HopperScanTiles<KW, KS, DELTA, CHANNEL> {
 
   template <int TILES>
   SIMT_DEV void loadAndOutput(int thread) const {
-    Ring ring, before, ofQ;
+    Ring ring, ofQ;
     SIMT_NOUNROLL for (int i = 0; i < p.stages && i < segment.chunks; ++i) Tiles::load(i, i, thread);
     SIMT_NOUNROLL for (int i = 0; p.o && i < args.queryStages && i < segment.chunks; ++i)
         Tiles::loadQueries(i, i, thread);
-    SIMT_NOUNROLL for (int64_t c = 0; c < segment.chunks; ++c) {
-      const int64_t next = c - 1 + p.stages;
+    SIMT_NOUNROLL for (int c = 0; c < segment.chunks; ++c) {
+      const int next = c - 1 + p.stages;
       if (c > 0 && next < segment.chunks) {
-        // All have left the chunk before.
+        const Ring before = ring.before(p.stages);  // of the chunk that all have left, or will have
         if (thread == 0 || tokensOf(next) < p.layout.tokens) simt::mbar_wait(&s.left[before.at], before.parity);
         Tiles::load(next, before.at, thread);
       }
       simt::syncwarp();
       if (p.o) output<TILES>(ring, ofQ, c, thread >> 5, thread);
-      before = ring;
       ring.step(p.stages);
       ofQ.step(args.queryStages);
     }
