@@ -23,8 +23,8 @@ struct HopperScan : HopperScanTiles<KW, KS, DELTA, CHANNEL> {
   static constexpr int KD = Shared::KD, WORKERS = KS * 128, THREADS = WORKERS + 128;
   static constexpr int RESIDENT = KS == 1 ? 2 : 1;
   // Of the registers that RESIDENT leaves a thread, how many each role takes in the end.
-  static constexpr int WORKER_REGISTERS = KW == 64 ? 152 : KS == 1 ? 160 : 200;
-  static constexpr int OUTPUT_REGISTERS = KW == 64 || KS > 1 ? 104 : 96;
+  static constexpr int WORKER_REGISTERS = KW == 64 ? 152 : KS == 1 ? 168 : 200;
+  static constexpr int OUTPUT_REGISTERS = KW == 64 || KS > 1 ? 104 : 88;
   static constexpr int TAKEN = 15;  // barrier: what was handed over may be written again; the others are of 16 columns:
   SIMT_DEV static int ofState(int w) { return 1 + w; }
   SIMT_DEV static int ofU(int w) { return 5 + w; }
@@ -144,8 +144,7 @@ struct HopperScan : HopperScanTiles<KW, KS, DELTA, CHANNEL> {
       Tiles::loadQueries(c + args.queryStages, ofQ.at, thread);
       simt::syncwarp();
     }
-    simt::mbar_wait(&s.full[ring.at], ring.parity);
-    const char* head = this->head(ring.at);
+    const char* head = this->head(ring.at);  // it is there: who handed S over has waited for it
     if (!CHANNEL) {
       const float* qIn = floats(head, p.layout.qIn);
       SIMT_UNROLL for (int i = 0; i < 2 * TILES; ++i) {
@@ -155,18 +154,18 @@ struct HopperScan : HopperScanTiles<KW, KS, DELTA, CHANNEL> {
       }
     }
     simt::bar_sync(ofU(w), 64);
-    uint32_t u[4][4];
-    SIMT_UNROLL for (int j = 0; j < 4; ++j) simt::ld4(u[j], s.u[w][j][lane]);
-    if (c + 1 < segment.chunks) simt::bar_arrive(TAKEN, THREADS);
     SIMT_UNROLL for (int j = 0; j < 4; ++j) {
+      uint32_t u[4];
+      simt::ld4(u, s.u[w][j][lane]);
       SIMT_UNROLL for (int m = 0; m < TILES; ++m) {
         if (j >= p.layout.rowBlocks(m)) continue;
         uint32_t b[4];
         simt::ldmatrix_x4(b, head + p.layout.p + (p.layout.firstBlock(m) + j) * kBlockBytes + lane * 16);
-        simt::mma_bf16(o[2 * m], u[j], b[0], b[1]);
-        simt::mma_bf16(o[2 * m + 1], u[j], b[2], b[3]);
+        simt::mma_bf16(o[2 * m], u, b[0], b[1]);
+        simt::mma_bf16(o[2 * m + 1], u, b[2], b[3]);
       }
     }
+    if (c + 1 < segment.chunks) simt::bar_arrive(TAKEN, THREADS);
     simt::syncwarp();
     if (lane == 0) simt::mbar_arrive(&s.left[ring.at]);
     SIMT_UNROLL for (int i = 0; i < 2 * TILES; ++i) store(o[i], tokenOfChunk(c) + i * 8, tokensOf(c) - i * 8, w, lane);
