@@ -23,8 +23,8 @@ struct HopperScan : HopperScanTiles<KW, KS, DELTA, CHANNEL> {
   static constexpr int KD = Shared::KD, WORKERS = KS * 128, THREADS = WORKERS + 128;
   static constexpr int RESIDENT = KS == 1 ? 2 : 1;
   // Of the registers that RESIDENT leaves a thread, how many each role takes in the end.
-  static constexpr int WORKER_REGISTERS = KW == 64 ? 152 : KS == 1 ? 160 : 200;
-  static constexpr int OUTPUT_REGISTERS = KW == 64 || KS > 1 ? 104 : 96;
+  static constexpr int WORKER_REGISTERS = KW == 64 ? 152 : KS == 1 ? 168 : 200;
+  static constexpr int OUTPUT_REGISTERS = KW == 64 || KS > 1 ? 104 : 88;
   static constexpr int TAKEN = 15;  // barrier: what was handed over may be written again; the others are of 16 columns:
   SIMT_DEV static int ofState(int w) { return 1 + w; }
   SIMT_DEV static int ofU(int w) { return 5 + w; }
@@ -35,7 +35,7 @@ struct HopperScan : HopperScanTiles<KW, KS, DELTA, CHANNEL> {
 
   // ---- the warps of the recurrence: columns 16 w .., rows KW part ..
 
-  SIMT_DEV void handState(const float (&S)[KW / 8][4], int64_t c, int w, int part, int lane) const {
+  SIMT_DEV void handState(const float (&S)[KW / 8][4], int c, int w, int part, int lane) const {
     // With parts no one writes its x before the other has read what it wrote last.
     if (c > 0 && (p.o || KS > 1)) simt::bar_sync(TAKEN, p.o ? THREADS : WORKERS);
     if (!p.o && !p.traceStates) return;
@@ -66,7 +66,7 @@ struct HopperScan : HopperScanTiles<KW, KS, DELTA, CHANNEL> {
     float(&accumulators)[KW / 2] = reinterpret_cast<float(&)[KW / 2]>(S);
     Columns::loadState(S, w, part, lane);
     Ring ring;
-    SIMT_NOUNROLL for (int64_t c = 0; c < segment.chunks; ++c, ring.step(p.stages)) {
+    SIMT_NOUNROLL for (int c = 0; c < segment.chunks; ++c, ring.step(p.stages)) {
       simt::mbar_wait(&s.full[ring.at], ring.parity);
       const char* head = this->head(ring.at);
       const uint16_t* v = values(ring.at);
@@ -124,7 +124,7 @@ struct HopperScan : HopperScanTiles<KW, KS, DELTA, CHANNEL> {
 
   // TILES of 16 tokens. Element (i, e) of o is column lane / 4 + 8 (e / 2), token 8 i + 2 (lane % 4) + e % 2.
   template <int TILES>
-  SIMT_DEV void output(const Ring& ring, const Ring& ofQ, int64_t c, int w, int thread) const {
+  SIMT_DEV void output(const Ring& ring, const Ring& ofQ, int c, int w, int thread) const {
     const int lane = thread & 31;
     float o[2 * TILES][4] = {};
     simt::mbar_wait(&s.queries[ofQ.at], ofQ.parity);
@@ -144,8 +144,7 @@ struct HopperScan : HopperScanTiles<KW, KS, DELTA, CHANNEL> {
       Tiles::loadQueries(c + args.queryStages, ofQ.at, thread);
       simt::syncwarp();
     }
-    simt::mbar_wait(&s.full[ring.at], ring.parity);
-    const char* head = this->head(ring.at);
+    const char* head = this->head(ring.at);  // it is there: who handed S over has waited for it
     if (!CHANNEL) {
       const float* qIn = floats(head, p.layout.qIn);
       SIMT_UNROLL for (int i = 0; i < 2 * TILES; ++i) {
@@ -155,18 +154,18 @@ struct HopperScan : HopperScanTiles<KW, KS, DELTA, CHANNEL> {
       }
     }
     simt::bar_sync(ofU(w), 64);
-    uint32_t u[4][4];
-    SIMT_UNROLL for (int j = 0; j < 4; ++j) simt::ld4(u[j], s.u[w][j][lane]);
-    if (c + 1 < segment.chunks) simt::bar_arrive(TAKEN, THREADS);
     SIMT_UNROLL for (int j = 0; j < 4; ++j) {
+      uint32_t u[4];
+      simt::ld4(u, s.u[w][j][lane]);
       SIMT_UNROLL for (int m = 0; m < TILES; ++m) {
         if (j >= p.layout.rowBlocks(m)) continue;
         uint32_t b[4];
         simt::ldmatrix_x4(b, head + p.layout.p + (p.layout.firstBlock(m) + j) * kBlockBytes + lane * 16);
-        simt::mma_bf16(o[2 * m], u[j], b[0], b[1]);
-        simt::mma_bf16(o[2 * m + 1], u[j], b[2], b[3]);
+        simt::mma_bf16(o[2 * m], u, b[0], b[1]);
+        simt::mma_bf16(o[2 * m + 1], u, b[2], b[3]);
       }
     }
+    if (c + 1 < segment.chunks) simt::bar_arrive(TAKEN, THREADS);
     simt::syncwarp();
     if (lane == 0) simt::mbar_arrive(&s.left[ring.at]);
     SIMT_UNROLL for (int i = 0; i < 2 * TILES; ++i) store(o[i], tokenOfChunk(c) + i * 8, tokensOf(c) - i * 8, w, lane);
@@ -192,20 +191,19 @@ struct HopperScan : HopperScanTiles<KW, KS, DELTA, CHANNEL> {
 
   template <int TILES>
   SIMT_DEV void loadAndOutput(int thread) const {
-    Ring ring, before, ofQ;
+    Ring ring, ofQ;
     SIMT_NOUNROLL for (int i = 0; i < p.stages && i < segment.chunks; ++i) Tiles::load(i, i, thread);
     SIMT_NOUNROLL for (int i = 0; p.o && i < args.queryStages && i < segment.chunks; ++i)
         Tiles::loadQueries(i, i, thread);
-    SIMT_NOUNROLL for (int64_t c = 0; c < segment.chunks; ++c) {
-      const int64_t next = c - 1 + p.stages;
+    SIMT_NOUNROLL for (int c = 0; c < segment.chunks; ++c) {
+      const int next = c - 1 + p.stages;
       if (c > 0 && next < segment.chunks) {
-        // All have left the chunk before.
+        const Ring before = ring.before(p.stages);  // of the chunk that all have left, or will have
         if (thread == 0 || tokensOf(next) < p.layout.tokens) simt::mbar_wait(&s.left[before.at], before.parity);
         Tiles::load(next, before.at, thread);
       }
       simt::syncwarp();
       if (p.o) output<TILES>(ring, ofQ, c, thread >> 5, thread);
-      before = ring;
       ring.step(p.stages);
       ofQ.step(args.queryStages);
     }

@@ -43,6 +43,7 @@ struct Ring {
     at = 0;
     parity ^= 1;
   }
+  SIMT_DEV Ring before(int stages) const { return at > 0 ? Ring{at - 1, parity} : Ring{stages - 1, parity ^ 1}; }
 };
 
 template <int KW, int KS, bool DELTA, bool CHANNEL>
@@ -57,8 +58,8 @@ struct HopperScanTiles : ScanColumns<HopperScanShared<KW, KS, DELTA, CHANNEL>, K
   int64_t firstToken;
   int lastTokens;  // of the segment's last chunk; the others are whole
 
-  SIMT_DEV int tokensOf(int64_t c) const { return c + 1 < segment.chunks ? p.layout.tokens : lastTokens; }
-  SIMT_DEV int64_t tokenOfChunk(int64_t c) const { return firstToken + c * p.layout.tokens; }
+  SIMT_DEV int tokensOf(int c) const { return c + 1 < segment.chunks ? p.layout.tokens : lastTokens; }
+  SIMT_DEV int64_t tokenOfChunk(int c) const { return firstToken + static_cast<int64_t>(c) * p.layout.tokens; }
 
   SIMT_DEV uint16_t* stage(int i) const { return reinterpret_cast<uint16_t*>(s.tiles + i * Shared::kStage); }
   SIMT_DEV uint16_t* keysIn(int i) const {
@@ -94,7 +95,7 @@ struct HopperScanTiles : ScanColumns<HopperScanShared<KW, KS, DELTA, CHANNEL>, K
     if (thread == 0) simt::mbar_arrive(bar);
   }
 
-  SIMT_DEV void load(int64_t c, int to, int thread) const {
+  SIMT_DEV void load(int c, int to, int thread) const {
     const int n = p.layout.n, tokens = tokensOf(c), rows = tokens * n;
     const int64_t token = tokenOfChunk(c), slot = (segment.slot + c) * p.HV + hv;
     uint64_t* bar = &s.full[to];
@@ -122,7 +123,7 @@ struct HopperScanTiles : ScanColumns<HopperScanShared<KW, KS, DELTA, CHANNEL>, K
     announce(bar, thread);
   }
 
-  SIMT_DEV void loadQueries(int64_t c, int to, int thread) const {
+  SIMT_DEV void loadQueries(int c, int to, int thread) const {
     const int tokens = tokensOf(c);
     const int64_t token = tokenOfChunk(c), slot = (segment.slot + c) * p.HV + hv;
     uint64_t* bar = &s.queries[to];
