@@ -1,7 +1,7 @@
 // Builds the addon.
 //   node scripts/native.cjs gyp         build/Release/rankone.node, what `npm install` does without a prebuild
 //   node scripts/native.cjs cmake       build-cmake/Release/rankone.node
-//   node scripts/native.cjs prebuild    prebuilds/<platform>-<arch>/
+// scripts/prebuild.cjs makes what the package carries.
 const { spawnSync } = require('node:child_process');
 const fs = require('node:fs');
 const os = require('node:os');
@@ -47,11 +47,7 @@ if (what === 'gyp') {
   gyp();
 } else if (what === 'cmake') {
   run(process.execPath, [cmakeJs(), 'build', '-O', 'build-cmake', '-l', 'warn', '-p', jobs]);
-} else if (what === 'prebuild') {
-  const args = ['--napi', '--strip', '--tag-libc', '-t', process.versions.node];
-  env.PREBUILD_NODE_GYP = path.join(__dirname, 'cmake-gyp.cjs');
-  run(process.execPath, [require.resolve('prebuildify/bin.js'), ...args]);
 } else {
-  console.error('node scripts/native.cjs gyp|cmake|prebuild');
+  console.error('node scripts/native.cjs gyp|cmake');
   process.exit(2);
 }

@@ -5,7 +5,7 @@
  * `fooSync` (on the caller's thread and memory), and where it has gradients as `fooBackward` and `fooBackwardSync`.
  * Tensors are plain objects `{data, shape}`.
  *
- * @packageDocumentation
+ * @module rankone
  */
 export type { CudaDevice } from './binding';
 export {
@@ -19,6 +19,7 @@ export {
   toDevice,
   toDeviceSync,
 } from './device';
+export { createKvCache, KvCache, type KvCacheContents, type KvCacheShape } from './kvCache';
 export * from './linalg/randomizedSvd';
 export type { SketchOptions } from './linalg/sketch';
 export {
@@ -46,6 +47,7 @@ export * from './lora/packQuantised';
 export * from './lora/packWeight';
 export * from './ops/adamW';
 export * from './ops/additivePresets';
+export * from './ops/attention';
 export * from './ops/basisCombination';
 export * from './ops/crossEntropy';
 export * from './ops/deltaPresets';
@@ -56,6 +58,7 @@ export type * from './ops/grid';
 export * from './ops/hgrn';
 export * from './ops/hgrn2';
 export * from './ops/kroneckerLinear';
+export * from './ops/l2norm';
 export type * from './ops/layer';
 export * from './ops/mamba2';
 export * from './ops/matmul';
@@ -63,6 +66,7 @@ export * from './ops/randLora';
 export * from './ops/recurrence';
 export * from './ops/rmsNorm';
 export * from './ops/rmsNormGated';
+export * from './ops/rope';
 export * from './ops/rowSketch';
 export * from './ops/rwkv6';
 export * from './ops/rwkv7';

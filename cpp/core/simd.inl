@@ -249,6 +249,18 @@ RANKONE_INLINE void transpose(Vec (&rows)[kLanes]) {
 #undef RANKONE_ODD4
 }
 
+#if defined(RANKONE_BF16_DOT)
+// c + a0 b0 + a1 b1, the pairs of bf16 in the words of a and b.
+RANKONE_INLINE Vec dotPairs(Vec a, Vec b, Vec c) {
+#if defined(__clang__)  // whose version 17 breaks off where the intrinsic is given a broadcast
+  asm("vdpbf16ps %2, %1, %0" : "+v"(c) : "v"(a), "v"(b));
+  return c;
+#else
+  return _mm512_dpbf16_ps(c, (__m512bh)a, (__m512bh)b);
+#endif
+}
+#endif
+
 }  // namespace RANKONE_ISA_NS
 }  // namespace rankone
 

@@ -6,9 +6,7 @@
 #include <new>
 #include <utility>
 
-#if defined(__linux__)
-#include <sys/mman.h>
-#endif
+#include "core/memory.h"
 
 namespace rankone {
 
@@ -16,26 +14,10 @@ namespace {
 
 constexpr size_t kKeepBytes = size_t{32} << 20;  // what a thread keeps between calls
 
-// From one of these on, blocks are whole huge pages where the system grants them: one first touch where there were 512,
-// and translations that the processor keeps at hand while saved states stream through.
-constexpr size_t kHugePage = size_t{2} << 20;
-
-void* allocate(size_t bytes) {
-  if (bytes > std::numeric_limits<size_t>::max() - 2 * kHugePage) throw std::bad_alloc();
-  const bool large = bytes >= kHugePage;
-  if (large) bytes = (bytes + kHugePage - 1) / kHugePage * kHugePage;
-  void* p = nullptr;
-  if (posix_memalign(&p, large ? kHugePage : 64, bytes ? bytes : 64) != 0) throw std::bad_alloc();
-#if defined(MADV_HUGEPAGE)
-  if (large) madvise(p, bytes, MADV_HUGEPAGE);  // no more than a wish
-#endif
-  return p;
-}
-
 struct Arena {
   float* data = nullptr;
   size_t capacity = 0, used = 0, wanted = 0;  // floats; wanted: by all blocks that have been open at once
-  ~Arena() { std::free(data); }
+  ~Arena() { freeAligned(data); }
 };
 
 Arena& arena() {
@@ -79,10 +61,10 @@ Scratch::Scratch(size_t floats) : capacity_(alignFloats(floats)) {
   const size_t needed = a.used + capacity_;
   if (needed > a.wanted && needed * sizeof(float) <= kKeepBytes) a.wanted = needed;
   if (a.wanted > a.capacity && a.used == 0) {
-    std::free(a.data);
+    freeAligned(a.data);
     a.data = nullptr;
     a.capacity = 0;
-    a.data = static_cast<float*>(allocate(a.wanted * sizeof(float)));
+    a.data = static_cast<float*>(allocateAligned(a.wanted * sizeof(float)));
     a.capacity = a.wanted;
   }
   if (needed <= a.capacity) {
@@ -90,7 +72,7 @@ Scratch::Scratch(size_t floats) : capacity_(alignFloats(floats)) {
     a.used = needed;
   } else {  // too large to keep, or nested beyond what is kept
     if (capacity_ > std::numeric_limits<size_t>::max() / sizeof(float)) throw std::bad_alloc();
-    begin_ = static_cast<float*>(allocate(capacity_ * sizeof(float)));
+    begin_ = static_cast<float*>(allocateAligned(capacity_ * sizeof(float)));
     own_ = true;
   }
   if (poisonRequested()) poison(begin_, capacity_);
@@ -98,7 +80,7 @@ Scratch::Scratch(size_t floats) : capacity_(alignFloats(floats)) {
 
 Scratch::~Scratch() {
   if (own_)
-    std::free(begin_);
+    freeAligned(begin_);
   else
     arena().used = mark_;
 }
@@ -113,8 +95,8 @@ float* Scratch::take(size_t floats) {
 
 #endif
 
-AlignedBuffer::AlignedBuffer(size_t bytes) : data_(allocate(bytes)), bytes_(bytes) {}
-AlignedBuffer::~AlignedBuffer() { std::free(data_); }
+AlignedBuffer::AlignedBuffer(size_t bytes) : data_(allocateAligned(bytes)), bytes_(bytes) {}
+AlignedBuffer::~AlignedBuffer() { freeAligned(data_); }
 AlignedBuffer::AlignedBuffer(AlignedBuffer&& o) noexcept
     : data_(std::exchange(o.data_, nullptr)), bytes_(std::exchange(o.bytes_, 0)) {}
 AlignedBuffer& AlignedBuffer::operator=(AlignedBuffer&& o) noexcept {

@@ -8,13 +8,13 @@ double bf16Chains(int64_t rounds) {
   // The pairs (-1, 1) and (1, 1), whose dot product is 0: the compiler must not know that the chains stay where they
   // are.
   volatile int given[2] = {0x3f80bf80, 0x3f803f80};
-  const __m512bh a = (__m512bh)_mm512_set1_epi32(given[0]), b = (__m512bh)_mm512_set1_epi32(given[1]);
+  const Vec a = (Vec)_mm512_set1_epi32(given[0]), b = (Vec)_mm512_set1_epi32(given[1]);
   Vec x[kDotChains];
 #pragma GCC unroll 24
   for (int i = 0; i < kDotChains; ++i) x[i] = splat(1.0f + static_cast<float>(i));
   for (int64_t r = 0; r < rounds; ++r) {
 #pragma GCC unroll 24
-    for (int i = 0; i < kDotChains; ++i) x[i] = _mm512_dpbf16_ps(x[i], a, b);
+    for (int i = 0; i < kDotChains; ++i) x[i] = dotPairs(a, b, x[i]);
   }
   Vec total = zero();
 #pragma GCC unroll 24

@@ -6,7 +6,7 @@ namespace {
 
 constexpr int kUnitSteps = 2;
 
-RANKONE_INLINE Vec multiplyAdd(Vec a, Vec b, Vec c) { return _mm512_dpbf16_ps(c, (__m512bh)a, (__m512bh)b); }
+RANKONE_INLINE Vec multiplyAdd(Vec a, Vec b, Vec c) { return dotPairs(a, b, c); }
 
 // A line along K is read in words of 32 bits, which are the units.
 template <class D>

@@ -7,9 +7,7 @@ namespace RANKONE_ISA_NS {
 
 using Pair32 = uint32_t;
 
-RANKONE_INLINE Vec multiplyAdd(Vec pairsA, Vec pairsB, Vec c) {
-  return _mm512_dpbf16_ps(c, (__m512bh)pairsA, (__m512bh)pairsB);
-}
+RANKONE_INLINE Vec multiplyAdd(Vec pairsA, Vec pairsB, Vec c) { return dotPairs(pairsA, pairsB, c); }
 RANKONE_INLINE Vec loadPairs(const Pair32* p) { return (Vec)_mm512_loadu_si512(p); }
 RANKONE_INLINE void storePairs(Pair32* p, Vec x) { _mm512_storeu_si512(p, (__m512i)x); }
 RANKONE_INLINE Vec splatPair(const Pair32* p) { return (Vec)_mm512_set1_epi32(static_cast<int>(*p)); }

@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "core/cpu.h"
+#include "core/library.h"
 #include "core/parallel.h"
 #include "napi/arguments.h"
 #include "napi/call.h"
@@ -14,10 +15,6 @@
 #include "napi/machine.h"
 #include "ops/presets.h"
 #include "ops/registry.h"
-
-#if !defined(_WIN32)
-#include <dlfcn.h>
-#endif
 
 namespace rankone {
 namespace {
@@ -73,6 +70,7 @@ Napi::Object describeEntry(Napi::Env env, const Entry& entry) {
   o.Set("takesSaved", spec.takesSaved);
   o.Set("takesBase", spec.takesBase);
   o.Set("takesBank", spec.takesBank);
+  o.Set("takesCache", spec.takesCache);
   o.Set("makesBase", spec.makesBase);
   o.Set("wrapped", spec.wrapped);
   if (spec.inputGroup) o.Set("inputGroup", spec.inputGroup);
@@ -94,6 +92,7 @@ Napi::Value describe(const Napi::CallbackInfo& info) {
     o.Set("savedAt", header::kSaved);
     o.Set("baseAt", header::kBase);
     o.Set("bankAt", header::kBank);
+    o.Set("cacheAt", header::kCache);
     o.Set("jobAt", header::kJob);
     o.Set("resultsAt", header::kResults);
     o.Set("deviceAt", header::kDevice);
@@ -119,16 +118,6 @@ Napi::Value setThreads(const Napi::CallbackInfo& info) {
   });
 }
 
-// The pool's threads run this library's code for as long as the process lives, but Node unloads an addon with the last
-// worker that used it.
-void pinLibrary() {
-#if !defined(_WIN32)
-  Dl_info self;
-  if (dladdr(reinterpret_cast<void*>(&pinLibrary), &self) && self.dli_fname)
-    dlopen(self.dli_fname, RTLD_LAZY | RTLD_NODELETE);
-#endif
-}
-
 Napi::Value plainFunction(Napi::Env env, const char* name, napi_callback callback) {
   napi_value function;
   check(env, napi_create_function(env, name, NAPI_AUTO_LENGTH, callback, nullptr, &function));
@@ -136,6 +125,8 @@ Napi::Value plainFunction(Napi::Env env, const char* name, napi_callback callbac
 }
 
 Napi::Object init(Napi::Env env, Napi::Object exports) {
+  // The pool's threads run this library's code for as long as the process lives, but Node unloads an addon with the
+  // last worker that used it.
   pinLibrary();
   env.SetInstanceData(new Environment(env));
   openAsync(env);
@@ -146,6 +137,7 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   exports.Set("getNumThreads", Napi::Function::New<getThreads>(env));
   exports.Set("setNumThreads", Napi::Function::New<setThreads>(env));
   exportHandles(env, exports);
+  exportCaches(env, exports);
   exportLora(env, exports);
   exportDevices(env, exports);
   exportMachine(env, exports);

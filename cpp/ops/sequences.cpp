@@ -1,7 +1,5 @@
 #include "ops/sequences.h"
 
-#include <algorithm>
-
 #include "ops/shapes.h"
 
 namespace rankone {
@@ -13,41 +11,10 @@ Sequences sequencesOf(const Call& call, int input, int64_t B, int64_t T, bool pl
   p.T = T;
   p.N = B;
   if (!starts.present()) return p;
-  if (B != 1)
-    fail(ErrorKind::Range, "cuSeqlens: expected B = 1 with packed sequences, got B = %lld", static_cast<long long>(B));
-  if (starts.shape[0] < 2)
-    fail(ErrorKind::Range, "cuSeqlens: expected N + 1 >= 2 values, got %lld%s", static_cast<long long>(starts.shape[0]),
-         starts.shape[0] == 0 ? " (a detached array has none)" : "");
+  if (planning) expectStarts(call, input, B, T);
   p.N = starts.shape[0] - 1;
   p.starts = IndexView(starts);
-  if (!planning) return p;
-  const IndexView& at = p.starts;
-  if (at[0] != 0) fail(ErrorKind::Range, "cuSeqlens: expected 0 at 0, got %lld", static_cast<long long>(at[0]));
-  for (int64_t i = 1; i <= p.N; ++i)
-    if (at[i] < at[i - 1] || at[i] > T)
-      fail(ErrorKind::Range, "cuSeqlens: expected values that do not decrease, up to T = %lld, got %lld at %lld",
-           static_cast<long long>(T), static_cast<long long>(at[i]), static_cast<long long>(i));
-  if (at[p.N] != T)
-    fail(ErrorKind::Range, "cuSeqlens: expected T = %lld at %lld, got %lld", static_cast<long long>(T),
-         static_cast<long long>(p.N), static_cast<long long>(at[p.N]));
   return p;
-}
-
-void expectStateRows(const Call& call, int input, int64_t sequences, int64_t slots) {
-  expectShape(call, input, {sequences}, "[N]");
-  const IndexView at(call.input(input));
-  std::vector<int64_t> sorted(static_cast<size_t>(sequences));
-  for (int64_t i = 0; i < sequences; ++i) {
-    sorted[i] = at[i];
-    if (at[i] < 0 || at[i] >= slots)
-      fail(ErrorKind::Range, "%s: expected slots from 0 to %lld, got %lld at %lld", call.spec->inputs[input].name,
-           static_cast<long long>(slots - 1), static_cast<long long>(at[i]), static_cast<long long>(i));
-  }
-  std::sort(sorted.begin(), sorted.end());
-  const auto twice = std::adjacent_find(sorted.begin(), sorted.end());
-  if (twice != sorted.end())
-    fail(ErrorKind::Range, "%s: expected every slot once, got %lld twice", call.spec->inputs[input].name,
-         static_cast<long long>(*twice));
 }
 
 namespace {

@@ -20,9 +20,6 @@ struct Sequences {
 // Checks cuSeqlens, input `input`, while planning.
 Sequences sequencesOf(const Call& call, int input, int64_t B, int64_t T, bool planning);
 
-// Slots of a state pool: one per sequence, in range, none twice.
-void expectStateRows(const Call& call, int input, int64_t sequences, int64_t slots);
-
 // The state that a forward starts from and the one that it leaves, which are one with `state`.
 struct StateMemory {
   const float* initial = nullptr;

@@ -24,6 +24,7 @@ const NEUTRAL = new Set([
   'saveForBackward',
   'gradDtype',
   'withBias',
+  'outputLse',
 ]);
 
 /** Options that the references read by the same name. */
@@ -34,6 +35,11 @@ const KNOWN = new Set([
   'layer',
   'layers',
   'cuSeqlens',
+  'cuSeqlensK',
+  'causal',
+  'window',
+  'sinkTokens',
+  'softcap',
   'qkL2norm',
   'gate',
   'betaActivation',
@@ -45,6 +51,11 @@ const KNOWN = new Set([
   'transposeA',
   'transposeB',
   'activation',
+  'normBeforeGate',
+  'rotaryDim',
+  'interleaved',
+  'theta',
+  'offset',
   'eps',
   'ignoreIndex',
   'numEmbeddings',
@@ -89,8 +100,26 @@ export function expected(
       return embedding(i, options, backward);
     case 'crossEntropy':
       return crossEntropy(i, options, backward);
+    case 'attention': {
+      // Weights of scores beyond what float32 resolves; and a backward of results that are not its forward's.
+      const K = i.q.shape[3];
+      const reach = (options.scale ?? 1 / Math.sqrt(K)) * K * largest(i.q) * largest(i.k);
+      if (!(Math.abs(reach) < 1000) || i.o || (i.sinks && largest(i.sinks) > 1000))
+        return undefined;
+      return { ...(backward ? layers.attentionBackward : layers.attention)(i, options) };
+    }
     case 'shortConv':
-      return { ...(backward ? layers.shortConvBackward : layers.shortConv)(i, options) };
+      return shortConv(i, options, backward);
+    case 'rope':
+      return { ...(backward ? layers.ropeBackward : layers.rope)(i, options) };
+    case 'ropeInPlace': {
+      const turned = (x: any) => x && layers.rope({ ...i, x }, options).y;
+      return { q: turned(i.q), k: turned(i.k) };
+    }
+    case 'l2norm':
+      if (!backward) return { y: layers.l2norm(i, options) };
+      // A unit vector of one number is constant.
+      return i.x.shape[i.x.shape.length - 1] === 1 ? undefined : layers.l2normBackward(i, options);
     case 'rmsNorm':
       if (backward) return { ...layers.rmsNormBackward(i, options) };
       return { y: layers.rmsNorm(i, options) };
@@ -157,6 +186,17 @@ function hgrnOf({ initialState: start, ...rest }: any, options: any, backward: b
 /** Values that neither overflow on their way nor lose what is beside them. */
 function tame(...tensors: TensorLike[]): boolean {
   return tensors.every(({ data }) => Array.from(data).every((x) => Math.abs(x) <= 20));
+}
+
+/** A decode state is [N,D,1,W-1]. */
+function shortConv(i: any, options: any, backward: boolean): Tensors {
+  if (backward) return { ...layers.shortConvBackward(i, options) };
+  const held = i.initialState?.shape.length === 4 ? i.initialState : undefined;
+  if (!held) return { ...layers.shortConv(i, options) };
+  const [N, , , past] = held.shape;
+  const initialState = { data: held.data, shape: [N, i.x.shape[2], past] };
+  const { y, finalState } = layers.shortConv({ ...i, initialState }, options);
+  return { y, finalState: { data: finalState.data, shape: held.shape } };
 }
 
 function companionOf(name: string): (inputs: any, options: any) => object {

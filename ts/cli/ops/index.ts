@@ -1,6 +1,7 @@
 import { nearest } from '../../errors';
 import { UsageError } from '../errors';
 import type { Operation } from '../operation';
+import { attentions } from './attention';
 import { companions } from './companions';
 import { layers } from './layers';
 import { loras } from './lora';
@@ -13,6 +14,7 @@ export const operations: readonly Operation[] = [
   ...presets,
   ...scans,
   ...layers,
+  ...attentions,
   ...companions,
   ...loras,
 ];

@@ -1,0 +1,19 @@
+#!/bin/sh
+# Builds and tests one Linux binary in a container of the hosted workflow (.github/workflows/build.yml): the sources in
+# the current folder, the target's name in TARGET, for glibc a Node in /node.
+set -eu
+case "$TARGET" in
+  *-musl)
+    apk add --no-cache cmake g++ git linux-headers llvm make ninja
+    ;;
+  *)
+    export PATH="/node/bin:$PATH"
+    dnf install -y llvm
+    command -v cmake >/dev/null || dnf install -y cmake
+    ;;
+esac
+git config --global --add safe.directory "$PWD"
+npm ci --ignore-scripts
+npm run build
+npm run prebuild -- --native
+npm run prebuild:test -- "$TARGET"
