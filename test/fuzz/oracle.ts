@@ -156,7 +156,7 @@ export function expected(
       return hgrnOf(i, options, backward);
     case 'tttLinear':
       // The norm of few numbers, or of equal ones, hardly has a gradient.
-      if (i.q.shape[3] < 8 || !tame(i.q, i.k, i.v, i.W, i.b)) return undefined;
+      if (i.q.shape[3] < 8 || !tame(...tensorsOf(i))) return undefined;
       return { ...(backward ? tttLinearBackward : tttLinear)(i, options) };
     case 's4d':
       if (!tame(i.logDt, i.logAReal, i.AImag, i.C)) return undefined;
@@ -181,6 +181,10 @@ function hgrnOf({ initialState: start, ...rest }: any, options: any, backward: b
   if (backward) return { ...hgrnBackward(given, options) };
   const { o, finalState } = hgrn(given, options);
   return { o, finalState: { ...finalState, shape: start?.shape ?? finalState.shape } };
+}
+
+function tensorsOf(inputs: Tensors): TensorLike[] {
+  return Object.values(inputs).filter((x) => x !== undefined);
 }
 
 /** Values that neither overflow on their way nor lose what is beside them. */
