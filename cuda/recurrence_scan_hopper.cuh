@@ -199,8 +199,11 @@ struct HopperScan : HopperScanTiles<KW, KS, DELTA, CHANNEL> {
     SIMT_NOUNROLL for (int64_t c = 0; c < segment.chunks; ++c) {
       const int64_t next = c - 1 + p.stages;
       if (c > 0 && next < segment.chunks) {
-        // All have left the chunk before.
-        if (thread == 0 || tokensOf(next) < p.layout.tokens) simt::mbar_wait(&s.left[before.at], before.parity);
+        // All have left the chunk before. Without an output the other threads have seen none of the phases since they
+        // began, and a parity does not tell them which one it is.
+        if (thread == 0) simt::mbar_wait(&s.left[before.at], before.parity);
+        simt::syncwarp();
+        if (tokensOf(next) < p.layout.tokens) simt::bar_sync(OUTPUT, 128);
         Tiles::load(next, before.at, thread);
       }
       simt::syncwarp();
