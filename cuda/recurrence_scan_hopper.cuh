@@ -16,10 +16,11 @@ namespace rankone::cuda {
 template <int KW, int KS, bool DELTA, bool CHANNEL>
 struct HopperScan : HopperScanTiles<KW, KS, DELTA, CHANNEL> {
   using Tiles = HopperScanTiles<KW, KS, DELTA, CHANNEL>;
+  using Columns = typename Tiles::Columns;  // not a using-declaration, which a formatter may move below its uses
   using Columns::floats, Columns::hv, Columns::p, Columns::s, Columns::segment, Columns::v0;
   using Tiles::args, Tiles::keysIn, Tiles::OUTPUT, Tiles::queries, Tiles::stage, Tiles::tokenOfChunk, Tiles::tokensOf,
       Tiles::values;
-  using typename Tiles::Columns, typename Tiles::Shared;
+  using typename Tiles::Shared;
   static constexpr int KD = Shared::KD, WORKERS = KS * 128, THREADS = WORKERS + 128;
   static constexpr int RESIDENT = KS == 1 ? 2 : 1;
   // Of the registers that RESIDENT leaves a thread, how many each role takes in the end.
@@ -199,7 +200,11 @@ struct HopperScan : HopperScanTiles<KW, KS, DELTA, CHANNEL> {
       const int next = c - 1 + p.stages;
       if (c > 0 && next < segment.chunks) {
         const Ring before = ring.before(p.stages);  // of the chunk that all have left, or will have
-        if (thread == 0 || tokensOf(next) < p.layout.tokens) simt::mbar_wait(&s.left[before.at], before.parity);
+        // Without an output the other threads have seen none of the phases since they
+        // began, and a parity does not tell them which one it is.
+        if (thread == 0) simt::mbar_wait(&s.left[before.at], before.parity);
+        simt::syncwarp();
+        if (tokensOf(next) < p.layout.tokens) simt::bar_sync(OUTPUT, 128);
         Tiles::load(next, before.at, thread);
       }
       simt::syncwarp();

@@ -91,6 +91,7 @@ struct HopperScanTiles : ScanColumns<HopperScanShared<KW, KS, DELTA, CHANNEL>, K
     simt::cp_async_commit();
     simt::cp_async_wait<0>();
     simt::fence_proxy_async();
+    simt::syncwarp();
     simt::bar_sync(OUTPUT, 128);
     if (thread == 0) simt::mbar_arrive(bar);
   }

@@ -183,7 +183,8 @@ TEST("hopper scan: what is saved for the backward") {
   for (int32_t update : {RANKONE_ADDITIVE, RANKONE_DELTA})
     for (int64_t K : {64, 200})
       for (bool output : {true, false}) {
-        Problem p = cell(update, RANKONE_GATE_TOKEN, 1, 150, K, 36);
+        // With more chunks than stages, so that the last one, which is not whole, takes the place of another.
+        Problem p = cell(update, RANKONE_GATE_TOKEN, 1, 280, K, 36);
         drawArguments(p, 160, DType::BF16, DType::F32);
         const auto saved = [&](const char* emulated) {
           const Setting capability("RANKONE_EMULATED_CAPABILITY", emulated);
