@@ -25,6 +25,21 @@ export function readHeads(pass: Pass, options: HeadOptions): { heads: number; va
   return { heads, valueHeads };
 }
 
+/** Query heads, and a divisor of them for keys and values. */
+export function readSharedHeads(
+  { operation }: Pass,
+  options: { heads: number; keyValueHeads?: number },
+): { heads: number; few: number } {
+  const heads = readInteger(operation, 'heads', options.heads, undefined, 1);
+  const few = readInteger(operation, 'keyValueHeads', options.keyValueHeads, heads, 1);
+  if (heads % few !== 0)
+    throw rangeError(
+      operation,
+      `keyValueHeads: expected a divisor of heads (${heads}), got ${few}`,
+    );
+  return { heads, few };
+}
+
 /** x projected, then convolved with silu where the checkpoint has a convolution, else silu alone (or not even that). */
 export function* projected(
   pass: Pass,

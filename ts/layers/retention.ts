@@ -1,9 +1,9 @@
 import { rangeError } from '../errors';
-import { readInteger, readNumber } from '../linalg/arguments';
+import { readNumber } from '../linalg/arguments';
 import type { FloatTensor } from '../types';
 import { asyncLayer, syncLayer } from './define';
 import { repeatHeads } from './elementwise';
-import { projected, projectionNames } from './heads';
+import { projected, projectionNames, readSharedHeads } from './heads';
 import type {
   AsyncLayerFunction,
   LayerDefinition,
@@ -43,13 +43,7 @@ export interface RetentionLayerOptions extends LayerOptions {
 
 function* body(pass: Pass, options: RetentionLayerOptions): Steps<FloatTensor> {
   const { operation, batch, tokens, weights } = pass;
-  const heads = readInteger(operation, 'heads', options.heads, undefined, 1);
-  const few = readInteger(operation, 'keyValueHeads', options.keyValueHeads, heads, 1);
-  if (heads % few !== 0)
-    throw rangeError(
-      operation,
-      `keyValueHeads: expected a divisor of heads (${heads}), got ${few}`,
-    );
+  const { heads, few } = readSharedHeads(pass, options);
   const keyDim = pass.perHead('q_proj.weight', heads);
   const valueDim = pass.perHead('v_proj.weight', few);
   pass.expectRows('k_proj.weight', few * keyDim);
