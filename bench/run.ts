@@ -10,6 +10,7 @@ import { nameOf } from '../ts/cli/benchCase';
 import { loraLinearCases } from './ops/lora-linear.ts';
 import { matmulCases } from './ops/matmul.ts';
 import { recurrenceCases } from './ops/recurrence.ts';
+import { scanCases } from './ops/scans.ts';
 
 const { values, positionals } = parseArgs({
   allowPositionals: true,
@@ -28,7 +29,9 @@ const filter = positionals[0] ?? '';
 const cases =
   filter === 'lora-linear'
     ? loraLinearCases()
-    : [...recurrenceCases(), ...matmulCases()].filter((c) => nameOf(c).includes(filter));
+    : [...recurrenceCases(), ...scanCases(), ...matmulCases()].filter((c) =>
+        nameOf(c).includes(filter),
+      );
 if (cases.length === 0) throw new Error(`no case has '${filter}' in its name`);
 benchCases(cases, {
   ...values,

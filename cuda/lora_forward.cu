@@ -18,28 +18,27 @@ WeightFormat formatOf(const RankoneWeight& w) {
   return f;
 }
 
-// x as products of `dtype` read it, in memory of its own where it is not so already.
-Scratch<uint8_t> makeOperand(LoraCall& call, int32_t dtype) {
-  const RankoneLora& p = call.problem;
-  LoraForwardArgs& args = call.args;
+}  // namespace
+
+Scratch<uint8_t> makeOperand(Stream& stream, const RankoneLora& p, LoraForwardArgs& args, int32_t dtype,
+                             const uint32_t* order) {
   const int64_t size = dtype == RANKONE_F32 ? 4 : 2;
   args.operandBytes = p.in * size;
   args.operandStride = (args.operandBytes + 15) / 16 * 16;
   args.operand = static_cast<const uint8_t*>(p.x.data);
+  args.operandInOrder = order != nullptr;
   const bool aligned = args.operandStride == args.operandBytes && reinterpret_cast<uintptr_t>(p.x.data) % 16 == 0;
-  if (dtype == p.x.dtype && aligned) return {};
+  if (dtype == p.x.dtype && aligned && !order) return {};
 
-  Scratch<uint8_t> operand(call.stream, static_cast<size_t>(p.rows * args.operandStride));
+  Scratch<uint8_t> operand(stream, static_cast<size_t>(p.rows * args.operandStride));
   args.operand = operand.data();
   const int64_t stride = args.operandStride / size;
-  const int64_t blocks = std::min<int64_t>((p.rows * stride + kOperandThreads - 1) / kOperandThreads,
-                                           8 * call.stream.info().multiprocessors);
-  call.stream.launch("loraOperand", loraOperandKernel, dim3(static_cast<unsigned>(blocks)), dim3(kOperandThreads), 0,
-                     static_cast<void*>(operand.data()), dtype, stride, p.x, p.rows, p.in);
+  const int64_t blocks =
+      std::min<int64_t>((p.rows * stride + kOperandThreads - 1) / kOperandThreads, 8 * stream.info().multiprocessors);
+  stream.launch("loraOperand", loraOperandKernel, dim3(static_cast<unsigned>(blocks)), dim3(kOperandThreads), 0,
+                static_cast<void*>(operand.data()), dtype, stride, p.x, p.rows, p.in, order);
   return operand;
 }
-
-}  // namespace
 
 void loraForward(Stream& stream, const RankoneLoraForward& forward) {
   const RankoneLora& p = forward.problem;
@@ -71,10 +70,11 @@ void loraForward(Stream& stream, const RankoneLoraForward& forward) {
   // Products are made of x's own elements on the tensor cores, and of float32 otherwise.
   const int32_t dtype = p.x.dtype != RANKONE_F32 ? p.x.dtype : RANKONE_BF16;
   if (p.compute == RANKONE_COMPUTE_BF16 || (p.compute == RANKONE_COMPUTE_DEFAULT && p.x.dtype != RANKONE_F32)) {
-    const Scratch<uint8_t> operand = makeOperand(call, dtype);
+    if (loraTakesHopper(call) && (dtype == RANKONE_BF16 ? loraHopperBf16(call) : loraHopperF16(call))) return;
+    const Scratch<uint8_t> operand = makeOperand(stream, p, args, dtype, nullptr);
     if (dtype == RANKONE_BF16 ? loraForwardBf16(call) : loraForwardF16(call)) return;
   }
-  const Scratch<uint8_t> operand = makeOperand(call, RANKONE_F32);
+  const Scratch<uint8_t> operand = makeOperand(stream, p, args, RANKONE_F32, nullptr);
   loraForwardF32(call);
 }
 

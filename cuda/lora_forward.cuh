@@ -92,11 +92,12 @@ struct DropElements {
   }
 };
 
-template <class Schedule>
+// By the Schedule::THREADS first threads of a block.
+template <class Schedule, class Shared = LoraShared<Schedule>>
 class LoraBlock {
+ protected:
   using Base = typename Schedule::Base;
   using Strip = typename Schedule::Strip;
-  using Shared = LoraShared<Schedule>;
   static constexpr int THREADS = Schedule::THREADS, BM = Base::BM;
 
  public:
@@ -108,7 +109,7 @@ class LoraBlock {
   SIMT_DEV void sumStrip(int64_t index) {
     const LoraStrip strip = args.strips[index];
     const LoraTile tile = args.tiles[strip.tile];
-    simt::syncthreads();  // the last piece of work is done with shared memory
+    Strip::sync();  // the last piece of work is done with shared memory
     setRows(tile);
     for (int n = threadIdx.x; n < Strip::BN; n += THREADS) {
       const uint8_t* from = nullptr;
@@ -119,7 +120,7 @@ class LoraBlock {
       }
       shared.codes[n] = from;
     }
-    simt::syncthreads();
+    Strip::sync();
     Strip sum;
     sum.clear();
     const WeightFormat format = {strip.dtype, args.in * (strip.dtype == RANKONE_F32 ? 4 : 2), 0, 0, 0};
@@ -175,8 +176,8 @@ class LoraBlock {
     // On their way while W is summed, where registers are free.
     typename Base::Ranks ranks[Base::AHEAD];
     if (Base::AHEAD > 1) loadGroups(ranks, 0, tile, n0);
-    simt::syncthreads();
     if (args.hasBase) {
+      Base::sync();
       setRows(tile);
       for (int n = threadIdx.x; n < Base::BN; n += THREADS) {
         const bool there = n0 + n < args.out;
@@ -184,16 +185,13 @@ class LoraBlock {
         if (!Schedule::DIRECT)
           shared.scales[n] = there && args.scales ? args.scales + (n0 + n) * args.format.blocks : nullptr;
       }
-      simt::syncthreads();
+      Base::sync();
       sumTile<Schedule::DIRECT, Schedule::STAGES, Base::BN>(sum, shared.x, args.operandBytes, rows(), args.format,
                                                             Base::BN, args.in, shared.ring, args.operand, AsItIs{});
       if (args.format.format == RANKONE_WEIGHT_INT8)
         forColumns(n0, [&](int j, int64_t n) { scaleColumn(sum, j, args.scales[n]); });
-    } else if (args.identity) {
-      forColumns(n0, [&](int j, int64_t n) {
-        SIMT_UNROLL for (int i = 0; i < Base::ROWS; ++i) if (Base::row(i) < tile.rows) sum.at(i, j) =
-            loadFloat(args.x.data, args.x.dtype, rowOf(tile, Base::row(i)) * args.in + n);
-      });
+    } else {
+      setIdentity(sum, tile, n0);
     }
     scaleBase(sum, tile, n0);
     if (args.bias.data)
@@ -211,25 +209,27 @@ class LoraBlock {
     store(sum, tile, n0);
   }
 
- private:
+ protected:
   SIMT_DEV WeightRows rows() const { return {shared.codes, shared.scales, shared.nf4}; }
   SIMT_DEV uint32_t pairOf(int64_t use, int row) const { return args.pairs[use * BM + row]; }
   SIMT_DEV int64_t rowOf(const LoraTile& tile, int row) const { return args.order[tile.first + row]; }
 
   SIMT_DEV void setRows(const LoraTile& tile) const {
-    for (int i = threadIdx.x; i < BM; i += THREADS)
-      shared.x[i] = i < tile.rows ? args.operand + rowOf(tile, i) * args.operandStride : nullptr;
+    for (int i = threadIdx.x; i < BM; i += THREADS) {
+      const int64_t row = args.operandInOrder ? int64_t{tile.first} + i : i < tile.rows ? rowOf(tile, i) : 0;
+      shared.x[i] = i < tile.rows ? args.operand + row * args.operandStride : nullptr;
+    }
   }
 
   // What this block wrote is there for those that await the counter.
   SIMT_DEV void done(uint32_t* counter) const {
-    simt::syncthreads();
+    Base::sync();
     if (threadIdx.x == 0) simt::add_release(counter, 1);
   }
   SIMT_DEV void await(const uint32_t* counter, int count) const {
     if (threadIdx.x == 0)
       while (simt::load_acquire(counter) != static_cast<uint32_t>(count)) simt::sleep(100);
-    simt::syncthreads();
+    Base::sync();
   }
 
   // visit(j, n) for this thread's columns.
@@ -242,8 +242,18 @@ class LoraBlock {
     SIMT_UNROLL for (int i = 0; i < Base::ROWS; ++i) sum.at(i, j) *= scale;
   }
 
+  // Where the base is the identity.
+  SIMT_DEV void setIdentity(Base& sum, const LoraTile& tile, int64_t n0) const {
+    if (!args.identity) return;
+    forColumns(n0, [&](int j, int64_t n) {
+      SIMT_UNROLL for (int i = 0; i < Base::ROWS; ++i) if (Base::row(i) < tile.rows) sum.at(i, j) =
+          loadFloat(args.x.data, args.x.dtype, rowOf(tile, Base::row(i)) * args.in + n);
+    });
+  }
+
   // The adapters' scales d of the rows' outputs.
   SIMT_DEV void scaleBase(Base& sum, const LoraTile& tile, int64_t n0) const {
+    if (tile.baseScales == 0) return;
     for (int use = tile.firstUse; use < tile.firstUse + tile.uses; ++use) {
       const float* scale = args.adapters[args.uses[use].adapter].baseScale;
       if (!scale) continue;
@@ -354,8 +364,22 @@ class LoraBlock {
   Shared& shared;
 };
 
-// Tiles of rows that share the weights in L2 while a group of them is worked on.
-constexpr int64_t kGroupedTiles = 16;
+// Rows that share the weights in L2 while their tiles are worked on.
+constexpr int64_t kGroupedRows = 2048;
+
+// The how manieth tile of BM rows and of outputs the piece `at` of these is.
+template <int BM>
+struct LoraOutputs {
+  int64_t tile, block;
+
+  SIMT_DEV LoraOutputs(const LoraForwardArgs& args, int64_t at) {
+    constexpr int64_t most = kGroupedRows / BM;
+    const int64_t group = most * args.blockCount, first = at / group * most;
+    const int64_t tiles = args.tileCount - first < most ? args.tileCount - first : most;
+    tile = first + at % group % tiles;
+    block = at % group / tiles;
+  }
+};
 
 template <class Schedule>
 __global__ void __launch_bounds__(Schedule::THREADS, Schedule::RESIDENT)
@@ -369,9 +393,8 @@ __global__ void __launch_bounds__(Schedule::THREADS, Schedule::RESIDENT)
     } else if (item < outputs) {
       block.finishTileRanks(item - ranks);
     } else {
-      const int64_t at = item - outputs, group = kGroupedTiles * args.blockCount, first = at / group * kGroupedTiles;
-      const int64_t tiles = args.tileCount - first < kGroupedTiles ? args.tileCount - first : kGroupedTiles;
-      block.sumOutputs(first + at % group % tiles, at % group / tiles * Schedule::Base::BN);
+      const LoraOutputs<Schedule::Base::BM> at(args, item - outputs);
+      block.sumOutputs(at.tile, at.block * Schedule::Base::BN);
     }
   }
 }

@@ -13,7 +13,8 @@ namespace rankone::cuda {
 struct LoraForwardArgs {
   const uint8_t* operand;  // x as it is multiplied, rows of operandStride bytes, operandBytes of which are x
   int64_t operandStride, operandBytes;
-  RankoneFloats x;  // [rows, in] as it came
+  bool operandInOrder;  // its rows are in the order of `order`; else as x's
+  RankoneFloats x;      // [rows, in] as it came
   int64_t in, out;
   bool hasBase, identity;
   WeightFormat format;

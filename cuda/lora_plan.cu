@@ -8,10 +8,10 @@ namespace rankone::cuda {
 namespace {
 
 // Rows by their first adapter, those without one first; of equal ones the first first.
-std::vector<uint32_t> orderOf(const RankoneLora& p) {
+std::vector<uint32_t> orderOf(const RankoneLora& p, bool asTheyCome) {
   std::vector<uint32_t> order(static_cast<size_t>(p.rows));
   std::iota(order.begin(), order.end(), 0);
-  if (!p.slots) return order;
+  if (!p.slots || asTheyCome) return order;
   const auto firstOf = [&](int64_t row) {
     int32_t first = -1;
     for (int64_t j = 0; j < p.perRow; ++j) {
@@ -45,7 +45,8 @@ struct Entry {
 
 }  // namespace
 
-LoraPlan::LoraPlan(const RankoneLora& p, int tileRows, int stripColumns) : order(orderOf(p)) {
+LoraPlan::LoraPlan(const RankoneLora& p, int tileRows, int stripColumns, bool inOrder)
+    : order(orderOf(p, inOrder && p.rows <= tileRows)) {
   std::vector<Entry> entries;
   for (int64_t first = 0; first < p.rows; first += tileRows) {
     LoraTile tile = {};
@@ -70,12 +71,16 @@ LoraPlan::LoraPlan(const RankoneLora& p, int tileRows, int stripColumns) : order
       pairs[(uses.size() - 1) * tileRows + entries[k].row] = entries[k].pair;
     }
     tile.uses = static_cast<int32_t>(uses.size()) - tile.firstUse;
+    for (int32_t use = tile.firstUse; use < tile.firstUse + tile.uses; ++use)
+      tile.baseScales += p.adapters[uses[use].adapter].baseScale != nullptr;
 
     addStrips(p, tile, stripColumns);
     addGroups(p, tile, tileRows);
     tiles.push_back(tile);
   }
 }
+
+bool LoraPlan::sorted() const { return std::is_sorted(order.begin(), order.end()); }
 
 void LoraPlan::addStrips(const RankoneLora& p, LoraTile& tile, int stripColumns) {
   const int32_t index = static_cast<int32_t>(tiles.size());

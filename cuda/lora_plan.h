@@ -14,6 +14,7 @@ struct LoraTile {
   int32_t firstUse, uses;
   int32_t strips;
   int32_t firstGroup, groups;
+  int32_t baseScales;  // of its uses, that have one
 };
 
 // An adapter of some of a tile's rows. pairs[use * tileRows + i]: the place of row i in slots, or kNoPair. A row that
@@ -54,7 +55,10 @@ struct LoraPlan {
   std::vector<LoraColumn> columns;
   std::vector<LoraGroup> groups;
 
-  LoraPlan(const RankoneLora& problem, int tileRows, int stripColumns);
+  // inOrder: rows of one tile stay as they come.
+  LoraPlan(const RankoneLora& problem, int tileRows, int stripColumns, bool inOrder);
+
+  bool sorted() const;  // whether rows stay as they come
 
  private:
   void addStrips(const RankoneLora& problem, LoraTile& tile, int stripColumns);

@@ -9,8 +9,9 @@
 
 namespace rankone::cuda {
 
-// WARPS_M x WARPS_N warps share a tile of BM x BN; BK of k at a time pass through shared memory.
-template <class Element_, int BM_, int BN_, int BK_, int WARPS_M, int WARPS_N>
+// WARPS_M x WARPS_N warps share a tile of BM x BN; BK of k at a time pass through shared memory. They meet at BARRIER,
+// a named one where the block has other threads behind them; 0: they are the block.
+template <class Element_, int BM_, int BN_, int BK_, int WARPS_M, int WARPS_N, int BARRIER = 0>
 struct MmaTile {
   using Element = Element_;
   static constexpr int BM = BM_, BN = BN_, BK = BK_, THREADS = 32 * WARPS_M * WARPS_N;
@@ -29,6 +30,13 @@ struct MmaTile {
   static SIMT_DEV int column(int j) { return warpColumn() + j / 2 * 8 + threadIdx.x % 4 * 2 + j % 2; }
   SIMT_DEV float& at(int i, int j) { return acc[i / 2][j / 2][i % 2 * 2 + j % 2]; }
 
+  static SIMT_DEV void sync() {
+    if constexpr (BARRIER) {
+      simt::bar_sync(BARRIER, THREADS);
+    } else {
+      simt::syncthreads();
+    }
+  }
   SIMT_DEV void clear() {
     SIMT_UNROLL for (int i = 0; i < ROWS; ++i) SIMT_UNROLL for (int j = 0; j < COLUMNS; ++j) at(i, j) = 0;
   }
@@ -198,7 +206,7 @@ SIMT_DEV void sumTile(Tile& tile, const uint8_t* const* x, int64_t xBytes, const
       expandRaw<Element, Tile::BK, Tile::THREADS>(made, stage + X, rows, format, columns);
       operand = made;
     }
-    simt::syncthreads();
+    Tile::sync();
     copy(step + STAGES - 1, slot ? slot - 1 : STAGES - 1);
     tile.multiply(stage, operand, columns);
     if (++slot == STAGES) slot = 0;

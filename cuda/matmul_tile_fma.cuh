@@ -22,6 +22,7 @@ struct FmaTile {
   static SIMT_DEV int column(int j) { return static_cast<int>(threadIdx.x) % TX + j * TX; }
   SIMT_DEV float& at(int i, int j) { return acc[i][j]; }
 
+  static SIMT_DEV void sync() { simt::syncthreads(); }
   SIMT_DEV void clear() {
     SIMT_UNROLL for (int i = 0; i < ROWS; ++i) SIMT_UNROLL for (int j = 0; j < COLUMNS; ++j) at(i, j) = 0;
   }

@@ -88,14 +88,14 @@ SIMT_HOST_DEV int rawBytes(int rows, int columns, const WeightFormat& f) {
   return (pieces * (16 + 4 * scalesPerPiece(f)) + 15) / 16 * 16;
 }
 
-// A thread copies every THREADS-th piece, and expands the same ones.
+// A thread copies every THREADS-th piece, and expands the same ones. thread: its number among those that share them.
 template <int BK, int THREADS>
 SIMT_DEV void copyRaw(uint8_t* to, const WeightRows& rows, const WeightFormat& f, int count, int64_t step,
-                      const void* somewhere) {
+                      const void* somewhere, int thread = static_cast<int>(threadIdx.x)) {
   const int bits = bitsOf(f.format), perRow = BK * bits / 128, columns = 128 / bits, scales = scalesPerPiece(f);
   const int pieces = count * perRow;
   float* scaleTo = reinterpret_cast<float*>(to + pieces * 16);
-  for (int q = threadIdx.x; q < pieces; q += THREADS) {
+  for (int q = thread; q < pieces; q += THREADS) {
     const int row = q / perRow, piece = q % perRow;
     const int64_t at = (step * perRow + piece) * 16, left = f.rowBytes - at;
     const int bytes = left >= 16 ? 16 : left > 0 ? static_cast<int>(left) : 0;
@@ -164,12 +164,13 @@ SIMT_DEV void expandPiece(const uint32_t (&word)[4], const WeightFormat& f, cons
 
 // The pieces that this thread has copied, as elements in a tile [count, BK].
 template <class Element, int BK, int THREADS>
-SIMT_DEV void expandRaw(uint8_t* to, const uint8_t* raw, const WeightRows& rows, const WeightFormat& f, int count) {
+SIMT_DEV void expandRaw(uint8_t* to, const uint8_t* raw, const WeightRows& rows, const WeightFormat& f, int count,
+                        int thread = static_cast<int>(threadIdx.x)) {
   constexpr int SIZE = sizeof(typename Element::Word), PIECES = BK * SIZE / 16;
   const int bits = bitsOf(f.format), perRow = BK * bits / 128, columns = 128 / bits, scales = scalesPerPiece(f);
   const int pieces = count * perRow;
   const float* scaleFrom = reinterpret_cast<const float*>(raw + pieces * 16);
-  for (int q = threadIdx.x; q < pieces; q += THREADS) {
+  for (int q = thread; q < pieces; q += THREADS) {
     const int row = q / perRow, first = q % perRow * columns;
     uint32_t word[4];
     simt::ld4(word, raw + q * 16);

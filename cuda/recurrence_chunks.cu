@@ -1,6 +1,7 @@
 // recurrenceChunks: what is prepared and scanned, and in which order.
 #include <algorithm>
 
+#include "recurrence_scan_hopper.h"
 #include "recurrence_segments.h"
 
 namespace rankone::cuda {
@@ -61,6 +62,8 @@ void recurrenceChunks(Stream& stream, const RankoneRecurrenceForward& args, cons
     const Scratch<Segment> segments(stream, parts);
     args.workspace = prep.memory.data();
     args.segments = segments.data();
+    if (takesHopperScan(stream, p, args))
+      return scanHopperChunks(stream, p, args, prep.count, static_cast<int64_t>(parts.size()));
     const auto launch = p.gate == RANKONE_GATE_CHANNEL ? scanChannelChunks : scanChunks;
     launch(stream, args, p.update == RANKONE_DELTA, static_cast<int64_t>(parts.size()));
   };

@@ -1,5 +1,6 @@
 #include <cstddef>
 #include <cstdlib>
+#include <numeric>
 
 #include "recurrence_prep.h"
 #include "recurrence_prep_channel.cuh"
@@ -30,7 +31,7 @@ PrepLayout prepLayout(const RankoneRecurrence& p, const Prepared& prepared) {
   if (delta) take(end, kTriangleBlocks * kBlockBytes);
   layout.p = take(end, blocks * kBlockBytes);
   layout.beta = take(end, delta ? factors : 0);
-  layout.decay = take(end, channel ? layout.KD * static_cast<int64_t>(sizeof(float)) : 16);
+  layout.decay = take(end, channel ? layout.KD * static_cast<int64_t>(sizeof(float)) : kDecayBytes);
   layout.kIn = take(end, channel ? 0 : factors);
   layout.kOut = take(end, channel ? 0 : factors);
   layout.qIn = take(end, channel ? 0 : factors);
@@ -38,7 +39,9 @@ PrepLayout prepLayout(const RankoneRecurrence& p, const Prepared& prepared) {
   layout.kInRows = take(end, channel && delta ? kChunkRows * row : 0);
   layout.kOutRows = take(end, channel ? kChunkRows * row : 0);
   layout.qInRows = take(end, channel ? layout.tokens * row : 0);
-  layout.bytes = (end + 127) / 128 * 128;
+  // TMA's maps want every stride to be a multiple of the one before.
+  const int64_t unit = channel ? std::lcm(row, int64_t{128}) : 128;
+  layout.bytes = (end + unit - 1) / unit * unit;
   return layout;
 }
 

@@ -161,8 +161,9 @@ __global__ void __launch_bounds__(DELTA ? 256 : 128, 2) prepareChunks(const Prep
         simt::st2(kIn + i, decayOf(G[t0]) * s.kNorm[i], decayOf(G[t1]) * s.kNorm[i + 1]);
         simt::st2(kOut + i, decayOf(last - G[t0]) * s.kNorm[i], decayOf(last - G[t1]) * s.kNorm[i + 1]);
         simt::st2(qIn + i, p.scale * s.qNorm[i] * decayOf(G[i]), p.scale * s.qNorm[i + 1] * decayOf(G[i + 1]));
-        if (lane == 0)
-          simt::st4(workspace + layout.decay, simt::f32_bits(chunkDecay(last, anyReset, firstIsReset)), 0, 0, 0);
+        if (lane < kDecayBytes / 16)
+          simt::st4(workspace + layout.decay + lane * 16, simt::f32_bits(chunkDecay(last, anyReset, firstIsReset)), 0,
+                    0, 0);
       }
       SIMT_UNROLL for (int c = 0; c < 4; ++c) {
         if (c >= blocks) continue;

@@ -18,6 +18,7 @@ constexpr float kResetLog2 = -104.0f * 1.44269504f;
 
 constexpr int kBlockBytes = 512;  // of a 16x16 block
 constexpr int kTriangleBlocks = 10;
+constexpr int kDecayBytes = 128;  // of a chunk's decay, so that all before the rows comes in lines of 128 bytes
 
 // Where things of a chunk and value head lie, in bytes from its first. Of a matrix, 16x16 blocks as four 8x8 tiles,
 // every tile eight rows of 16 bytes, so that ldmatrix_x4 at block + 16 lane loads a block, and with _trans each tile of
@@ -28,7 +29,7 @@ constexpr int kTriangleBlocks = 10;
 //   P   block (m, c) of 16 tokens and 16 rows, c < rowBlocks(m), at p + (firstBlock(m) + c) kBlockBytes. Tiles
 //       [t half][j half], in them rows t, elements along j.
 //   beta   float[64]; delta only
-//   decay  2^G of the last token: float[4], of which the first counts, or with a gate per channel float[KD]. It is at
+//   decay  2^G of the last token: float[32], of which the first counts, or with a gate per channel float[KD]. It is at
 //          least 2^-126, but 0 where a reset clears what the chunk begins with, and -1 where its first token does, and
 //          in channels behind K.
 //   kIn, kOut, qIn   factors, float[64] each: of a row of K in K S, of a row of K in K^T U and of a token of Q in Q S,

@@ -9,9 +9,7 @@
 #pragma once
 #include <cstdint>
 
-#include "recurrence_scan.h"
-#include "recurrence_scan_stores.cuh"
-#include "recurrence_tiles.cuh"
+#include "recurrence_scan_columns.cuh"
 
 namespace rankone::cuda {
 
@@ -19,7 +17,7 @@ template <int KW, int KS, int VB, bool DELTA, bool CHANNEL>
 struct ScanShared {
   static constexpr int KD = KW * KS, COLUMNS = VB / 16;
   static constexpr int kHead = (DELTA ? kTriangleBlocks * kBlockBytes + kChunkRows * 4 : 0) +
-                               kTriangleBlocks * kBlockBytes + (CHANNEL ? KD * 4 : 16 + 3 * kChunkRows * 4);
+                               kTriangleBlocks * kBlockBytes + (CHANNEL ? KD * 4 : kDecayBytes + 3 * kChunkRows * 4);
   uint32_t state[COLUMNS][KD / 16][32][4], u[COLUMNS][4][32][4];
   float x[COLUMNS][KS][KS > 1 && DELTA ? 8 : 1][32][4];  // parts of K S
   struct Stage {
@@ -32,16 +30,11 @@ struct ScanShared {
   Stage stages[2];  // a launch gives it one or both
 };
 
-// Where lanes of ldmatrix_x4 point to for the 16x16 block at (row, column) of a tile: `columnsFirst` counts its 8x8
-// matrices along columns before rows.
-SIMT_DEV const uint16_t* blockRow(const uint16_t* tile, int row, int column, int width, int lane, bool columnsFirst) {
-  const int matrix = lane >> 3, r = lane & 7, low = matrix & 1, high = matrix >> 1;
-  return tile + swizzled(row + (columnsFirst ? high : low) * 8 + r, column + (columnsFirst ? low : high) * 8, width);
-}
-
 template <int KW, int KS, int VB, bool DELTA, bool CHANNEL>
-struct Scan {
+struct Scan : ScanColumns<ScanShared<KW, KS, VB, DELTA, CHANNEL>, KW, VB, DELTA, CHANNEL> {
   using Shared = ScanShared<KW, KS, VB, DELTA, CHANNEL>;
+  using Columns = ScanColumns<Shared, KW, VB, DELTA, CHANNEL>;
+  using Columns::floats, Columns::h, Columns::hv, Columns::p, Columns::s, Columns::segment, Columns::v0;
   using Stage = typename Shared::Stage;
   static constexpr int KD = Shared::KD, COLUMNS = Shared::COLUMNS;
   static constexpr int WORKERS = COLUMNS * KS * 32, LOADERS = COLUMNS * 32, THREADS = WORKERS + LOADERS;
@@ -51,22 +44,6 @@ struct Scan {
   SIMT_DEV static int ofState(int w) { return 1 + w; }
   SIMT_DEV static int ofU(int w) { return 1 + COLUMNS + w; }
   SIMT_DEV static int ofX(int w) { return 1 + 2 * COLUMNS + w; }
-
-  const ScanArgs& p;
-  Shared& s;
-  Segment segment;
-  int hv, h, v0;
-
-  // Address of element (k, v) of a state of the segment's head, v counted from the CTA's first column.
-  SIMT_DEV int64_t stateAt(int64_t row, int k, int v) const { return ((row * p.HV + hv) * p.K + k) * p.V + v0 + v; }
-  SIMT_DEV const float* readFrom(int64_t& row) const {
-    row = segment.from >= 0 ? segment.from : p.stateRows ? p.stateRows[segment.sequence] : segment.sequence;
-    return segment.from >= 0 ? p.carry : segment.from == Segment::ARGUMENT ? p.initialState : nullptr;
-  }
-  SIMT_DEV float* writeTo(int64_t& row) const {
-    row = segment.to >= 0 ? segment.to : p.stateRows ? p.stateRows[segment.sequence] : segment.sequence;
-    return segment.to >= 0 ? p.carry : segment.to == Segment::ARGUMENT ? p.finalState : nullptr;
-  }
 
   SIMT_DEV void load(Stage& stage, int64_t c, int thread) const {
     const Chunk chunk = p.chunks[segment.chunk + c];
@@ -94,44 +71,7 @@ struct Scan {
     for (int i = thread * 16; i < p.layout.head; i += LOADERS * 16) simt::cp_async16(stage.head + i, from + i);
   }
 
-  SIMT_DEV const float* floats(const Stage& stage, int32_t at) const {
-    return reinterpret_cast<const float*>(stage.head + at);
-  }
-
   // ---- the warps of the recurrence: columns 16 w .., rows KW part ..
-
-  SIMT_DEV void loadState(float (&S)[KW / 8][4], int w, int part, int lane) const {
-    int64_t row;
-    const float* from = readFrom(row);
-    SIMT_UNROLL for (int i = 0; i < KW / 8; ++i) {
-      SIMT_UNROLL for (int e = 0; e < 4; ++e) {
-        const int k = part * KW + i * 8 + (lane & 3) * 2 + (e & 1), v = w * 16 + (lane >> 2) + (e >> 1) * 8;
-        const bool inside = k < p.K && v0 + v < p.V;
-        S[i][e] = inside && from ? from[stateAt(row, k, v)] : segment.from == Segment::IDENTITY && k == v0 + v;
-      }
-    }
-  }
-
-  SIMT_DEV void storeState(const float (&S)[KW / 8][4], int w, int part, int lane) const {
-    int64_t row;
-    float* to = writeTo(row);
-    if (!to) return;
-    SIMT_UNROLL for (int i = 0; i < KW / 8; ++i) {
-      SIMT_UNROLL for (int e = 0; e < 4; ++e) {
-        const int k = part * KW + i * 8 + (lane & 3) * 2 + (e & 1), v = w * 16 + (lane >> 2) + (e >> 1) * 8;
-        if (k < p.K && v0 + v < p.V) to[stateAt(row, k, v)] = S[i][e];
-      }
-    }
-  }
-
-  // A factor of element (i, e) of S from what PrepLayout calls decay.
-  SIMT_DEV void loadDecay(float (&d)[2], const float* decay, int part, int i, int lane) const {
-    if (CHANNEL) {
-      simt::ld2(d, decay + part * KW + i * 8 + (lane & 3) * 2);
-    } else {
-      d[0] = d[1] = decay[0];
-    }
-  }
 
   // S in bf16: to the warp of O, to the trace and as operands.
   SIMT_DEV void handState(uint32_t (&a)[KW / 16][4], const float (&S)[KW / 8][4], int64_t c, int w, int part,
@@ -141,17 +81,7 @@ struct Scan {
       if (p.o || p.traceStates) simt::st4(s.state[w][part * (KW / 16) + i][lane], a[i][0], a[i][1], a[i][2], a[i][3]);
     }
     if (p.o) simt::bar_arrive(ofState(w), (KS + 1) * 32);
-    if (!p.traceStates) return;
-    // Each lane reads again what it has stored: a loop that is rolled up leaves the registers alone.
-    SIMT_NOUNROLL for (int i = 0; i < KW / 16; ++i) {
-      uint32_t x[4];
-      simt::ld4(x, s.state[w][part * (KW / 16) + i][lane]);
-      SIMT_UNROLL for (int half = 0; half < 2; ++half) {
-        const int k = part * KW + i * 16 + half * 8;
-        storeTransposed(p.traceStates + stateAt(segment.chunk + c, k, w * 16), p.V, p.K - k, p.V - v0 - w * 16,
-                        p.V % 4 == 0, x[half * 2], x[half * 2 + 1], lane);
-      }
-    }
+    if (p.traceStates) Columns::traceState(c, w, part, lane);
   }
 
   // U^T, 16 columns of V by 64 rows, as accumulators.
@@ -177,26 +107,7 @@ struct Scan {
       }
     }
     uint32_t rows[4][4];
-    const float *beta = floats(stage, p.layout.beta), *kIn = floats(stage, p.layout.kIn);
-    SIMT_UNROLL for (int r = 0; r < 4; ++r) {
-      uint32_t v[4];
-      simt::ldmatrix_x4_trans(v, blockRow(stage.v, r * 16, w * 16, VB, lane, true));
-      SIMT_UNROLL for (int half = 0; half < 2; ++half) {
-        const int row = r * 16 + half * 8 + (lane & 3) * 2;
-        float f[2] = {1, 1}, by[2];
-        if (!CHANNEL) simt::ld2(f, kIn + row);
-        simt::ld2(by, beta + row);
-        SIMT_UNROLL for (int e = 0; e < 2; ++e) {
-          const float* ks = &x[2 * r + half][2 * e];
-          const float x0 = by[0] * (lowBf16(v[half * 2 + e]) - f[0] * ks[0]);
-          const float x1 = by[1] * (highBf16(v[half * 2 + e]) - f[1] * ks[1]);
-          const uint32_t pair = rows[r][half * 2 + e] = simt::pack_bf16(x0, x1);
-          // T's diagonal is 1: what rounding took from X goes past the product.
-          u[2 * r + half][2 * e] = x0 - lowBf16(pair);
-          u[2 * r + half][2 * e + 1] = x1 - highBf16(pair);
-        }
-      }
-    }
+    Columns::correct(rows, u, x, stage.v, stage.head, w, lane);
     SIMT_UNROLL for (int j = 0; j < 4; ++j) {
       SIMT_UNROLL for (int i = j; i < 4; ++i) {
         uint32_t b[4];
@@ -207,77 +118,30 @@ struct Scan {
     }
   }
 
-  // U as handed over.
-  SIMT_DEV void traceU(int64_t c, int w, int lane) const {
-    const Chunk chunk = p.chunks[segment.chunk + c];
-    const int64_t stride = static_cast<int64_t>(p.HV) * p.V;
-    SIMT_NOUNROLL for (int r = 0; r < 4; ++r) {
-      uint32_t u[4];
-      simt::ld4(u, s.u[w][r][lane]);
-      SIMT_UNROLL for (int half = 0; half < 2; ++half) {
-        const int row = r * 16 + half * 8, v = v0 + w * 16;
-        storeTransposed(p.traceRows + ((chunk.token * p.layout.n + row) * p.HV + hv) * p.V + v, stride,
-                        chunk.tokens * p.layout.n - row, p.V - v, p.V % 4 == 0, u[half * 2], u[half * 2 + 1], lane);
-      }
-    }
-  }
-
   SIMT_DEV void recurrence(int w, int part, int lane) const {
     float S[KW / 8][4];
-    loadState(S, w, part, lane);
+    Columns::loadState(S, w, part, lane);
     SIMT_NOUNROLL for (int64_t c = 0; c < segment.chunks; ++c) {
       if (p.stages == 1) simt::bar_sync(ALL, THREADS);
       simt::bar_sync(ALL, THREADS);
       const Stage& stage = s.stages[p.stages == 1 ? 0 : c & 1];
-      const float* decay = floats(stage, p.layout.decay);
-      const float* kOut = floats(stage, p.layout.kOut);
-      if (CHANNEL || decay[0] < 0) {
-        SIMT_UNROLL for (int i = 0; i < KW / 8; ++i) {
-          float d[2];
-          loadDecay(d, decay, part, i, lane);
-          SIMT_UNROLL for (int e = 0; e < 4; ++e) S[i][e] = d[e & 1] < 0 ? 0 : S[i][e];
-        }
-      }
+      const float* decay = floats(stage.head, p.layout.decay);
+      const float* kOut = floats(stage.head, p.layout.kOut);
+      Columns::clearState(S, decay, part, lane);
       uint32_t a[KW / 16][4];
       handState(a, S, c, w, part, lane);
       uint32_t rows[4][4];  // U^T as operands
       if constexpr (DELTA) {
         float u[8][4];
         solve(u, a, stage, w, part, lane);
-        SIMT_UNROLL for (int r = 0; r < 4; ++r) {
-          packOperand(rows[r], u[2 * r], u[2 * r + 1]);
-          if (part == 0 && (p.o || p.traceRows))
-            simt::st4(s.u[w][r][lane], rows[r][0], rows[r][1], rows[r][2], rows[r][3]);
-          if (CHANNEL) continue;
-          SIMT_UNROLL for (int half = 0; half < 2; ++half) {
-            float f[2];
-            simt::ld2(f, kOut + r * 16 + half * 8 + (lane & 3) * 2);
-            SIMT_UNROLL for (int e = 0; e < 2; ++e) rows[r][half * 2 + e] =
-                simt::pack_bf16(f[0] * u[2 * r + half][2 * e], f[1] * u[2 * r + half][2 * e + 1]);
-          }
-        }
+        SIMT_UNROLL for (int r = 0; r < 4; ++r)
+            Columns::finishRows(rows[r], u[2 * r], u[2 * r + 1], kOut, r, w, part, lane);
       } else {
-        SIMT_UNROLL for (int r = 0; r < 4; ++r) {
-          simt::ldmatrix_x4_trans(rows[r], blockRow(stage.v, r * 16, w * 16, VB, lane, true));
-          if (part == 0 && p.o) simt::st4(s.u[w][r][lane], rows[r][0], rows[r][1], rows[r][2], rows[r][3]);
-          if (CHANNEL) continue;
-          SIMT_UNROLL for (int half = 0; half < 2; ++half) {
-            float f[2];
-            simt::ld2(f, kOut + r * 16 + half * 8 + (lane & 3) * 2);
-            SIMT_UNROLL for (int e = 0; e < 2; ++e) {
-              uint32_t& pair = rows[r][half * 2 + e];
-              pair = simt::pack_bf16(f[0] * lowBf16(pair), f[1] * highBf16(pair));
-            }
-          }
-        }
+        SIMT_UNROLL for (int r = 0; r < 4; ++r) Columns::takeRows(rows[r], stage.v, kOut, r, w, part, lane);
       }
       if (part == 0 && p.o) simt::bar_arrive(ofU(w), 64);
-      if (DELTA && part == 0 && p.traceRows) traceU(c, w, lane);
-      SIMT_UNROLL for (int i = 0; i < KW / 8; ++i) {
-        float d[2];
-        loadDecay(d, decay, part, i, lane);
-        SIMT_UNROLL for (int e = 0; e < 4; ++e) S[i][e] = d[e & 1] <= 0 ? 0 : S[i][e] * d[e & 1];
-      }
+      if (DELTA && part == 0 && p.traceRows) Columns::traceU(c, w, lane);
+      Columns::decayState(S, decay, part, lane);
       SIMT_UNROLL for (int r = 0; r < 4; ++r) {
         SIMT_UNROLL for (int i = 0; i < KW / 16; ++i) {
           uint32_t b[4];
@@ -287,7 +151,7 @@ struct Scan {
         }
       }
     }
-    storeState(S, w, part, lane);
+    Columns::storeState(S, w, part, lane);
   }
 
   // ---- the warps of copies and O: columns 16 w ..
@@ -307,7 +171,7 @@ struct Scan {
       }
     }
     if (!CHANNEL) {
-      const float* qIn = floats(stage, p.layout.qIn);
+      const float* qIn = floats(stage.head, p.layout.qIn);
       SIMT_UNROLL for (int m = 0; m < 4; ++m) {
         SIMT_UNROLL for (int e = 0; e < 4; ++e) {
           const float f = qIn[m * 16 + (lane >> 2) + (e >> 1) * 8];
@@ -377,8 +241,8 @@ __global__ void __launch_bounds__(Scan<KW, KS, VB, DELTA, CHANNEL>::THREADS, Sca
   const int columns = (p.V + VB - 1) / VB, block = static_cast<int>(blockIdx.x % columns);
   const int64_t head = blockIdx.x / columns;
   const int hv = static_cast<int>(head % p.HV);
-  const Form scan = {p,         simt::shared<typename Form::Shared>(), p.segments[head / p.HV], hv, hv / (p.HV / p.H),
-                     block * VB};
+  const Form scan = {
+      {p, simt::shared<typename Form::Shared>(), p.segments[head / p.HV], hv, hv / (p.HV / p.H), block * VB}};
   scan.run(threadIdx.x);
 }
 

@@ -66,6 +66,13 @@ class Stream {
            name);
   }
 
+  // Threads that a block of the kernel may have on this device: fewer than it is launched with where the library has no
+  // code of it for the device.
+  int mostThreads(const void* kernel) {
+    use();
+    return simt::most_threads(kernel);
+  }
+
   // Between these two the stream's work is recorded for launch(), not done: nothing may wait for it.
   void beginCapture();
   std::unique_ptr<struct RankoneGraph> endCapture();

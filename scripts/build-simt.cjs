@@ -29,7 +29,7 @@ async function main() {
           file,
           '-ldl',
         ],
-        MINUTE,
+        10 * MINUTE,
       )
     : { ok: false, output: problems.join('\n') };
   console.log(linked.ok ? file : linked.output.trimEnd());

@@ -32,7 +32,7 @@ fs.copyFileSync(path.join(chart, 'chart.umd.min.js'), path.join(page, 'chart.umd
 fs.copyFileSync(path.join(chart, '../LICENSE.md'), path.join(page, 'chart.LICENSE.md'));
 
 // Entry points of the package, as its exports name them.
-for (const entry of ['index', 'integrations/tfjs/index']) {
+for (const entry of ['index', 'layers/index', 'integrations/tfjs/index']) {
   const file = path.join(dist, entry);
   const from = `./${path.basename(entry)}.js`;
   const names = Object.keys(require(file)).sort();

@@ -66,7 +66,7 @@ function kept(object, command) {
 }
 
 // `args` are the compiler's, but for the files'.
-async function compile(compiler, args, source, object, timeout = 10 * MINUTE) {
+async function compile(compiler, args, source, object, timeout = 30 * MINUTE) {
   const all = [...args, '-MMD', '-MF', object.replace(/\.o$/, '.d'), '-c', source, '-o', object];
   const command = [compiler, ...all].join(' ');
   const output = kept(object, command);
@@ -88,4 +88,4 @@ async function pool(tasks) {
   await Promise.all(Array.from({ length: jobs }, worker));
 }
 
-module.exports = { MINUTE, compile, pool, root, run, walk };
+module.exports = { MINUTE, compile, jobs, pool, root, run, walk };

@@ -59,11 +59,13 @@ const harnessFlags = ['-std=c++20', '-I', 'cpp'];
 
 // What the tests in test/cuda share; some of it is the native tests'.
 function harnessParts() {
-  const shared = ['cpp/core/tensor.cpp', 'test/native/array.cpp', 'test/native/compare.cpp'];
+  const shared = ['array', 'compare', 'lora_formulas', 'runner'].map(
+    (name) => `test/native/${name}.cpp`,
+  );
   const own = walk('test/cuda').filter(
     (name) => name.endsWith('.cpp') && !/(_test|emulated_runtime|gpu)\.cpp$/.test(name),
   );
-  return [...shared, ...own].map((source) => ({
+  return ['cpp/core/tensor.cpp', ...shared, ...own].map((source) => ({
     source,
     object: objectOf(source, 'harness'),
     flags: harnessFlags,
@@ -73,8 +75,9 @@ function harnessParts() {
 // The objects' paths, or undefined: then report() was given what failed.
 async function compileAll(parts, report) {
   let built = true;
+  const distinct = new Map(parts.map((part) => [part.object, part]));
   await pool(
-    parts.map(({ source, object, flags }) => async () => {
+    [...distinct.values()].map(({ source, object, flags }) => async () => {
       const { ok, output } = await compile(source, object, flags);
       if (!ok) report(source, false, 'does not build', output);
       built &&= ok;

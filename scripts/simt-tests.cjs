@@ -4,6 +4,8 @@
 //
 // Each is built twice, plain and checked (see test/simt/README.md), with CXX (g++) and nothing else, into build-simt/,
 // and built again when a file that it includes has changed. JOBS at a time. Ends with `N passed, N failed`.
+const fs = require('node:fs');
+const path = require('node:path');
 const {
   MINUTE,
   checkedFlags,
@@ -16,6 +18,7 @@ const {
   libraryParts,
   objectOf,
   pool,
+  root,
   run,
   walk,
 } = require('./simt-build.cjs');
@@ -43,14 +46,14 @@ async function test(source, kind, objects) {
   const checked = kind === 'checked' ? checkedFlags : [];
   const compiled = await compile(source, object, ofLibrary(source) ? harnessFlags : checked);
   const linked = compiled.ok
-    ? await run(compiler, ['-pthread', object, ...objects, '-o', program, '-ldl'], MINUTE)
+    ? await run(compiler, ['-pthread', object, ...objects, '-o', program, '-ldl'], 10 * MINUTE)
     : compiled;
   if (!linked.ok) {
     ++failed;
     return report(label, false, 'does not build', linked.output);
   }
   const built = performance.now();
-  const { ok, status, how, output, stdout } = await run(program, programArguments, 10 * MINUTE);
+  const { ok, status, how, output, stdout } = await run(program, programArguments, 30 * MINUTE);
   const counts = /(\d+) passed, (\d+) failed\s*$/.exec(stdout);
   const whole = counts && status === (counts[2] === '0' ? 0 : 1);
   passed += counts ? Number(counts[1]) : 0;
@@ -71,25 +74,24 @@ async function main() {
     ++failed;
     console.log('no test matches');
   }
-  const emulator = await compileAll(emulatorParts(), report);
-  if (!emulator) ++failed;
-  else
+  const withLibrary = tests.some(ofLibrary);
+  const partsOf = (kind) => [...libraryParts(kind), ...harnessParts(), ...emulatorParts()];
+  const objects = (parts) => parts.map(({ object }) => object);
+  if (!(await compileAll(withLibrary ? kinds.flatMap(partsOf) : emulatorParts(), report))) ++failed;
+  else {
+    // What takes longest comes first, so that all processors have work to the end.
+    const size = (source) => fs.statSync(path.join(root, source)).size;
+    const cost = ([source, kind]) =>
+      size(source) * (ofLibrary(source) ? 10 : 1) * (kind === 'checked' ? 10 : 1);
+    const runs = tests.flatMap((source) => kinds.map((kind) => [source, kind]));
     await pool(
-      tests
-        .filter((source) => !ofLibrary(source))
-        .flatMap((source) => kinds.map((kind) => () => test(source, kind, emulator))),
+      runs
+        .sort((a, b) => cost(b) - cost(a))
+        .map(([source, kind]) => () => {
+          const parts = ofLibrary(source) ? partsOf(kind) : emulatorParts();
+          return test(source, kind, objects(parts));
+        }),
     );
-  if (emulator && tests.some(ofLibrary)) {
-    for (const kind of kinds) {
-      const objects = await compileAll([...libraryParts(kind), ...harnessParts()], report);
-      if (!objects) ++failed;
-      else
-        await pool(
-          tests
-            .filter(ofLibrary)
-            .map((source) => () => test(source, kind, [...objects, ...emulator])),
-        );
-    }
   }
   console.log(`${passed} passed, ${failed} failed`);
   process.exitCode = failed ? 1 : 0;

@@ -37,7 +37,7 @@ function testHere(target, patterns) {
 
 // What a file does that works on its own system alone.
 const unfit = [
-  [/child_process|support\/child|support\/chromium|\.\/child\b/, 'starts programs'],
+  [/child_process|support\/(child|chromium|run)\b|\.\/child\b/, 'starts programs'],
   [/eventLoop|overlap|benchStatistics|memory\.test/, 'times, or weighs memory'],
   [/cuda/i, 'CUDA'],
 ];

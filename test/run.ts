@@ -2,7 +2,7 @@
 //
 // Lint, types, the CUDA kernels under their emulator, then every test file (or those whose paths contain one of the
 // patterns), each in a process of its own. Files under test/ops run once per instruction set of this machine, but for
-// those of CUDA. Ends with the plain line `N passed, N failed`.
+// those of CUDA and those of what surrounds the kernels. Ends with the plain line `N passed, N failed`.
 import { fork, spawn, spawnSync } from 'node:child_process';
 import fs from 'node:fs';
 import os from 'node:os';
@@ -77,6 +77,9 @@ function testFiles(folder: string): string[] {
   });
 }
 
+/** Of test/ops, what is the same with every instruction set. */
+const ONCE = /^test\/ops\/(cuda\/|(async|errors|surface)\.)/;
+
 async function suite(file: string, isa: string | undefined): Promise<void> {
   const started = performance.now();
   const env: NodeJS.ProcessEnv = { ...process.env, RANKONE_POISON: '1' };
@@ -96,14 +99,14 @@ async function suite(file: string, isa: string | undefined): Promise<void> {
   const timer = setTimeout(() => {
     late = true;
     child.kill('SIGKILL');
-  }, 10 * MINUTE);
+  }, 30 * MINUTE);
   const [code, signal] = await new Promise<[number | null, string | null]>((resolve) =>
     child.on('close', (...end) => resolve(end)),
   );
   clearTimeout(timer);
 
   const outcome = counts ?? { passed: 0, failed: 0, skipped: 0 };
-  if (late) fail(outcome, 'did not end within ten minutes');
+  if (late) fail(outcome, 'did not end within half an hour');
   else if (code !== 0 || signal) fail(outcome, `ended with ${signal ?? `exit code ${code}`}`);
   else if (outcome.passed + outcome.failed === 0) fail(outcome, 'ran no test');
   report(isa ? `${file} [${isa}]` : file, outcome, output, started);
@@ -142,7 +145,7 @@ async function main(): Promise<void> {
     ? [asked]
     : available.filter((isa) => isa !== 'avx512' || !available.includes('avx512bf16'));
   const jobs = files.flatMap((file) =>
-    file.startsWith('test/ops/') && !file.startsWith('test/ops/cuda/')
+    file.startsWith('test/ops/') && !ONCE.test(file)
       ? isas.map((isa) => [file, isa] as const)
       : [[file, asked] as const],
   );

@@ -1,5 +1,4 @@
-import path from 'node:path';
-import { libc } from './libc';
+import { findAddon, loadAddon } from './addon';
 
 /** A public function as the engine describes it. @internal */
 export interface EntryDescription {
@@ -30,6 +29,7 @@ export interface EntryDescription {
   takesSaved: boolean;
   takesBase: boolean;
   takesBank: boolean;
+  takesCache: boolean;
   makesBase: boolean;
   /** An option of this name stands among the inputs. */
   inputGroup?: string;
@@ -48,6 +48,7 @@ export interface Description {
   savedAt: number;
   baseAt: number;
   bankAt: number;
+  cacheAt: number;
   jobAt: number;
   resultsAt: number;
   deviceAt: number;
@@ -122,6 +123,23 @@ export interface Binding {
   packedDispose(packed: Handle): void;
   packedToDevice(packed: Handle, device: number): Promise<Handle>;
   packedToDeviceSync(packed: Handle, device: number): Handle;
+  /** window 0: none. dtype: as in a header. */
+  createCache(
+    batch: number,
+    kvHeads: number,
+    keyDim: number,
+    valueDim: number,
+    capacity: number,
+    window: number,
+    dtype: number,
+  ): Handle;
+  /** Tokens that a slot has seen. */
+  cacheLength(cache: Handle, slot: number): number;
+  /** Of all slots without one. */
+  cacheReset(cache: Handle, slot: number | undefined): void;
+  cacheTruncate(cache: Handle, slot: number, length: number): void;
+  cacheRead(cache: Handle, slot: number, k: ArrayBufferView, v: ArrayBufferView): void;
+  cacheDispose(cache: Handle): void;
   createBank(inFeatures: number, outFeatures: number, device?: number): Handle;
   bankEvict(bank: Handle, id: number): void;
   bankHas(bank: Handle, id: number): boolean;
@@ -149,36 +167,12 @@ export interface Binding {
   devicePeak(device: number, kind: string): number;
 }
 
-const root = path.join(__dirname, '..');
-
 /** Where the addon was loaded from. @internal */
 export function bindingPath(): string {
-  const wish = process.env.RANKONE_BINDING;
-  return wish ? path.resolve(wish) : require('node-gyp-build').resolve(root);
-}
-
-function load(): Binding {
-  const wish = process.env.RANKONE_BINDING;
-  try {
-    return require(bindingPath());
-  } catch (cause) {
-    const looked = wish
-      ? `RANKONE_BINDING=${wish}`
-      : `${path.join(root, 'prebuilds')} and ${path.join(root, 'build', 'Release')}`;
-    const error = new Error(
-      `rankone has no native binary for ${process.platform}-${process.arch}${libc() && ` (${libc()})`}, Node ${process.version}.\n` +
-        `Looked for: ${looked}\n` +
-        'To build it, have python3, make and a C++20 compiler (gcc or clang), then run\n' +
-        '  npm rebuild rankone        (in a checkout of rankone itself: npm run build:native)\n' +
-        `Cause: ${String((cause as Error)?.message ?? cause).split('\n')[0]}`,
-      { cause },
-    );
-    (error as NodeJS.ErrnoException).code = 'ERR_RANKONE_BINDING';
-    throw error;
-  }
+  return findAddon() ?? '';
 }
 
 /** @internal */
-export const binding: Binding = load();
+export const binding = loadAddon() as Binding;
 /** @internal */
 export const description: Description = binding.describe();

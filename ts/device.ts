@@ -80,10 +80,12 @@ export class DeviceTensor<out D extends FloatDType = FloatDType> implements Disp
     return new DeviceTensor(OWN, entry, device);
   }
 
+  /** Its sizes, outermost first. */
   get shape(): readonly number[] {
     return this.#entry.shape;
   }
 
+  /** The type of its elements. */
   get dtype(): D {
     return DTYPES[this.#entry.dtype] as D;
   }

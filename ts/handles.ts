@@ -5,6 +5,7 @@ import type { Handle } from './binding';
 export const handles = {
   base: new WeakMap<object, Handle>(),
   bank: new WeakMap<object, Handle>(),
+  cache: new WeakMap<object, Handle>(),
 };
 
 /** A tensor on a device, as calls need it. @internal */

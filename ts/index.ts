@@ -5,7 +5,7 @@
  * `fooSync` (on the caller's thread and memory), and where it has gradients as `fooBackward` and `fooBackwardSync`.
  * Tensors are plain objects `{data, shape}`.
  *
- * @packageDocumentation
+ * @module rankone
  */
 export type { CudaDevice } from './binding';
 export {
@@ -19,6 +19,7 @@ export {
   toDevice,
   toDeviceSync,
 } from './device';
+export { createKvCache, KvCache, type KvCacheContents, type KvCacheShape } from './kvCache';
 export * from './linalg/randomizedSvd';
 export type { SketchOptions } from './linalg/sketch';
 export {
@@ -46,14 +47,18 @@ export * from './lora/packQuantised';
 export * from './lora/packWeight';
 export * from './ops/adamW';
 export * from './ops/additivePresets';
+export * from './ops/attention';
 export * from './ops/basisCombination';
 export * from './ops/crossEntropy';
 export * from './ops/deltaPresets';
 export * from './ops/doraNorms';
+export * from './ops/dplr';
 export * from './ops/embedding';
 export type * from './ops/grid';
+export * from './ops/hgrn';
 export * from './ops/hgrn2';
 export * from './ops/kroneckerLinear';
+export * from './ops/l2norm';
 export type * from './ops/layer';
 export * from './ops/mamba2';
 export * from './ops/matmul';
@@ -61,10 +66,16 @@ export * from './ops/randLora';
 export * from './ops/recurrence';
 export * from './ops/rmsNorm';
 export * from './ops/rmsNormGated';
+export * from './ops/rope';
 export * from './ops/rowSketch';
+export * from './ops/rwkv6';
+export * from './ops/rwkv7';
+export * from './ops/s4d';
+export type * from './ops/scan';
 export * from './ops/shortConv';
 export * from './ops/sparse';
 export * from './ops/swiglu';
+export * from './ops/tttLinear';
 export type { PeftConfig } from './peft/configKeys';
 export type { StoredArrays, StoredDType, StoredTensor } from './peft/dtypes';
 export {

@@ -1,6 +1,18 @@
 /** The C library: `glibc 2.36`, `musl`, or nothing outside of Linux. @internal */
 export function libc(): string {
   if (process.platform !== 'linux') return '';
-  const header = (process.report?.getReport() as any)?.header;
-  return header?.glibcVersionRuntime ? `glibc ${header.glibcVersionRuntime}` : 'musl';
+  const version = glibcVersion();
+  return version ? `glibc ${version}` : 'musl';
+}
+
+function glibcVersion(): string | undefined {
+  const report = process.report as { excludeNetwork?: boolean; getReport(): object };
+  const { excludeNetwork } = report;
+  try {
+    // Else it asks for the names of the hosts that the process is connected to, which can take seconds.
+    report.excludeNetwork = true;
+    return (report.getReport() as any).header.glibcVersionRuntime;
+  } finally {
+    report.excludeNetwork = excludeNetwork;
+  }
 }

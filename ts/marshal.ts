@@ -7,40 +7,24 @@ import {
   type Handle,
   type RawResults,
 } from './binding';
-import { DeviceTensor, deviceIndex } from './device';
-import { rangeError, show, typeError, unknownKey } from './errors';
+import { DeviceTensor } from './device';
+import { show, typeError, unknownKey } from './errors';
 import { deviceTensors, handleOf } from './handles';
 import { arrayKind, readDType, readShape, TENSOR, writeIndices, writeTensor } from './header';
 import { PackedWeight } from './lora/packedWeight';
+import {
+  type GroupSlot,
+  KINDS,
+  layoutOf,
+  numbered,
+  type Place,
+  type TensorSlot,
+  writeNumber,
+} from './places';
 import { SavedForward } from './saved';
 import { abortReason, checkSignal, started, unwatch, type Watched, watch } from './signal';
 import { RecurrentState } from './state';
 import type { AbortSignalLike } from './types';
-
-interface TensorSlot {
-  name: string;
-  slot: number;
-  at: number;
-  dtypes: string[];
-  /** An index array without a shape. */
-  bare: boolean;
-}
-
-interface OptionSlot {
-  name: string;
-  kind: EntryDescription['options'][number]['kind'];
-  at: number;
-  choices: string[];
-}
-
-/** What stands under one name: numbers of its own, a tensor or bare index array, or an object of these. */
-type Place = OptionSlot | TensorSlot | GroupSlot;
-
-interface GroupSlot {
-  name: string;
-  names: Map<string, number>;
-  members: (OptionSlot | TensorSlot)[];
-}
 
 type CallArguments = Parameters<typeof binding.call>;
 const VALUES = 2; // where they begin in CallArguments
@@ -71,26 +55,8 @@ function takeHeader(): Float64Array {
 
 const F16 = 2; // in a header
 
-const KINDS = {
-  flag: 'true or false',
-  integer: 'an integer',
-  number: 'a number',
-  choice: 'one of its names',
-  pair: 'two numbers',
-  device: 'a device',
-};
-
-/** As messages name it: with the object that it stands inside of. */
-function labelled(group: string | undefined, name: string): string {
-  return group ? `${group}.${name}` : name;
-}
-
 function asFloat16({ buffer, byteOffset, length }: Uint16Array): unknown {
   return new (globalThis as any).Float16Array(buffer, byteOffset, length);
-}
-
-function numbered(names: string[]): Map<string, number> {
-  return new Map(names.map((name, index) => [name, index]));
 }
 
 /** A public function of the engine. @internal */
@@ -104,7 +70,7 @@ export class Operation {
   /** Those that `out` may name. */
   readonly #offered: TensorSlot[];
   readonly #optionsEnd: number;
-  // Names that a caller may give -> where #values puts what came: tensors, then state, saved, base and bank; options, then
+  // Names that a caller may give -> where #values puts what came: tensors, then handles such as state; options, then
   // out and signal.
   readonly #inputNames: Map<string, number>;
   readonly #syncOptionNames: Map<string, number>;
@@ -117,47 +83,20 @@ export class Operation {
     if (this.#index < 0) throw new Error(`rankone: the native binary has no operation ${name}`);
     const entry = description.entries[this.#index];
     this.#entry = entry;
-    const placed = (group: string | undefined): TensorSlot[] =>
-      entry.inputs
-        .filter((i) => i.group === group)
-        .map(({ name, slot, dtypes }) => {
-          const bare = group !== undefined && dtypes.every((d) => d === 'i32' || d === 'i64');
-          return { name: labelled(group, name), slot, at: slot * TENSOR, dtypes, bare };
-        });
-    const numbers = (group: string | undefined): OptionSlot[] =>
-      entry.options
-        .filter((o) => o.group === group)
-        .map(({ name, slot, kind, choices }) => {
-          const at = description.optionsAt + 2 * slot;
-          return { name: labelled(group, name), kind, at, choices: choices?.split('|') ?? [] };
-        });
-    const all = [...entry.inputs, ...entry.options].map((i) => i.group).filter((group) => group);
-    const groups = [...new Set(all)].map((group): GroupSlot => {
-      const choices = numbers(group).filter(({ kind }) => kind === 'choice');
-      const others = numbers(group).filter(({ kind }) => kind !== 'choice');
-      const members = [...choices, ...placed(group), ...others]; // the first one is never left out
-      const names = numbered(members.map((m) => m.name.slice(group!.length + 1)));
-      return { name: group!, members, names };
-    });
-    const amongInputs = (group: GroupSlot): boolean => group.name === entry.inputGroup;
-    this.#inputs = [...placed(undefined), ...groups.filter(amongInputs)];
-    this.#options = [
-      ...numbers(undefined),
-      ...placed(''),
-      ...groups.filter((group) => !amongInputs(group)),
-    ];
+    const layout = layoutOf(entry);
+    this.#inputs = layout.inputs;
+    this.#options = layout.options;
+    this.#outputs = layout.outputs;
+    this.#offered = this.#outputs.filter((_, i) => entry.outputs[i].offered);
     // Options that this function does not take have slots too, and they must read as absent.
     this.#optionsEnd = description.optionsAt + 2 * entry.optionCount;
-    this.#outputs = entry.outputs.map(({ name, slot }) => {
-      return { name, slot, at: description.outputsAt + slot * TENSOR, dtypes: [], bare: false };
-    });
     const inputs = this.#inputs.map((i) => i.name);
     if (entry.takesState) inputs.push('state');
     if (entry.takesSaved) inputs.push('saved');
     if (entry.takesBase) inputs.push('base');
     if (entry.takesBank) inputs.push('bank');
+    if (entry.takesCache) inputs.push('cache');
     const options = this.#options.map((o) => o.name);
-    this.#offered = this.#outputs.filter((_, i) => entry.outputs[i].offered);
     if (this.#offered.length > 0) options.push('out');
     this.#inputNames = numbered(inputs);
     this.#syncOptionNames = numbered(options);
@@ -210,9 +149,11 @@ export class Operation {
   }
 
   #write(header: Float64Array, inputs: any, options: any, asynchronous: boolean): Request {
-    const { inputCount, outputCount, takesState, takesSaved, takesBase, takesBank } = this.#entry;
+    const { inputCount, outputCount, takesState, takesSaved, takesBase, takesBank, takesCache } =
+      this.#entry;
     const handles = VALUES + inputCount + outputCount;
-    const args = new Array(handles + (takesBase || takesBank ? 4 : 2)) as CallArguments;
+    const count = takesCache ? 5 : takesBase || takesBank ? 4 : 2;
+    const args = new Array(handles + count) as CallArguments;
     args[0] = this.#index;
     args[1] = header;
     for (let i = 0; i < inputCount; i++) header[i * TENSOR] = -1;
@@ -222,6 +163,7 @@ export class Operation {
     header[description.savedAt] = 0;
     header[description.baseAt] = 0;
     header[description.bankAt] = 0;
+    header[description.cacheAt] = 0;
     const request: Request = { args, out: undefined, signal: undefined, float16: false };
     if (typeof inputs !== 'object' || inputs === null)
       throw typeError(this.#name, `inputs: expected an object of tensors, got ${show(inputs)}`);
@@ -241,7 +183,8 @@ export class Operation {
     if (takesState) this.#writeState(header, args, values[next++]);
     if (takesSaved) this.#writeSaved(header, args, values[next++]);
     if (takesBase) this.#writeBase(header, args, values[next++]);
-    if (takesBank) this.#writeBank(header, args, values[next]);
+    if (takesBank) this.#writeBank(header, args, values[next++]);
+    if (takesCache) this.#writeCache(header, args, values[next]);
     if (options !== undefined) this.#writeOptions(header, request, options, asynchronous);
     return request;
   }
@@ -323,11 +266,23 @@ export class Operation {
     args[VALUES + this.#entry.inputCount + this.#entry.outputCount + 3] = handle;
   }
 
+  #writeCache(header: Float64Array, args: CallArguments, value: unknown): void {
+    if (value === undefined) return;
+    const handle = handleOf('cache', value);
+    if (!handle)
+      throw typeError(
+        this.#name,
+        `cache: expected what createKvCache() returned, got ${show(value)}`,
+      );
+    header[description.cacheAt] = 1;
+    args[VALUES + this.#entry.inputCount + this.#entry.outputCount + 4] = handle;
+  }
+
   #writePlace(header: Float64Array, args: CallArguments, place: Place, value: unknown): void {
     if ('members' in place) {
       this.#writeGroup(header, args, place, value);
     } else if ('kind' in place) {
-      this.#writeNumber(header, place, value);
+      writeNumber(this.#name, header, place, value);
     } else {
       const { name, slot, at, dtypes, bare } = place;
       args[VALUES + slot] = bare
@@ -350,15 +305,6 @@ export class Operation {
     if (asynchronous) request.signal = checkSignal(this.#name, values[next]);
   }
 
-  #writeNumber(header: Float64Array, option: OptionSlot, value: unknown): void {
-    if (option.kind === 'pair') {
-      this.#writePair(header, option, value);
-      return;
-    }
-    header[option.at + 1] = this.#optionValue(option, value);
-    header[option.at] = 1;
-  }
-
   /** An option that is an object of tensors and numbers. */
   #writeGroup(header: Float64Array, args: CallArguments, group: GroupSlot, object: unknown): void {
     if (typeof object !== 'object' || object === null)
@@ -375,35 +321,6 @@ export class Operation {
     group.members.forEach((member, i) => {
       if (values[i] !== undefined) this.#writePlace(header, args, member, values[i]);
     });
-  }
-
-  #optionValue({ name, kind, choices }: OptionSlot, value: unknown): number {
-    if (kind === 'flag') {
-      if (typeof value !== 'boolean')
-        throw typeError(this.#name, `${name}: expected true or false, got ${show(value)}`);
-      return value ? 1 : 0;
-    }
-    if (kind === 'device') return deviceIndex(this.#name, value);
-    if (kind === 'choice') {
-      const index = choices.indexOf(value as string);
-      if (index >= 0) return index;
-      const text = `${name}: expected one of '${choices.join("', '")}', got ${show(value)}`;
-      throw typeof value === 'string' ? rangeError(this.#name, text) : typeError(this.#name, text);
-    }
-    if (typeof value !== 'number')
-      throw typeError(
-        this.#name,
-        `${name}: expected ${kind === 'integer' ? 'an integer' : 'a number'}, got ${show(value)}`,
-      );
-    return value;
-  }
-
-  /** Two numbers, in two option slots. */
-  #writePair(header: Float64Array, { name, at }: OptionSlot, value: any): void {
-    const [low, high] = Array.isArray(value) && value.length === 2 ? value : [];
-    if (typeof low !== 'number' || typeof high !== 'number')
-      throw typeError(this.#name, `${name}: expected two numbers [min, max], got ${show(value)}`);
-    header.set([1, low, 1, high], at);
   }
 
   /** Returns the caller's tensors, by the outputs' slots. */

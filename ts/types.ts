@@ -131,7 +131,9 @@ export type IndexArray = Int32Array | BigInt64Array;
 export interface AbortSignalLike {
   readonly aborted: boolean;
   readonly reason?: unknown;
+  /** Calls `listener` when the signal aborts. */
   addEventListener(type: 'abort', listener: () => void): void;
+  /** Undoes `addEventListener`. */
   removeEventListener(type: 'abort', listener: () => void): void;
 }
 

@@ -1,5 +1,6 @@
 #include "core/cpu.h"
 
+#include <algorithm>
 #include <cstdlib>
 #include <cstring>
 
@@ -57,6 +58,9 @@ Features detect() {
 #endif
 
 bool isaAvailable(Isa isa) {
+#if defined(RANKONE_ONLY_LEVEL)
+  if (std::min(static_cast<int>(isa), 2) != RANKONE_ONLY_LEVEL) return false;
+#endif
   if (isa == Isa::Baseline) return true;
 #if defined(__x86_64__)
   static const Features features = detect();

@@ -7,8 +7,9 @@
 // one more, avx512bf16, compiled with RANKONE_BF16_DOT; its caller names it where hasBf16Dot() says so.
 // Every header that the kernel needs must have been included before, outside of these target regions: inline functions
 // of the standard library compiled inside one would carry its instructions into code that runs everywhere.
-// RANKONE_PICK(f) then names the copy in use. A kernel of RANKONE_KERNEL_BF16 alone has no other copy, and its caller
-// none to pick off x86-64.
+// RANKONE_PICK(f) then names the copy in use. Where RANKONE_ONLY_LEVEL is defined (a test program of one instruction
+// set, sooner compiled), the copy of that level is the only one. A kernel of RANKONE_KERNEL_BF16 alone has no other
+// copy, and its caller none to pick off x86-64.
 #include <cmath>
 #include <cstdint>
 #include <cstring>
@@ -38,7 +39,13 @@
 #error "rankone's kernels need gcc or clang (on Windows: clang or mingw)"
 #endif
 
-#if defined(RANKONE_KERNEL)
+#if defined(RANKONE_ONLY_LEVEL)
+#define RANKONE_HAS_LEVEL(level) (RANKONE_ONLY_LEVEL == level)
+#else
+#define RANKONE_HAS_LEVEL(level) 1
+#endif
+
+#if defined(RANKONE_KERNEL) && RANKONE_HAS_LEVEL(0)
 #define RANKONE_ISA_NS baseline
 #define RANKONE_LEVEL 0
 #include "core/simd.inl"
@@ -49,7 +56,7 @@
 
 #if defined(__x86_64__)
 
-#if defined(RANKONE_KERNEL)
+#if defined(RANKONE_KERNEL) && RANKONE_HAS_LEVEL(1)
 #define RANKONE_ISA_NS avx2
 #define RANKONE_LEVEL 1
 RANKONE_TARGET("avx2,fma,f16c")
@@ -58,7 +65,9 @@ RANKONE_TARGET("avx2,fma,f16c")
 RANKONE_TARGET_END
 #undef RANKONE_ISA_NS
 #undef RANKONE_LEVEL
+#endif
 
+#if defined(RANKONE_KERNEL) && RANKONE_HAS_LEVEL(2)
 #define RANKONE_ISA_NS avx512
 #define RANKONE_LEVEL 2
 RANKONE_TARGET("avx512f,avx512dq,avx512bw,avx512vl,avx2,fma,f16c")
@@ -83,12 +92,21 @@ RANKONE_TARGET_END
 #undef RANKONE_KERNEL_BF16
 #endif
 
+#if RANKONE_HAS_LEVEL(0) && RANKONE_HAS_LEVEL(1)
 #define RANKONE_PICK(f)                                                    \
   (::rankone::activeIsa() >= ::rankone::Isa::Avx512 ? ::rankone::avx512::f \
    : ::rankone::activeIsa() == ::rankone::Isa::Avx2 ? ::rankone::avx2::f   \
                                                     : ::rankone::baseline::f)
-#else
+#elif RANKONE_HAS_LEVEL(2)
+#define RANKONE_PICK(f) (::rankone::avx512::f)
+#elif RANKONE_HAS_LEVEL(1)
+#define RANKONE_PICK(f) (::rankone::avx2::f)
+#endif
+#endif
+
+#if !defined(RANKONE_PICK)
 #define RANKONE_PICK(f) (::rankone::baseline::f)
 #endif
+#undef RANKONE_HAS_LEVEL
 
 #undef RANKONE_KERNEL

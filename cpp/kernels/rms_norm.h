@@ -1,4 +1,4 @@
-// y = x / rms(x) * weight, with or without a silu gate. See rms_norm.inl.
+// y = x / rms(x) * weight, gated before the norm, after it or not at all; and the L2 norm. See rms_norm.inl.
 #pragma once
 #include <cstdint>
 
@@ -6,6 +6,12 @@
 #include "core/tensor.h"
 
 namespace rankone {
+
+struct NormForm {
+  bool l2 = false;         // the root of the sum of squares in place of that of their mean
+  bool sigmoid = false;    // the gate's activation, in place of silu
+  bool gateFirst = false;  // the norm of the gated x, in place of the gated norm
+};
 
 struct RmsNormArgs {
   const void* x;             // [rows, D]
@@ -15,6 +21,7 @@ struct RmsNormArgs {
   DType dtype, weightDType;  // of x, gate and y; of weight
   int64_t rows, D;
   double eps;
+  NormForm form;
   const CancelFlag* cancel = nullptr;
 };
 
@@ -30,6 +37,7 @@ struct RmsNormBackwardArgs {
   DType gradDType, dWeightDType;
   int64_t rows, D;
   double eps;
+  NormForm form;
   const CancelFlag* cancel = nullptr;
 };
 

@@ -10,7 +10,6 @@ namespace rankone {
 namespace RANKONE_ISA_NS {
 namespace {
 
-constexpr int64_t kBlock = 64;    // tokens of a task; at least kMaxConvWidth, so that only a first block sees the past
 constexpr int64_t kStripe = 512;  // channels of a task of the backward
 
 // taps[j] = weight[:, j], or in reverse order of j
@@ -35,17 +34,22 @@ void fillHead(const typename E::Element* x, const float* state, int64_t D, int64
   for (int64_t t = 0; t < tokens; ++t) widenElements<E>(x + t * D + c0, channels, head + (past + t) * channels);
 }
 
+// The state of sequence n, of states that may be none.
+inline const float* stateOf(const ShortConvArgs& p, const float* states, int64_t n) {
+  return states ? states + (p.stateRows ? p.stateRows[n] : n) * p.D * (p.W - 1) : nullptr;
+}
+
 // The last W-1 tokens that a sequence has seen. In place over its initial state if need be.
 template <class E>
-void writeFinalState(const ShortConvArgs& p, int64_t b) {
-  const int64_t past = p.W - 1;
-  const auto* x = elements<E>(p.x, b * p.T * p.D);
-  const float* initial = p.initialState ? p.initialState + b * p.D * past : nullptr;
-  float* out = p.finalState + b * p.D * past;
+void writeFinalState(const ShortConvArgs& p, int64_t n) {
+  const int64_t past = p.W - 1, T = p.sequences.tokens(n);
+  const auto* x = elements<E>(p.x, p.sequences.begin(n) * p.D);
+  const float* initial = stateOf(p, p.initialState, n);
+  float* out = const_cast<float*>(stateOf(p, p.finalState, n));
   for (int64_t d = 0; d < p.D; ++d)
     for (int64_t i = 0; i < past; ++i) {
-      const int64_t t = p.T - past + i;
-      out[d * past + i] = t >= 0 ? E::one(x + t * p.D + d) : initial ? initial[d * past + p.T + i] : 0.0f;
+      const int64_t t = T - past + i;
+      out[d * past + i] = t >= 0 ? E::one(x + t * p.D + d) : initial ? initial[d * past + T + i] : 0.0f;
     }
 }
 
@@ -76,14 +80,13 @@ void convSpan(TapLoop<E, Y> p, const typename E::Element* x, const float* state,
 }
 
 template <class E>
-void forwardBlocks(const ShortConvArgs& p, const float* taps, const float* bias, int64_t blocks, int64_t begin,
-                   int64_t end) {
-  for (int64_t task = begin; task < end; ++task) {
-    const int64_t b = task / blocks, t0 = task % blocks * kBlock, t1 = std::min(p.T, t0 + kBlock);
-    const TapLoop<E, E> loop{nullptr, 0,  taps, p.D, p.W, bias, p.silu, elements<E>(p.y, (b * p.T + t0) * p.D),
-                             p.D,     p.D};
-    convSpan(loop, elements<E>(p.x, b * p.T * p.D), p.initialState ? p.initialState + b * p.D * (p.W - 1) : nullptr,
-             p.D, 0, t0, t1);
+void forwardBlocks(const ShortConvArgs& p, const float* taps, const float* bias, int64_t begin, int64_t end) {
+  for (int64_t block = begin; block < end; ++block) {
+    const int64_t n = p.sequences.sequenceOf(block), first = p.sequences.begin(n);
+    const int64_t t0 = (block - p.sequences.firstBlock(n)) * kConvBlock;
+    const int64_t t1 = std::min(p.sequences.tokens(n), t0 + kConvBlock);
+    const TapLoop<E, E> loop{nullptr, 0, taps, p.D, p.W, bias, p.silu, elements<E>(p.y, (first + t0) * p.D), p.D, p.D};
+    convSpan(loop, elements<E>(p.x, first * p.D), stateOf(p, p.initialState, n), p.D, 0, t0, t1);
   }
 }
 
@@ -94,16 +97,17 @@ struct Parameters {
   const float* bias;      // [D], or null
 };
 
+// Some channels of a block of sequence n, which has T tokens from token `first` on.
 struct Stripe {
-  int64_t b, block, c0, channels;
+  int64_t n, first, T, t0, c0, channels;
 };
 
-// d[t - t0] = the gradient at the activation's input of tokens [t0, end); zero from T on. [end - t0, channels]
+// d[t - t0] = the gradient at the activation's input of tokens [t0, end); zero from s.T on. [end - t0, channels]
 template <class E>
 void activationGradient(const ShortConvBackwardArgs& p, const Parameters& w, const Stripe& s, const float* state,
                         int64_t t0, int64_t end, float* d) {
-  const int64_t stop = std::min(end, p.T), channels = s.channels;
-  const auto *x = elements<E>(p.x, s.b * p.T * p.D), *dY = elements<E>(p.dY, s.b * p.T * p.D + s.c0);
+  const int64_t stop = std::min(end, s.T), channels = s.channels;
+  const auto *x = elements<E>(p.x, s.first * p.D), *dY = elements<E>(p.dY, s.first * p.D + s.c0);
   if (p.silu && stop > t0) {
     const float* bias = w.bias ? w.bias + s.c0 : nullptr;
     const TapLoop<E, F32> loop{nullptr, 0, w.taps + s.c0, p.D, p.W, bias, false, d, channels, channels};
@@ -126,7 +130,7 @@ template <class E>
 void sumTaps(const ShortConvBackwardArgs& p, const Stripe& s, const float* state, int64_t t0, int64_t t1,
              const float* d, float* partial) {
   const int64_t past = p.W - 1, early = t0 == 0 ? std::min(t1, past) : 0, channels = s.channels;
-  const auto* x = elements<E>(p.x, s.b * p.T * p.D);
+  const auto* x = elements<E>(p.x, s.first * p.D);
   for (int64_t j = 0; j <= p.W; ++j) std::memset(partial + j * p.D, 0, static_cast<size_t>(channels) * sizeof(float));
   if (early > 0) {
     Scratch scratch(2 * past * channels);
@@ -148,13 +152,13 @@ void sumTaps(const ShortConvBackwardArgs& p, const Stripe& s, const float* state
 // The tokens before the first: what the first outputs, and through a short sequence the final state, owe to them.
 void initialStateGradient(const ShortConvBackwardArgs& p, const float* taps, const Stripe& s, const float* d) {
   const int64_t past = p.W - 1;
-  const int64_t state = (s.b * p.D + s.c0) * past;
+  const int64_t state = (s.n * p.D + s.c0) * past;
   for (int64_t c = 0; c < s.channels; ++c)
     for (int64_t i = 0; i < past; ++i) {
       double g = 0;
-      for (int64_t j = std::max<int64_t>(0, i - p.T + 1); j <= i; ++j)
+      for (int64_t j = std::max<int64_t>(0, i - s.T + 1); j <= i; ++j)
         g += static_cast<double>(taps[j * p.D + s.c0 + c]) * d[(i - j) * s.channels + c];
-      if (p.dFinalState && i >= p.T) g += p.dFinalState[state + c * past + i - p.T];
+      if (p.dFinalState && i >= s.T) g += p.dFinalState[state + c * past + i - s.T];
       p.dInitialState[state + c * past + i] = static_cast<float>(g);
     }
 }
@@ -165,20 +169,20 @@ void inputGradient(const ShortConvBackwardArgs& p, const Parameters& w, const St
   const int64_t past = p.W - 1, channels = s.channels;
   conv<F32, F32>({d, channels, w.reversed + s.c0, p.D, p.W, nullptr, false, dX, ld, channels}, t1 - t0);
   if (p.dFinalState)
-    for (int64_t t = std::max(t0, p.T - past); t < t1; ++t)
+    for (int64_t t = std::max(t0, s.T - past); t < t1; ++t)
       for (int64_t c = 0; c < channels; ++c)
-        dX[(t - t0) * ld + c] += p.dFinalState[(s.b * p.D + s.c0 + c) * past + t - (p.T - past)];
+        dX[(t - t0) * ld + c] += p.dFinalState[(s.n * p.D + s.c0 + c) * past + t - (s.T - past)];
 }
 
 template <class E>
 void backwardStripe(const ShortConvBackwardArgs& p, const Stripe& s, const Parameters& w, float* partial) {
-  const int64_t past = p.W - 1, t0 = s.block * kBlock, t1 = std::min(p.T, t0 + kBlock), channels = s.channels;
-  const float* state = p.initialState ? p.initialState + s.b * p.D * past : nullptr;
-  const int64_t wide = p.gradDType == DType::F32 ? 0 : kBlock * channels;
-  Scratch scratch(alignFloats((kBlock + past) * channels) + wide);
-  float *d = scratch.take((kBlock + past) * channels), *block = scratch.take(wide);
+  const int64_t past = p.W - 1, t0 = s.t0, t1 = std::min(s.T, t0 + kConvBlock), channels = s.channels;
+  const float* state = p.initialState ? p.initialState + s.n * p.D * past : nullptr;
+  const int64_t wide = p.gradDType == DType::F32 ? 0 : kConvBlock * channels;
+  Scratch scratch(alignFloats((kConvBlock + past) * channels) + wide);
+  float *d = scratch.take((kConvBlock + past) * channels), *block = scratch.take(wide);
   activationGradient<E>(p, w, s, state, t0, t1 + past, d);
-  const int64_t at = (s.b * p.T + t0) * p.D + s.c0;
+  const int64_t at = (s.first + t0) * p.D + s.c0;
   inputGradient(p, w, s, t0, t1, d, wide ? block : elements<F32>(p.dX, at), wide ? channels : p.D);
   if (wide)
     for (int64_t t = t0; t < t1; ++t)
@@ -188,12 +192,12 @@ void backwardStripe(const ShortConvBackwardArgs& p, const Stripe& s, const Param
 }
 
 template <class E>
-void backwardStripes(const ShortConvBackwardArgs& p, int64_t blocks, const Parameters& w, float* partial, int64_t begin,
-                     int64_t end) {
+void backwardStripes(const ShortConvBackwardArgs& p, const Parameters& w, float* partial, int64_t begin, int64_t end) {
   const int64_t stripes = (p.D + kStripe - 1) / kStripe;
   for (int64_t task = begin; task < end; ++task) {
-    const int64_t stripe = task % stripes, block = task / stripes, c0 = stripe * kStripe;
-    const Stripe s{block / blocks, block % blocks, c0, std::min(kStripe, p.D - c0)};
+    const int64_t block = task / stripes, c0 = task % stripes * kStripe, n = p.sequences.sequenceOf(block);
+    const int64_t t0 = (block - p.sequences.firstBlock(n)) * kConvBlock;
+    const Stripe s{n, p.sequences.begin(n), p.sequences.tokens(n), t0, c0, std::min(kStripe, p.D - c0)};
     backwardStripe<E>(p, s, w, partial + block * (p.W + 1) * p.D);
   }
 }
@@ -205,44 +209,46 @@ void writeTaps(const float* sums, int64_t D, int64_t W, void* dWeight) {
     for (int64_t j = 0; j < W; ++j) G::putOne(elements<G>(dWeight, d * W + j), sums[j * D + d]);
 }
 
-// Of one sequence; one block even without tokens, for the states.
-int64_t blockCount(int64_t T) { return std::max<int64_t>(1, (T + kBlock - 1) / kBlock); }
+// Tokens of a block, at most.
+int64_t blockTokens(const ConvSequences& s) { return s.starts ? kConvBlock : std::min(s.T, kConvBlock); }
 
 }  // namespace
 
 void shortConv(const ShortConvArgs& p) {
-  const int64_t blocks = blockCount(p.T);
   Scratch scratch(alignFloats(p.W * p.D) + floatsOf(p.bias, p.biasDType, p.D));
   float* taps = scratch.take(p.W * p.D);  // [W, D]
   takeTaps(p.weight, p.weightDType, p.D, p.W, false, taps);
   const float* bias = asFloats(p.bias, p.biasDType, p.D, scratch);
-  const Split s = splitWork(p.B * blocks, std::min(p.T, kBlock) * (2 * p.W + (p.silu ? 30 : 4)) * p.D);
+  const Split s = splitWork(p.sequences.blockCount(), blockTokens(p.sequences) * (2 * p.W + (p.silu ? 30 : 4)) * p.D);
+  const Split states = splitWork(p.finalState ? p.sequences.N : 0, 8 * p.D * (p.W - 1));
   withDType(p.dtype, [&](auto e) {
     using E = decltype(e);
-    parallelFor(s.tasks, p.cancel, [&](int64_t t) { forwardBlocks<E>(p, taps, bias, blocks, s.begin(t), s.end(t)); });
-    if (p.finalState)
-      for (int64_t b = 0; b < p.B; ++b) writeFinalState<E>(p, b);
+    parallelFor(s.tasks, p.cancel, [&](int64_t t) { forwardBlocks<E>(p, taps, bias, s.begin(t), s.end(t)); });
+    // After the outputs, which have read what these may write over.
+    parallelFor(states.tasks, p.cancel, [&](int64_t t) {
+      for (int64_t n = states.begin(t); n < states.end(t); ++n) writeFinalState<E>(p, n);
+    });
   });
 }
 
 void shortConvBackward(const ShortConvBackwardArgs& p) {
-  const int64_t blocks = blockCount(p.T), stripes = (p.D + kStripe - 1) / kStripe, row = (p.W + 1) * p.D;
+  const int64_t blocks = p.sequences.blockCount(), stripes = (p.D + kStripe - 1) / kStripe, row = (p.W + 1) * p.D;
   Scratch scratch(2 * alignFloats(p.W * p.D) + floatsOf(p.bias, p.biasDType, p.D) + alignFloats(row) +
-                  alignFloats(p.B * blocks * row));
+                  alignFloats(blocks * row));
   float* taps = scratch.take(p.W * p.D);
   float* reversed = scratch.take(p.W * p.D);
   const float* bias = asFloats(p.bias, p.biasDType, p.D, scratch);
-  float* sums = scratch.take(row);                    // [W + 1, D]
-  float* partial = scratch.take(p.B * blocks * row);  // [B * blocks, W + 1, D]
+  float* sums = scratch.take(row);              // [W + 1, D]
+  float* partial = scratch.take(blocks * row);  // [blocks, W + 1, D]
   takeTaps(p.weight, p.weightDType, p.D, p.W, false, taps);
   takeTaps(p.weight, p.weightDType, p.D, p.W, true, reversed);
   const Parameters w{taps, reversed, bias};
-  const Split s = splitWork(p.B * blocks * stripes, kBlock * (6 * p.W + 50) * std::min(p.D, kStripe));
+  const Split s = splitWork(blocks * stripes, kConvBlock * (6 * p.W + 50) * std::min(p.D, kStripe));
   withDType(p.dtype, [&](auto e) {
     parallelFor(s.tasks, p.cancel,
-                [&](int64_t t) { backwardStripes<decltype(e)>(p, blocks, w, partial, s.begin(t), s.end(t)); });
+                [&](int64_t t) { backwardStripes<decltype(e)>(p, w, partial, s.begin(t), s.end(t)); });
   });
-  rankone::rowSum({partial, sums, p.B * blocks, row, p.cancel});
+  rankone::rowSum({partial, sums, blocks, row, p.cancel});
   withDType(p.dWeightDType, [&](auto g) { writeTaps<decltype(g)>(sums, p.D, p.W, p.dWeight); });
   if (p.dBias) narrow(sums + p.W * p.D, p.D, p.dBias, p.dBiasDType, 0);
 }

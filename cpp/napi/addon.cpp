@@ -70,6 +70,7 @@ Napi::Object describeEntry(Napi::Env env, const Entry& entry) {
   o.Set("takesSaved", spec.takesSaved);
   o.Set("takesBase", spec.takesBase);
   o.Set("takesBank", spec.takesBank);
+  o.Set("takesCache", spec.takesCache);
   o.Set("makesBase", spec.makesBase);
   o.Set("wrapped", spec.wrapped);
   if (spec.inputGroup) o.Set("inputGroup", spec.inputGroup);
@@ -91,6 +92,7 @@ Napi::Value describe(const Napi::CallbackInfo& info) {
     o.Set("savedAt", header::kSaved);
     o.Set("baseAt", header::kBase);
     o.Set("bankAt", header::kBank);
+    o.Set("cacheAt", header::kCache);
     o.Set("jobAt", header::kJob);
     o.Set("resultsAt", header::kResults);
     o.Set("deviceAt", header::kDevice);
@@ -135,6 +137,7 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   exports.Set("getNumThreads", Napi::Function::New<getThreads>(env));
   exports.Set("setNumThreads", Napi::Function::New<setThreads>(env));
   exportHandles(env, exports);
+  exportCaches(env, exports);
   exportLora(env, exports);
   exportDevices(env, exports);
   exportMachine(env, exports);

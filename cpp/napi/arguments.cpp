@@ -170,7 +170,7 @@ void Arguments::checkDevice(Call& call, const Lead& lead) const {
   call.device = lead.device;
 }
 
-void Arguments::read(Call& call, StateHold& state, std::vector<AlignedBuffer>& copies) const {
+void Arguments::read(Call& call, Holds& holds, std::vector<AlignedBuffer>& copies) const {
   const OpSpec& spec = *entry_->spec;
   call.spec = &spec;
   call.preset = entry_->preset;
@@ -206,7 +206,7 @@ void Arguments::read(Call& call, StateHold& state, std::vector<AlignedBuffer>& c
     if (call.options[i].given && !(entry_->takesOptions >> i & 1))
       fail(ErrorKind::Type, "%s: expected none, got an option", spec.options[i].name);
   }
-  readHandles(call, state, lead);
+  readHandles(call, holds, lead);
   checkDevice(call, lead);
   for (int i = 0; i < inputs_; ++i) {  // what is written in place may not lie under anything else
     if (spec.inputs[i].access != Access::Update || !call.inputs[i].present()) continue;
@@ -217,13 +217,13 @@ void Arguments::read(Call& call, StateHold& state, std::vector<AlignedBuffer>& c
   }
 }
 
-void Arguments::readHandles(Call& call, StateHold& state, Lead& lead) const {
+void Arguments::readHandles(Call& call, Holds& holds, Lead& lead) const {
   const OpSpec& spec = *entry_->spec;
   const auto value = [&](int i) { return input(inputs_ + outputs_ + i); };
   if (header_[header::kState] != 0) {
     if (!spec.takesState) fail(ErrorKind::Type, "state: expected none, got one");
-    state = StateHold(stateOf(env_, value(0)));
-    call.state = state.get();
+    holds.state = StateHold(stateOf(env_, value(0)));
+    call.state = holds.state.get();
     place(lead, "state", "one", call.state->device);
   }
   if (header_[header::kSaved] != 0) {
@@ -241,6 +241,12 @@ void Arguments::readHandles(Call& call, StateHold& state, Lead& lead) const {
     if (!spec.takesBank) fail(ErrorKind::Type, "bank: expected none, got one");
     call.bank = bankOf(env_, value(3));
     if (!spec.fillsBank) place(lead, "bank", "one", call.bank->device);
+  }
+  if (header_[header::kCache] != 0) {
+    if (!spec.takesCache) fail(ErrorKind::Type, "cache: expected none, got one");
+    holds.cache = CacheHold(cacheOf(env_, value(4)));
+    call.cache = holds.cache.get();
+    place(lead, "cache", "one", nullptr);
   }
 }
 

@@ -5,11 +5,11 @@
 //   header  per input    [rank or -1, dtype, six dimensions]
 //           per option   [given, value]
 //           per output   [rank or -1, dtype, six dimensions]   in: the caller's `out`; afterwards: what was produced
-//           [state given, saved given, base given (2: 'identity'), bank given,
+//           [state given, saved given, base given (2: 'identity'), bank given, cache given,
 //            job number of an asynchronous call (written), what was returned (written),
 //            the device of the results, -1: CPU (written)]
 //   values  arrays or what DeviceTensors hold; inputs in the spec's order, then `out` arrays in the outputs' order,
-//   then state, saved, base, bank
+//   then state, saved, base, bank, cache
 //
 // Values are arguments, and not elements of an array: they are there without a call of the engine's for each, and no
 // code of the caller's runs when they are read.
@@ -35,8 +35,9 @@ constexpr int kState = kOutputs + kMaxOutputs * kTensor;
 constexpr int kSaved = kState + 1;
 constexpr int kBase = kSaved + 1;
 constexpr int kBank = kBase + 1;
-constexpr int kJob = kBank + 1;
-constexpr int kHandles = 4;  // values behind inputs and outputs
+constexpr int kCache = kBank + 1;
+constexpr int kJob = kCache + 1;
+constexpr int kHandles = 5;  // values behind inputs and outputs
 constexpr int kIdentity = 2;
 constexpr int kResults = kJob + 1;
 constexpr int kDevice = kResults + 1;
@@ -56,9 +57,9 @@ class Arguments {
   napi_value input(int i) const { return arguments_[kFirstValue + i]; }
   napi_value output(int i) const { return input(inputs_ + i); }
 
-  // Fills call's inputs, options, state, saved, base, bank and device. Pointers go into the caller's memory, except for
-  // index arrays, which are copied before anybody validates what they hold.
-  void read(Call& call, StateHold& state, std::vector<AlignedBuffer>& copies) const;
+  // Fills call's inputs, options, state, saved, base, bank, cache and device. Pointers go into the caller's memory,
+  // except for index arrays, which are copied before anybody validates what they hold.
+  void read(Call& call, Holds& holds, std::vector<AlignedBuffer>& copies) const;
 
   // After plan(): binds `out` arrays, checked against the planned shape and against overlaps, to the outputs that are
   // produced. The others keep a null pointer, and a size of zero needs none.
@@ -84,7 +85,7 @@ class Arguments {
   };
   // Its memory on a device goes to `memory`, which is reset where it has none.
   Tensor readTensor(const Name& name, int slot, napi_value value, std::shared_ptr<cuda::Buffer>& memory) const;
-  void readHandles(Call& call, StateHold& state, Lead& lead) const;
+  void readHandles(Call& call, Holds& holds, Lead& lead) const;
   // What is there so far, and now `what` of that name, are on one device.
   void place(Lead& lead, const std::string& name, const char* what, const std::shared_ptr<cuda::Context>& device) const;
   void checkDevice(Call& call, const Lead& lead) const;

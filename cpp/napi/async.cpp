@@ -19,7 +19,7 @@ namespace {
 struct Job : Task {
   const char* name = nullptr;
   Call call;
-  StateHold state;
+  Holds holds;
   std::vector<AlignedBuffer> copies;
   std::exception_ptr error;
 
@@ -80,7 +80,7 @@ void runJob(const std::shared_ptr<Job>& job) {
     job->call.spec->run(job->call);
   } catch (...) {
     job->error = std::current_exception();
-    job->state.poison();
+    job->holds.state.poison();
   }
   completed(*job);
   std::lock_guard<std::mutex> hold(context.lock);
@@ -120,11 +120,11 @@ void Job::settle(Napi::Env env) {
       if (job.error) std::rethrow_exception(job.error);
       writeBack(env, job, kept);
     } catch (...) {
-      job.state.poison();  // it went ahead, and its caller has no results of that
-      job.state = StateHold();
+      job.holds.state.poison();  // it went ahead, and its caller has no results of that
+      job.holds = Holds();
       throw;
     }
-    job.state = StateHold();  // free again before anybody awaiting the promise goes on
+    job.holds = Holds();  // free again before anybody awaiting the promise goes on
     if (job.call.spec->makesSaved && job.call.saved)
       check(env, napi_set_element(env, kept, static_cast<uint32_t>(job.call.spec->outputs.size()),
                                   wrapSaved(env, std::move(job.call.saved))));
@@ -177,7 +177,7 @@ napi_value callAsync(napi_env rawEnv, napi_callback_info info) {
       auto job = std::make_shared<Job>();
       Call& call = job->call;
       job->name = arguments.entry().name;
-      arguments.read(call, job->state, job->copies);
+      arguments.read(call, job->holds, job->copies);
       call.cancel = &job->cancel;
       call.spec->plan(call);
       arguments.bindOut(call);

@@ -73,9 +73,9 @@ napi_value callSync(napi_env rawEnv, napi_callback_info info) {
     const Arguments arguments(env, info);
     return guarded(env, arguments.entry().name, [&] {
       Call call;
-      StateHold state;
+      Holds holds;
       std::vector<AlignedBuffer> copies;
-      arguments.read(call, state, copies);
+      arguments.read(call, holds, copies);
       call.spec->plan(call);
       arguments.bindOut(call);
       napi_value arrays[kMaxOutputs];
@@ -83,7 +83,7 @@ napi_value callSync(napi_env rawEnv, napi_callback_info info) {
       try {
         execute(call);
       } catch (...) {
-        state.poison();
+        holds.state.poison();
         throw;
       }
       const napi_value results = resultsOf(env, arguments, call, arrays);

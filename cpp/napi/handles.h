@@ -6,6 +6,7 @@
 #include <memory>
 
 #include "ops/adapter_bank.h"
+#include "ops/kv_cache.h"
 #include "ops/packed_weight.h"
 #include "ops/saved.h"
 #include "ops/state.h"
@@ -22,12 +23,16 @@ std::shared_ptr<StateBuffer> stateOf(Napi::Env env, napi_value value);
 std::shared_ptr<SavedForward> savedOf(Napi::Env env, napi_value value);
 std::shared_ptr<const PackedWeight> packedOf(Napi::Env env, napi_value value);
 std::shared_ptr<AdapterBank> bankOf(Napi::Env env, napi_value value);
+std::shared_ptr<KvCache> cacheOf(Napi::Env env, napi_value value);
 
 // The garbage collector is told what the bank has of the system by now.
 void accountBank(Napi::Env env, napi_value value);
 
 // createState, stateRead, stateWrite, stateClone, stateDispose, savedDispose, externalMemory
 void exportHandles(Napi::Env env, Napi::Object exports);
+
+// createCache, cacheLength, cacheReset, cacheTruncate, cacheRead, cacheDispose
+void exportCaches(Napi::Env env, Napi::Object exports);
 
 // packedInfo, packedRead, packedDispose, createBank, bankEvict, bankHas, bankIds, bankMemory, bankDispose
 void exportLora(Napi::Env env, Napi::Object exports);
@@ -52,6 +57,33 @@ class StateHold {
 
  private:
   std::shared_ptr<StateBuffer> state_;
+};
+
+// The same of a cache, which takes a call's tokens last of all and as a whole: there is nothing to poison.
+class CacheHold {
+ public:
+  CacheHold() = default;
+  explicit CacheHold(std::shared_ptr<KvCache> cache) {
+    cache->acquire();
+    cache_ = std::move(cache);
+  }
+  CacheHold(CacheHold&& other) noexcept : cache_(std::move(other.cache_)) {}
+  CacheHold& operator=(CacheHold&& other) noexcept {
+    std::swap(cache_, other.cache_);
+    return *this;
+  }
+  ~CacheHold() {
+    if (cache_) cache_->release();
+  }
+  KvCache* get() const { return cache_.get(); }
+
+ private:
+  std::shared_ptr<KvCache> cache_;
+};
+
+struct Holds {
+  StateHold state;
+  CacheHold cache;
 };
 
 }  // namespace rankone

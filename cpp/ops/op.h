@@ -61,6 +61,7 @@ class StateBuffer;   // ops/state.h: the state of a decode, advanced in place
 class SavedForward;  // ops/saved.h: what a forward leaves for its backward
 class PackedWeight;  // ops/packed_weight.h
 class AdapterBank;   // ops/adapter_bank.h
+class KvCache;       // ops/kv_cache.h
 struct Preset;       // ops/presets.h
 struct OpSpec;
 
@@ -75,6 +76,7 @@ struct Call {
   std::shared_ptr<const PackedWeight> base;
   bool identity = false;  // in place of a base
   std::shared_ptr<AdapterBank> bank;
+  KvCache* cache = nullptr;
   std::shared_ptr<PackedWeight> packed;  // made by plan(), filled by run()
   std::shared_ptr<const void> planned;   // what plan() has found out for run(), of the op's own type
   const CancelFlag* cancel = nullptr;
@@ -107,6 +109,7 @@ struct OpSpec {
   bool takesSaved = false;                 // accepts `saved`
   bool takesBase = false;                  // accepts `base`
   bool takesBank = false;                  // accepts `bank`
+  bool takesCache = false;                 // accepts `cache`
   bool makesBase = false;                  // returns a packed weight
   bool fillsBank = false;                  // takes tensors of the CPU into a bank, wherever that is
   // The JavaScript function of that name has arguments or results of another form.

@@ -4,6 +4,7 @@
 
 #include "ops/recurrence_cuda.h"
 #include "ops/recurrence_problem.h"
+#include "ops/sequences.h"
 #include "ops/shapes.h"
 
 namespace rankone {

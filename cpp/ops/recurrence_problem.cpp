@@ -1,8 +1,8 @@
 #include "ops/recurrence_problem.h"
 
-#include <algorithm>
 #include <cmath>
 
+#include "ops/sequences.h"
 #include "ops/shapes.h"
 
 namespace rankone {
@@ -64,27 +64,9 @@ void checkOptions(const Call& call) {
 
 // Packed sequences: where each begins, counted in tokens.
 void bindSequences(const Call& call, RecurrenceProblem& p, bool planning) {
-  const Tensor& starts = call.input(kCuSeqlens);
-  p.N = p.B;
-  if (!starts.present()) return;
-  if (p.B != 1)
-    fail(ErrorKind::Range, "cuSeqlens: expected B = 1 with packed sequences, got B = %lld",
-         static_cast<long long>(p.B));
-  if (starts.shape[0] < 2)
-    fail(ErrorKind::Range, "cuSeqlens: expected N + 1 >= 2 values, got %lld%s", static_cast<long long>(starts.shape[0]),
-         starts.shape[0] == 0 ? " (a detached array has none)" : "");
-  p.N = starts.shape[0] - 1;
-  p.cuSeqlens = IndexView(starts);
-  if (!planning) return;
-  const IndexView& at = p.cuSeqlens;
-  if (at[0] != 0) fail(ErrorKind::Range, "cuSeqlens: expected 0 at 0, got %lld", static_cast<long long>(at[0]));
-  for (int64_t i = 1; i <= p.N; ++i)
-    if (at[i] < at[i - 1] || at[i] > p.T)
-      fail(ErrorKind::Range, "cuSeqlens: expected values that do not decrease, up to T = %lld, got %lld at %lld",
-           static_cast<long long>(p.T), static_cast<long long>(at[i]), static_cast<long long>(i));
-  if (at[p.N] != p.T)
-    fail(ErrorKind::Range, "cuSeqlens: expected T = %lld at %lld, got %lld", static_cast<long long>(p.T),
-         static_cast<long long>(p.N), static_cast<long long>(at[p.N]));
+  const Sequences sequences = sequencesOf(call, kCuSeqlens, p.B, p.T, planning);
+  p.N = sequences.N;
+  p.cuSeqlens = sequences.starts;
 }
 
 void checkGateActivation(const Call& call, const RecurrenceProblem& p) {
@@ -169,23 +151,6 @@ void checkShapes(const Call& call, const RecurrenceProblem& p) {
 }  // namespace
 
 const char* sequencesName(const RecurrenceProblem& p) { return p.cuSeqlens ? "N" : "B"; }
-
-void expectStateRows(const Call& call, int input, int64_t sequences, int64_t slots) {
-  expectShape(call, input, {sequences}, "[N]");
-  const IndexView at(call.input(input));
-  std::vector<int64_t> sorted(static_cast<size_t>(sequences));
-  for (int64_t i = 0; i < sequences; ++i) {
-    sorted[i] = at[i];
-    if (at[i] < 0 || at[i] >= slots)
-      fail(ErrorKind::Range, "%s: expected slots from 0 to %lld, got %lld at %lld", call.spec->inputs[input].name,
-           static_cast<long long>(slots - 1), static_cast<long long>(at[i]), static_cast<long long>(i));
-  }
-  std::sort(sorted.begin(), sorted.end());
-  const auto twice = std::adjacent_find(sorted.begin(), sorted.end());
-  if (twice != sorted.end())
-    fail(ErrorKind::Range, "%s: expected every slot once, got %lld twice", call.spec->inputs[input].name,
-         static_cast<long long>(*twice));
-}
 
 void bindProblem(const Call& call, RecurrenceProblem& p, std::vector<float>* fixedGate) {
   const bool planning = fixedGate == nullptr;

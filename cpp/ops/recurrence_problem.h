@@ -18,9 +18,6 @@ void bindProblem(const Call& call, RecurrenceProblem& problem, std::vector<float
 // What the first dimension of a state is called: "N" where sequences are packed, else "B".
 const char* sequencesName(const RecurrenceProblem& problem);
 
-// Slots of a state pool: one per sequence, in range, none twice.
-void expectStateRows(const Call& call, int input, int64_t sequences, int64_t slots);
-
 SavedForward::Key savedKey(const Call& call, const RecurrenceProblem& problem);
 
 }  // namespace rankone

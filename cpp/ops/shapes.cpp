@@ -1,5 +1,8 @@
 #include "ops/shapes.h"
 
+#include <algorithm>
+#include <vector>
+
 namespace rankone {
 namespace {
 
@@ -54,6 +57,45 @@ void expectNotNegative(const Call& call, int option) {
   const OptionValue& v = call.options[option];
   if (v.given && !(std::isfinite(static_cast<float>(v.value)) && v.value >= 0))
     fail(ErrorKind::Range, "%s: expected a finite number >= 0, got %g", call.spec->options[option].name, v.value);
+}
+
+int64_t expectStarts(const Call& call, int input, int64_t B, int64_t T, const char* size) {
+  const Tensor& starts = call.input(input);
+  if (!starts.present()) return B;
+  const char* name = call.spec->inputs[input].name;
+  if (B != 1)
+    fail(ErrorKind::Range, "%s: expected B = 1 with packed sequences, got B = %lld", name, static_cast<long long>(B));
+  if (starts.shape[0] < 2)
+    fail(ErrorKind::Range, "%s: expected N + 1 >= 2 values, got %lld%s", name, static_cast<long long>(starts.shape[0]),
+         starts.shape[0] == 0 ? " (a detached array has none)" : "");
+  const int64_t N = starts.shape[0] - 1;
+  const IndexView at(starts);
+  if (at[0] != 0) fail(ErrorKind::Range, "%s: expected 0 at 0, got %lld", name, static_cast<long long>(at[0]));
+  for (int64_t i = 1; i <= N; ++i)
+    if (at[i] < at[i - 1] || at[i] > T)
+      fail(ErrorKind::Range, "%s: expected values that do not decrease, up to %s = %lld, got %lld at %lld", name, size,
+           static_cast<long long>(T), static_cast<long long>(at[i]), static_cast<long long>(i));
+  if (at[N] != T)
+    fail(ErrorKind::Range, "%s: expected %s = %lld at %lld, got %lld", name, size, static_cast<long long>(T),
+         static_cast<long long>(N), static_cast<long long>(at[N]));
+  return N;
+}
+
+void expectStateRows(const Call& call, int input, int64_t sequences, int64_t slots) {
+  expectShape(call, input, {sequences}, "[N]");
+  const IndexView at(call.input(input));
+  std::vector<int64_t> sorted(static_cast<size_t>(sequences));
+  for (int64_t i = 0; i < sequences; ++i) {
+    sorted[i] = at[i];
+    if (at[i] < 0 || at[i] >= slots)
+      fail(ErrorKind::Range, "%s: expected slots from 0 to %lld, got %lld at %lld", call.spec->inputs[input].name,
+           static_cast<long long>(slots - 1), static_cast<long long>(at[i]), static_cast<long long>(i));
+  }
+  std::sort(sorted.begin(), sorted.end());
+  const auto twice = std::adjacent_find(sorted.begin(), sorted.end());
+  if (twice != sorted.end())
+    fail(ErrorKind::Range, "%s: expected every slot once, got %lld twice", call.spec->inputs[input].name,
+         static_cast<long long>(*twice));
 }
 
 void setOutput(Call& call, int output, const int64_t* shape, int rank, DType dtype) {

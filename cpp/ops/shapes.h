@@ -16,6 +16,13 @@ void expectMinRank(const Call& call, int input, int rank, const char* pattern);
 // A positive or zero number, such as an epsilon.
 void expectNotNegative(const Call& call, int option);
 
+// Packed sequences: `input`, if given, says where each of them begins, counted in tokens, of which there are T (as
+// messages call them, `size`), and B is 1. How many there are: B of them where they are not packed.
+int64_t expectStarts(const Call& call, int input, int64_t B, int64_t T, const char* size = "T");
+
+// Slots of a state pool: one per sequence, in range, none twice.
+void expectStateRows(const Call& call, int input, int64_t sequences, int64_t slots);
+
 // The product of the sizes can be counted, a zero among them taken as one.
 void expectCountable(const char* name, std::initializer_list<int64_t> sizes);
 

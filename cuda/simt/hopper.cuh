@@ -12,8 +12,10 @@
 #endif
 #if !defined(__CUDA_ARCH__) || defined(__CUDA_ARCH_FEAT_SM90_ALL)
 #define SIMT_SM90A(...) __VA_ARGS__
+#define SIMT_HAS_SM90A 1
 #else
 #define SIMT_SM90A(...) __trap()
+#define SIMT_HAS_SM90A 0
 #endif
 
 namespace simt {

@@ -30,6 +30,12 @@ inline Status raise_shared_limit(const void* kernel, size_t bytes) {
   return status;
 }
 
+// How many threads a block of the kernel may have on the current device; 0 where it has no such kernel.
+inline int most_threads(const void* kernel) {
+  cudaFuncAttributes attributes;
+  return cudaFuncGetAttributes(&attributes, kernel) == cudaSuccess ? attributes.maxThreadsPerBlock : 0;
+}
+
 // How a grid is started.
 enum class Launch : int {
   PLAIN,

@@ -1,5 +1,6 @@
 // The tests' side of the emulator: the library is linked into the program.
 #include <cstdlib>
+#include <utility>
 
 #include "harness.h"
 #include "simt/emulator.h"
@@ -11,10 +12,28 @@ const RankoneCuda& backend() {
   return *table;
 }
 
+namespace {
+
+// Of the launches, until somebody asks for it.
+std::vector<std::string> found;
+int64_t products = 0;
+
+void takeReport() {
+  const simt::emulator::Report report = simt::emulator::report();
+  for (const simt::emulator::Finding& finding : report.findings) found.push_back(finding.text);
+  for (const auto& kernel : report.kernels) products += kernel.second.wgmma;
+}
+
+}  // namespace
+
 std::vector<std::string> findings() {
-  std::vector<std::string> texts;
-  for (const simt::emulator::Finding& finding : simt::emulator::report().findings) texts.push_back(finding.text);
-  return texts;
+  takeReport();
+  return std::exchange(found, {});
+}
+
+int64_t wgmmaProducts() {
+  takeReport();
+  return std::exchange(products, 0);
 }
 
 // Blocks as they were asked for, so that the emulator sees a step beyond them. RANKONE_EMULATED_SEED: of the order in

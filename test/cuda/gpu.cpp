@@ -22,6 +22,7 @@ const RankoneCuda& backend() {
 }
 
 std::vector<std::string> findings() { return {}; }
+int64_t wgmmaProducts() { return -1; }
 
 void prepareDevices() {
   RankoneError error;

@@ -87,6 +87,8 @@ class DeviceArray {
 
 // What the emulator has found since it was last asked; on a GPU nothing.
 std::vector<std::string> findings();
+// Products by wgmma in what has run since it was last asked; on a GPU -1.
+int64_t wgmmaProducts();
 // Before the first test.
 void prepareDevices();
 

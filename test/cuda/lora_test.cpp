@@ -1,6 +1,8 @@
 // The fused LoRA product on CUDA: against float64, and what its bits depend on.
 #include <algorithm>
+#include <cstdlib>
 #include <cstring>
+#include <numeric>
 
 #include "harness.h"
 #include "lora_reference.h"
@@ -13,6 +15,36 @@ constexpr double kBf16Limit = 6e-3, kF16Limit = 1e-3, kF32Limit = 2e-6;
 
 constexpr LoraRouting kRoutings[] = {LoraRouting::NONE, LoraRouting::ONE, LoraRouting::SEGMENTS, LoraRouting::TOKENS,
                                      LoraRouting::TOP_K};
+
+// For a test on a device of each kind that has kernels of its own; a GPU is what it is.
+std::vector<const char*> capabilities() {
+  if (!Device().info().emulated) return {nullptr};
+  return {"80", "90"};
+}
+class Capability {
+ public:
+  explicit Capability(const char* number) : set_(number) {
+    if (set_) setenv("RANKONE_EMULATED_CAPABILITY", number, 1);
+  }
+  ~Capability() {
+    if (set_) unsetenv("RANKONE_EMULATED_CAPABILITY");
+  }
+
+ private:
+  const bool set_;
+};
+
+// A test of this file, on each of them.
+#define LORA_TEST(name)                                  \
+  static void RANKONE_JOIN(onDevice, __LINE__)(Device&); \
+  TEST(name) {                                           \
+    for (const char* number : capabilities()) {          \
+      const Capability emulated(number);                 \
+      Device device;                                     \
+      RANKONE_JOIN(onDevice, __LINE__)(device);          \
+    }                                                    \
+  }                                                      \
+  static void RANKONE_JOIN(onDevice, __LINE__)([[maybe_unused]] Device & device)
 
 DType arrayDType(int32_t dtype) {
   return dtype == RANKONE_F32 ? DType::F32 : dtype == RANKONE_BF16 ? DType::BF16 : DType::F16;
@@ -58,8 +90,7 @@ void expectRight(Device& device, HostLora p) {
 
 }  // namespace
 
-TEST("lora: every base and routing, in every dtype") {
-  Device device;
+LORA_TEST("lora: every base and routing, in every dtype") {
   uint64_t seed = 1;
   for (int32_t base = 0; base <= kNoBase; ++base)
     for (int32_t dtype : {RANKONE_F32, RANKONE_BF16, RANKONE_F16})
@@ -75,8 +106,7 @@ TEST("lora: every base and routing, in every dtype") {
       }
 }
 
-TEST("lora: tiles of many rows, in every format of W and dtype of x") {
-  Device device;
+LORA_TEST("lora: tiles of many rows, in every format of W and dtype of x") {
   uint64_t seed = 100;
   for (int32_t base = 0; base <= RANKONE_WEIGHT_Q4; ++base)
     for (int32_t dtype : {RANKONE_F32, RANKONE_BF16, RANKONE_F16}) {
@@ -89,8 +119,24 @@ TEST("lora: tiles of many rows, in every format of W and dtype of x") {
     }
 }
 
-TEST("lora: many ranks, many adapters, more than one of a row") {
-  Device device;
+LORA_TEST("lora: a depth of many stages, and blocks with many tiles") {
+  uint64_t seed = 150;
+  const int64_t sizes[][3] = {{5, 1288, 40}, {70, 1288, 40}, {260, 1288, 40}, {20, 72, 520}, {260, 200, 700}};
+  for (const auto& [rows, in, out] : sizes)
+    for (int32_t base : {RANKONE_WEIGHT_BF16, RANKONE_WEIGHT_INT8, RANKONE_WEIGHT_NF4}) {
+      ++seed;
+      if (quick() && seed % 2) continue;
+      LoraDraw d = {rows, in, out, base, LoraRouting::SEGMENTS};
+      d.dtype = RANKONE_BF16;
+      expectRight(device, drawLora(d, seed));
+    }
+  HostLora base = drawLora({20, 136, 700, RANKONE_WEIGHT_NF4, LoraRouting::NONE}, 170);
+  base.compute = RANKONE_COMPUTE_BF16;
+  base.bias = {};
+  expectRight(device, base);
+}
+
+LORA_TEST("lora: many ranks, many adapters, more than one of a row") {
   LoraDraw ranks = {20, 40, 33, RANKONE_WEIGHT_BF16, LoraRouting::TOKENS};
   ranks.leastRank = 515;
   ranks.mostRank = 530;
@@ -110,8 +156,7 @@ TEST("lora: many ranks, many adapters, more than one of a row") {
     }
 }
 
-TEST("lora: other precisions than x's own") {
-  Device device;
+LORA_TEST("lora: other precisions than x's own") {
   LoraDraw d = {30, 136, 50, RANKONE_WEIGHT_INT8, LoraRouting::SEGMENTS};
   for (int32_t rows : {11, 30, 90})
     for (int32_t dtype : {RANKONE_F32, RANKONE_BF16}) {
@@ -123,8 +168,7 @@ TEST("lora: other precisions than x's own") {
     }
 }
 
-TEST("lora: one row, one output, one column, none") {
-  Device device;
+LORA_TEST("lora: one row, one output, one column, none") {
   for (int32_t dtype : {RANKONE_F32, RANKONE_BF16}) {
     const int64_t sizes[][3] = {{1, 1, 1}, {1, 70, 1}, {17, 1, 3}, {65, 5, 1}, {0, 16, 16}, {3, 9, 0}, {3, 0, 9}};
     for (const auto& [rows, in, out] : sizes)
@@ -146,8 +190,7 @@ void expectRow(const std::string& label, const Array& whole, int64_t row, const 
         "%s: row %d differs", label.c_str(), static_cast<int>(row));
 }
 
-TEST("lora: a row's bits are its own") {
-  Device device;
+LORA_TEST("lora: a row's bits are its own") {
   uint64_t seed = 500;
   for (int32_t dtype : {RANKONE_F32, RANKONE_BF16, RANKONE_F16})
     for (int32_t base : {int32_t{RANKONE_WEIGHT_BF16}, int32_t{RANKONE_WEIGHT_F32}, int32_t{RANKONE_WEIGHT_NF4}}) {
@@ -173,8 +216,36 @@ TEST("lora: a row's bits are its own") {
     }
 }
 
-TEST("lora: what is no number stays with its rows") {
-  Device device;
+// Through schedules for few rows, for small tiles and for many.
+LORA_TEST("lora: a row's bits are the same among 1, 16, 64, 130 and 300 rows") {
+  uint64_t seed = 700;
+  for (int32_t dtype : {RANKONE_BF16, RANKONE_F16})
+    for (int32_t base = 0; base <= RANKONE_WEIGHT_Q4; ++base) {
+      ++seed;
+      if (quick() && seed % 4) continue;
+      LoraDraw d = {300, seed % 2 ? 200 : 136, 40, base, seed % 2 ? LoraRouting::TOKENS : LoraRouting::SEGMENTS};
+      d.dtype = dtype;
+      HostLora p = drawLora(d, seed);
+      const int64_t tRanks = p.mostRank();
+      const Results all = run(device, p, tRanks);
+      for (int64_t count : {1, 16, 64, 130}) {
+        std::vector<int64_t> rows(static_cast<size_t>(count));
+        std::iota(rows.begin(), rows.end(), (300 - count) / 2);
+        HostLora few = p.rowsOnly(rows);
+        wgmmaProducts();
+        const Results r = run(device, few, tRanks);
+        const int64_t products = wgmmaProducts();
+        check(products < 0 || (products > 0) == (device.info().major == 9), "%s: %d products by wgmma", p.label.c_str(),
+              static_cast<int>(products));
+        for (int64_t i = 0; i < count; ++i) {
+          expectRow(p.label + ": y", all.y, rows[i], r.y, i, p.rows);
+          expectRow(p.label + ": t", all.t, rows[i], r.t, i, p.rows);
+        }
+      }
+    }
+}
+
+LORA_TEST("lora: what is no number stays with its rows") {
   for (int32_t dtype : {RANKONE_F32, RANKONE_BF16}) {
     LoraDraw d = {24, 64, 40, RANKONE_WEIGHT_BF16, LoraRouting::TOKENS};
     d.dtype = dtype;

@@ -1,6 +1,8 @@
 #include "recurrence_case.h"
 
+#include <algorithm>
 #include <cmath>
+#include <cstdlib>
 
 namespace rankone::test {
 namespace {
@@ -100,6 +102,65 @@ DeviceProblem::DeviceProblem(Device& device, const reference::Problem& p, DType 
   problem.betaActivation = p.betaActivation;
   problem.initialState = initialState.f32();
   problem.initialZ = initialZ.f32();
+}
+
+ChunkResult forwardInChunks(Device& device, const reference::Problem& p, DType dtype) {
+  const DeviceProblem on(device, p, dtype, DType::F32);
+  const DeviceArray o(device, {p.B, p.T, p.HV, p.V}, dtype), S(device, {p.sequences(), p.HV, p.K, p.V});
+  RankoneRecurrenceForward args = {};
+  args.problem = on.problem;
+  args.problem.mode = RANKONE_MODE_CHUNK;
+  args.problem.compute = RANKONE_COMPUTE_BF16;
+  args.o = o.data();
+  args.finalState = S.f32();
+  device.recurrenceForward(args);
+  return {o.host(), S.host()};
+}
+
+ChunkErrors errorsOf(const reference::Problem& p, const ChunkResult& result, const reference::Forward& expected) {
+  ChunkErrors errors;
+  double total = 0;
+  for (double x : expected.o) total += x * x;
+  const double rms =
+      std::sqrt(total * static_cast<double>(p.V) / static_cast<double>(std::max<size_t>(expected.o.size(), 1)));
+  for (int64_t s = 0; s < p.sequences(); ++s)
+    for (int64_t h = 0; h < p.HV; ++h) {
+      double off = 0, norm = 0;
+      for (int64_t t = p.start(s); t < p.start(s + 1); ++t) {
+        double tokenOff = 0, tokenNorm = 0;
+        for (int64_t i = (t * p.HV + h) * p.V; i < (t * p.HV + h + 1) * p.V; ++i) {
+          const double d = result.o.at(i) - expected.o[i];
+          tokenOff += d * d;
+          tokenNorm += expected.o[i] * expected.o[i];
+        }
+        off += tokenOff;
+        norm += tokenNorm;
+        const double e = tokenOff == 0 ? 0 : std::sqrt(tokenOff) / std::max(std::sqrt(tokenNorm), rms);
+        if (!(e <= errors.token)) errors.token = e;
+      }
+      if (norm > 0 && !(std::sqrt(off / norm) <= errors.o)) errors.o = std::sqrt(off / norm);
+      off = norm = 0;
+      for (int64_t i = (s * p.HV + h) * p.K * p.V; i < (s * p.HV + h + 1) * p.K * p.V; ++i) {
+        const double d = result.finalState.at(i) - expected.finalState[i];
+        off += d * d;
+        norm += expected.finalState[i] * expected.finalState[i];
+      }
+      const double e = norm > 0 ? std::sqrt(off / norm) : std::sqrt(off);
+      if (!(e <= errors.state)) errors.state = e;
+    }
+  return errors;
+}
+
+void expectChunks(const reference::Problem& p, const ChunkResult& result, bool wide, DType dtype) {
+  const ChunkErrors e = errorsOf(p, result, reference::forward(p));
+  const double limit = wide ? kBf16WideOutputLimit : kBf16OutputLimit;
+  const double stateLimit = wide ? kBf16WideStateLimit : kBf16StateLimit;
+  const std::string name = describe(p, dtype);
+  if (std::getenv("RANKONE_PRINT_ERRORS"))
+    std::printf("\n  %s: o %.2e, token %.2e, state %.2e", name.c_str(), e.o, e.token, e.state);
+  check(e.o <= limit, "%s: o off by %.2e, at most %.1e", name.c_str(), e.o, limit);
+  check(e.token <= 10 * limit, "%s: a token of o off by %.2e, at most %.1e", name.c_str(), e.token, 10 * limit);
+  check(e.state <= stateLimit, "%s: finalState off by %.2e, at most %.1e", name.c_str(), e.state, stateLimit);
 }
 
 }  // namespace rankone::test

@@ -27,81 +27,11 @@ Problem cell(int32_t update, int32_t gate, int64_t n = 1) {
   return p;
 }
 
-struct Result {
-  Array o, finalState;
-};
-
-// Packed problems' o as one row of tokens.
-Result run(Device& device, const Problem& p, DType dtype = DType::BF16) {
-  const DeviceProblem on(device, p, dtype, DType::F32);
-  const DeviceArray o(device, {p.B, p.T, p.HV, p.V}, dtype), S(device, {p.sequences(), p.HV, p.K, p.V});
-  RankoneRecurrenceForward args = {};
-  args.problem = on.problem;
-  args.problem.mode = RANKONE_MODE_CHUNK;
-  args.problem.compute = RANKONE_COMPUTE_BF16;
-  args.o = o.data();
-  args.finalState = S.f32();
-  device.recurrenceForward(args);
-  return {o.host(), S.host()};
-}
-
-struct Errors {
-  double o = 0, token = 0, state = 0;
-};
-
-// Relative errors of the worst sequence and head, and of the worst token, relative to the larger of its norm and the
-// tensor's root mean square.
-Errors errorsOf(const Problem& p, const Result& result, const reference::Forward& expected) {
-  Errors errors;
-  double total = 0;
-  for (double x : expected.o) total += x * x;
-  const double rms =
-      std::sqrt(total * static_cast<double>(p.V) / static_cast<double>(std::max<size_t>(expected.o.size(), 1)));
-  for (int64_t s = 0; s < p.sequences(); ++s)
-    for (int64_t h = 0; h < p.HV; ++h) {
-      double off = 0, norm = 0;
-      for (int64_t t = p.start(s); t < p.start(s + 1); ++t) {
-        double tokenOff = 0, tokenNorm = 0;
-        for (int64_t i = (t * p.HV + h) * p.V; i < (t * p.HV + h + 1) * p.V; ++i) {
-          const double d = result.o.at(i) - expected.o[i];
-          tokenOff += d * d;
-          tokenNorm += expected.o[i] * expected.o[i];
-        }
-        off += tokenOff;
-        norm += tokenNorm;
-        const double e = tokenOff == 0 ? 0 : std::sqrt(tokenOff) / std::max(std::sqrt(tokenNorm), rms);
-        if (!(e <= errors.token)) errors.token = e;
-      }
-      if (norm > 0 && !(std::sqrt(off / norm) <= errors.o)) errors.o = std::sqrt(off / norm);
-      off = norm = 0;
-      for (int64_t i = (s * p.HV + h) * p.K * p.V; i < (s * p.HV + h + 1) * p.K * p.V; ++i) {
-        const double d = result.finalState.at(i) - expected.finalState[i];
-        off += d * d;
-        norm += expected.finalState[i] * expected.finalState[i];
-      }
-      const double e = norm > 0 ? std::sqrt(off / norm) : std::sqrt(off);
-      if (!(e <= errors.state)) errors.state = e;
-    }
-  return errors;
-}
-
-void compare(const Problem& p, const Result& result, bool wide = false, DType dtype = DType::BF16) {
-  const Errors e = errorsOf(p, result, reference::forward(p));
-  const double limit = wide ? kBf16WideOutputLimit : kBf16OutputLimit;
-  const double stateLimit = wide ? kBf16WideStateLimit : kBf16StateLimit;
-  const std::string name = describe(p, dtype);
-  if (std::getenv("RANKONE_PRINT_ERRORS"))
-    std::printf("\n  %s: o %.2e, token %.2e, state %.2e", name.c_str(), e.o, e.token, e.state);
-  check(e.o <= limit, "%s: o off by %.2e, at most %.1e", name.c_str(), e.o, limit);
-  check(e.token <= 10 * limit, "%s: a token of o off by %.2e, at most %.1e", name.c_str(), e.token, 10 * limit);
-  check(e.state <= stateLimit, "%s: finalState off by %.2e, at most %.1e", name.c_str(), e.state, stateLimit);
-}
-
 void expectForward(Problem p, uint64_t seed, const std::function<void(Problem&)>& change = {}) {
   drawArguments(p, seed, DType::BF16, DType::F32);
   if (change) change(p);
   Device device;
-  compare(p, run(device, p));
+  expectChunks(p, forwardInChunks(device, p));
 }
 
 TEST("chunk form: every cell") {
@@ -246,7 +176,7 @@ TEST("chunk form: as its roundings are") {
       drawArguments(p, seed++, DType::BF16, DType::F32);
       for (double& g : p.g) g = Array({1}, {g * 0.05}).at(0);
       Device device;
-      const Errors e = errorsOf(p, run(device, p, DType::F32), roundedForward(p));
+      const ChunkErrors e = errorsOf(p, forwardInChunks(device, p, DType::F32), roundedForward(p));
       if (std::getenv("RANKONE_PRINT_ERRORS")) std::printf("\n  o %.2e, token %.2e, state %.2e", e.o, e.token, e.state);
       check(e.o <= 5e-4 && e.state <= 1e-3, "%s: o off by %.2e, finalState by %.2e", describe(p, DType::F32).c_str(),
             e.o, e.state);
@@ -323,7 +253,7 @@ TEST("chunk form: betas up to 2") {
     drawArguments(p, 200, DType::BF16, DType::F32);
     for (double& beta : p.beta) beta = Array({1}, {2 * beta}).at(0);
     Device device;
-    compare(p, run(device, p), true);
+    expectChunks(p, forwardInChunks(device, p), true);
   }
 }
 
@@ -337,19 +267,9 @@ TEST("chunk form: dtypes") {
       for (Values* values : {&p.q, &p.k, &p.v})
         *values = Array({static_cast<int64_t>(values->size())}, *values, dtype).values();
     Device device;
-    compare(p, run(device, p, dtype), false, dtype);
+    expectChunks(p, forwardInChunks(device, p, dtype), false, dtype);
   }
 }
-
-// Sets a variable of the environment for a scope.
-class Setting {
- public:
-  Setting(const char* name, const char* value) : name_(name) { setenv(name, value, 1); }
-  ~Setting() { unsetenv(name_); }
-
- private:
-  const char* name_;
-};
 
 Problem packedCell(int32_t update, int32_t gate, int64_t K, int64_t n) {
   Problem p = cell(update, gate, n);
@@ -368,9 +288,9 @@ TEST("chunk form: the same bits with any workspace and shared memory") {
       for (int32_t gate : {RANKONE_GATE_TOKEN, RANKONE_GATE_CHANNEL}) {
         const Problem p = packedCell(update, gate, K, update == RANKONE_DELTA ? 3 : 1);
         Device device;
-        const Result whole = run(device, p);
+        const ChunkResult whole = forwardInChunks(device, p);
         const auto same = [&](Device& other) {
-          const Result again = run(other, p);
+          const ChunkResult again = forwardInChunks(other, p);
           check(whole.o.sameBits(again.o) && whole.finalState.sameBits(again.finalState), "%s: other bits",
                 describe(p, DType::BF16).c_str());
         };
@@ -383,7 +303,7 @@ TEST("chunk form: the same bits with any workspace and shared memory") {
           Device other;
           if (K > 128 && update == RANKONE_DELTA && gate == RANKONE_GATE_CHANNEL && other.info().major == 8 &&
               other.info().minor == 6) {
-            compare(p, run(other, p), false, DType::BF16);  // too little shared memory: computed in float32
+            expectChunks(p, forwardInChunks(other, p));  // too little shared memory: computed in float32
             continue;
           }
           same(other);
@@ -395,7 +315,7 @@ TEST("chunk form: a sequence's bits do not depend on the others") {
   for (int32_t gate : {RANKONE_GATE_TOKEN, RANKONE_GATE_CHANNEL}) {
     const Problem p = packedCell(RANKONE_DELTA, gate, 16, 2);
     Device device;
-    const Result whole = run(device, p);
+    const ChunkResult whole = forwardInChunks(device, p);
     for (int64_t s = 0; s < p.sequences(); ++s) {
       Problem one = p;
       const int64_t first = p.start(s), end = p.start(s + 1), size = p.HV * p.K * p.V;
@@ -408,7 +328,7 @@ TEST("chunk form: a sequence's bits do not depend on the others") {
       for (Values* x : {&one.q, &one.k, &one.v, &one.g, &one.beta}) part(*x, p.T);
       one.initialState = Values(p.initialState.begin() + s * size, p.initialState.begin() + (s + 1) * size);
       if (one.T == 0) continue;
-      const Result alone = run(device, one);
+      const ChunkResult alone = forwardInChunks(device, one);
       for (int64_t i = 0; i < alone.o.size(); ++i)
         check(alone.o.at(i) == whole.o.at(first * p.HV * p.V + i), "o of sequence %d", static_cast<int>(s));
       for (int64_t i = 0; i < size; ++i)
@@ -423,7 +343,7 @@ TEST("chunk form: states in rows of a pool, in place") {
   p.V = 20;
   drawArguments(p, 230, DType::BF16, DType::F32);
   Device device;
-  const Result expected = run(device, p);
+  const ChunkResult expected = forwardInChunks(device, p);
   const int64_t size = p.HV * p.K * p.V, rows[] = {4, 0, 2};
   Array pool({5, p.HV, p.K, p.V});
   for (int64_t i = 0; i < pool.size(); ++i) pool.set(i, 7);
@@ -466,16 +386,16 @@ TEST("chunk form: pieces of a long sequence") {
   for (int32_t gate : {RANKONE_GATE_NONE, RANKONE_GATE_TOKEN, RANKONE_GATE_CHANNEL}) {
     const Problem p = longCell(RANKONE_DELTA, gate);
     Device device;
-    const Result whole = run(device, p);
-    compare(p, whole);
+    const ChunkResult whole = forwardInChunks(device, p);
+    expectChunks(p, whole);
     if (gate == RANKONE_GATE_NONE) continue;
     const Setting turns("RANKONE_CUDA_WORKSPACE", "200000");
-    const Result again = run(device, p);
+    const ChunkResult again = forwardInChunks(device, p);
     check(whole.o.sameBits(again.o) && whole.finalState.sameBits(again.finalState), "other bits in several turns");
   }
   const Problem p = longCell(RANKONE_ADDITIVE, RANKONE_GATE_TOKEN);
   Device device;
-  compare(p, run(device, p));
+  expectChunks(p, forwardInChunks(device, p));
 }
 
 TEST("chunk form: a reset clears NaN for the pieces behind it") {
@@ -486,7 +406,7 @@ TEST("chunk form: a reset clears NaN for the pieces behind it") {
     const reference::Forward expected = reference::forward(p);
     p.initialState[5] = NAN;
     Device device;
-    const Result result = run(device, p);
+    const ChunkResult result = forwardInChunks(device, p);
     check(std::isnan(result.o.at(5)), "the NaN is not seen");
     for (int64_t i = 272 * p.V; i < result.o.size(); ++i)
       check(std::fabs(result.o.at(i) - expected.o[i]) <= 0.1 * std::fabs(expected.o[i]) + 0.1,
@@ -503,7 +423,7 @@ TEST("chunk form: NaN stays in its sequence, its heads and behind its chunk") {
     clear.T = 100;
     drawArguments(clear, 240, DType::BF16, DType::F32);
     Device device;
-    const Result clean = run(device, clear);
+    const ChunkResult clean = forwardInChunks(device, clear);
     for (int which = gate == RANKONE_GATE_TOKEN ? 0 : 4; which < 5; ++which) {
       Problem p = clear;
       // In sequence 1, token 70, key head 1: value heads 2 and 3, or value head 3 alone.
@@ -513,7 +433,7 @@ TEST("chunk form: NaN stays in its sequence, its heads and behind its chunk") {
       if (which == 2) p.v[(token * p.HV + 3) * p.V + 2] = NAN;
       if (which == 3) p.beta[token * p.HV + 3] = NAN;
       if (which == 4) p.g[(token * p.HV + 3) * static_cast<int64_t>(p.g.size()) / (p.B * p.T * p.HV)] = NAN;
-      const Result dirty = run(device, p);
+      const ChunkResult dirty = forwardInChunks(device, p);
       bool seen = false;
       for (int64_t i = 0; i < clean.o.size(); ++i) {
         const int64_t row = i / p.V, head = row % p.HV, t = row / p.HV % p.T, b = row / p.HV / p.T;

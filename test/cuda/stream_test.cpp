@@ -226,7 +226,7 @@ TEST("events: waited for by another thread, and the time between two") {
     check(code == 0, "wait: %s", error.reason);
     float milliseconds = -1;
     check(backend().elapsed(start, end, &milliseconds, &error) == 0, "elapsed: %s", error.reason);
-    check(milliseconds > 0 && milliseconds < 60000, "%g ms", milliseconds);
+    check(milliseconds > 0 && milliseconds < 1e7, "%g ms", milliseconds);
     backend().releaseEvent(start);
     backend().releaseEvent(end);
   }

@@ -24,7 +24,7 @@ test('every call ends with a named error or a right answer', () => {
   const args = ['--import', 'tsx', path.join(__dirname, 'run.ts')];
   const { status, signal, stdout, stderr } = spawnSync(process.execPath, args, {
     encoding: 'utf8',
-    timeout: (minutes + 5) * 60_000,
+    timeout: (minutes + 20) * 60_000,
     killSignal: 'SIGKILL',
     env: { ...process.env, RANKONE_FUZZ_LOG: log },
   });

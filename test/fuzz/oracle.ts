@@ -2,9 +2,13 @@
 import type { EntryDescription } from '../../ts/binding';
 import { normals } from '../../ts/linalg/philox';
 import * as companions from '../reference/companions';
+import { gatedScans } from '../reference/gatedScan';
+import { hgrn, hgrnBackward } from '../reference/hgrn';
 import * as layers from '../reference/layers';
 import * as presets from '../reference/presets';
 import * as recurrence from '../reference/recurrence';
+import { s4d, s4dBackward } from '../reference/s4d';
+import { tttLinear, tttLinearBackward } from '../reference/tttLinear';
 import { sizeOf, type TensorLike } from '../support/tensor';
 import { forwardName } from './problems';
 
@@ -20,6 +24,7 @@ const NEUTRAL = new Set([
   'saveForBackward',
   'gradDtype',
   'withBias',
+  'outputLse',
 ]);
 
 /** Options that the references read by the same name. */
@@ -30,15 +35,27 @@ const KNOWN = new Set([
   'layer',
   'layers',
   'cuSeqlens',
+  'cuSeqlensK',
+  'causal',
+  'window',
+  'sinkTokens',
+  'softcap',
   'qkL2norm',
   'gate',
   'betaActivation',
   'normalize',
   'dtSoftplus',
   'dtLimit',
+  'discretisation',
+  'miniBatch',
   'transposeA',
   'transposeB',
   'activation',
+  'normBeforeGate',
+  'rotaryDim',
+  'interleaved',
+  'theta',
+  'offset',
   'eps',
   'ignoreIndex',
   'numEmbeddings',
@@ -83,8 +100,26 @@ export function expected(
       return embedding(i, options, backward);
     case 'crossEntropy':
       return crossEntropy(i, options, backward);
+    case 'attention': {
+      // Weights of scores beyond what float32 resolves; and a backward of results that are not its forward's.
+      const K = i.q.shape[3];
+      const reach = (options.scale ?? 1 / Math.sqrt(K)) * K * largest(i.q) * largest(i.k);
+      if (!(Math.abs(reach) < 1000) || i.o || (i.sinks && largest(i.sinks) > 1000))
+        return undefined;
+      return { ...(backward ? layers.attentionBackward : layers.attention)(i, options) };
+    }
     case 'shortConv':
-      return { ...(backward ? layers.shortConvBackward : layers.shortConv)(i, options) };
+      return shortConv(i, options, backward);
+    case 'rope':
+      return { ...(backward ? layers.ropeBackward : layers.rope)(i, options) };
+    case 'ropeInPlace': {
+      const turned = (x: any) => x && layers.rope({ ...i, x }, options).y;
+      return { q: turned(i.q), k: turned(i.k) };
+    }
+    case 'l2norm':
+      if (!backward) return { y: layers.l2norm(i, options) };
+      // A unit vector of one number is constant.
+      return i.x.shape[i.x.shape.length - 1] === 1 ? undefined : layers.l2normBackward(i, options);
     case 'rmsNorm':
       if (backward) return { ...layers.rmsNormBackward(i, options) };
       return { y: layers.rmsNorm(i, options) };
@@ -113,6 +148,19 @@ export function expected(
       const s = sketchMatrix(i.dY, i.sketch.shape[0], options);
       return { ...companions.rowSketchGradient(i.dY, i.sketch, s) };
     }
+    case 'dplr':
+    case 'rwkv7':
+    case 'rwkv6':
+      return { ...gatedScans[family][backward ? 'backward' : 'forward'](i, options) };
+    case 'hgrn':
+      return hgrnOf(i, options, backward);
+    case 'tttLinear':
+      // The norm of few numbers, or of equal ones, hardly has a gradient.
+      if (i.q.shape[3] < 8 || !tame(i.q, i.k, i.v, i.W, i.b)) return undefined;
+      return { ...(backward ? tttLinearBackward : tttLinear)(i, options) };
+    case 's4d':
+      if (!tame(i.logDt, i.logAReal, i.AImag, i.C)) return undefined;
+      return { ...(backward ? s4dBackward : s4d)(i, options) };
     case 'mamba2':
       if (!backward) return { ...presets.mamba2(i, options) };
       return { ...presets.mamba2Backward(i, options) };
@@ -124,6 +172,31 @@ export function expected(
       return { ...(backward ? preset.backward : preset.forward)(i, options) };
     }
   }
+}
+
+/** A decode state is [N,D,1,W-1]. */
+function shortConv(i: any, options: any, backward: boolean): Tensors {
+  if (backward) return { ...layers.shortConvBackward(i, options) };
+  const held = i.initialState?.shape.length === 4 ? i.initialState : undefined;
+  if (!held) return { ...layers.shortConv(i, options) };
+  const [N, , , past] = held.shape;
+  const initialState = { data: held.data, shape: [N, i.x.shape[2], past] };
+  const { y, finalState } = layers.shortConv({ ...i, initialState }, options);
+  return { y, finalState: { data: finalState.data, shape: held.shape } };
+}
+
+/** A state is [N,D,1,1], which a tensor of it is not. */
+function hgrnOf({ initialState: start, ...rest }: any, options: any, backward: boolean): Tensors {
+  const initialState = start && { ...start, shape: start.shape.slice(0, 2) };
+  const given = { ...rest, initialState };
+  if (backward) return { ...hgrnBackward(given, options) };
+  const { o, finalState } = hgrn(given, options);
+  return { o, finalState: { ...finalState, shape: start?.shape ?? finalState.shape } };
+}
+
+/** Values that neither overflow on their way nor lose what is beside them. */
+function tame(...tensors: TensorLike[]): boolean {
+  return tensors.every(({ data }) => Array.from(data).every((x) => Math.abs(x) <= 20));
 }
 
 function companionOf(name: string): (inputs: any, options: any) => object {

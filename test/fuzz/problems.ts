@@ -129,9 +129,34 @@ export function baseCall(entry: EntryDescription, seed: number): BaseCall {
       if (maybe()) options.activation = maybe() ? 'silu' : 'none';
       shapes = convolutionShapes(dims);
       break;
+    case 'rope':
+    case 'ropeInPlace':
+      if (maybe()) options.interleaved = maybe();
+      if (maybe()) options.scale = 0.5;
+      options.rotaryDim = 2 * upTo(dims.W);
+      shapes = ropeShapes(dims, options.rotaryDim as number);
+      // Positions are given, or follow from the options.
+      skip = options.cuSeqlens ? ['positions'] : [];
+      if (maybe()) {
+        skip = ['positions'];
+        options.offset = random.integer(100) - 50;
+      }
+      if (maybe()) {
+        skip.push('inverseFrequencies');
+        options.theta = 500;
+      }
+      break;
+    case 'attention':
+      shapes = attentionShapes(dims, options, random);
+      skip = ['o', 'lse']; // results of a forward, or nothing
+      if (takes(entry, 'outputLse') && maybe()) options.outputLse = maybe();
+      break;
     case 'rmsNorm':
     case 'rmsNormGated':
+    case 'l2norm':
     case 'swiglu':
+      if (takes(entry, 'activation') && maybe()) options.activation = maybe() ? 'sigmoid' : 'silu';
+      if (takes(entry, 'normBeforeGate') && maybe()) options.normBeforeGate = maybe();
       if (takes(entry, 'eps') && maybe()) options.eps = 1e-3;
       shapes = rowShapes([...dims.batch, dims.D]);
       break;
@@ -149,6 +174,26 @@ export function baseCall(entry: EntryDescription, seed: number): BaseCall {
       if (maybe()) options.dtSoftplus = maybe();
       if (maybe()) options.dtLimit = [0, 1];
       shapes = mamba2Shapes(dims);
+      break;
+    case 'dplr':
+    case 'rwkv7':
+    case 'rwkv6':
+      dims.HV = dims.H;
+      if (maybe()) options.scale = 0.5;
+      shapes = gatedScanShapes(dims);
+      break;
+    case 'hgrn':
+      [dims.HV, dims.K, dims.V] = [dims.D, 1, 1];
+      shapes = hgrnShapes(dims);
+      break;
+    case 'tttLinear':
+      if (maybe()) options.miniBatch = upTo(20);
+      shapes = tttShapes(dims, maybe());
+      break;
+    case 's4d':
+      if (maybe()) options.discretisation = maybe() ? 'zoh' : 'bilinear';
+      [dims.HV, dims.K, dims.V] = [dims.D, dims.W, 2];
+      shapes = s4dShapes(dims);
       break;
     case 'doraNorms':
       if (maybe()) options.scale = 0.5;
@@ -195,7 +240,7 @@ export function baseCall(entry: EntryDescription, seed: number): BaseCall {
     default:
       [shapes, skip] = gridShapes(entry, dims, options, random);
   }
-  if (takes(entry, 'mode') && maybe())
+  if (takes(entry, 'mode') && takes(entry, 'chunkSize') && maybe())
     options.mode = ['auto', 'recurrent', 'chunk'][random.integer(3)];
   if (takes(entry, 'chunkSize') && maybe()) options.chunkSize = 16 << random.integer(3);
   if (takes(entry, 'outputFinalState') && maybe()) options.outputFinalState = maybe();
@@ -207,7 +252,18 @@ export function baseCall(entry: EntryDescription, seed: number): BaseCall {
     const drawn = draw(random, shapes[name][0], shapes[name][1], dims.rows, dims.K);
     // What goes with a half-width q may be float32 itself.
     const narrow =
-      half && dtypes.includes(half) && (!['g', 'beta', 'dt'].includes(name) || maybe());
+      half &&
+      dtypes.includes(half) &&
+      (![
+        'g',
+        'w',
+        'u',
+        'eta',
+        'beta',
+        'dt',
+        ...(entry.name.startsWith('attention') ? ['gate'] : []),
+      ].includes(name) ||
+        maybe());
     return narrow ? encode(half, drawn as { data: Float32Array; shape: number[] }) : drawn;
   };
   const inputs: Record<string, Value> = {};
@@ -234,7 +290,9 @@ export function baseCall(entry: EntryDescription, seed: number): BaseCall {
     options.gate = gate;
   }
   const base: BaseCall = { inputs, options };
-  if (entry.takesState)
+  if (entry.name === 'shortConv') {
+    if (dims.W > 1) base.state = { shape: [dims.N, dims.D, 1, dims.W - 1], keyHeads: 0 };
+  } else if (entry.takesState)
     base.state = {
       shape: [dims.N, dims.HV, dims.K, dims.V],
       keyHeads: options.normalize ? dims.H : 0,
@@ -302,6 +360,91 @@ function gridShapes(
   return [shapes, skip];
 }
 
+/** Of dplr, rwkv7 and rwkv6, whose names do not clash. */
+function gatedScanShapes({ B, T, N, H, K, V }: Dims): Shapes {
+  const keys = [B, T, H, K];
+  const state = [N, H, K, V];
+  return {
+    q: [keys, 'normal'],
+    r: [keys, 'normal'],
+    k: [keys, 'normal'],
+    v: [[B, T, H, V], 'normal'],
+    g: [keys, 'gate'],
+    w: [keys, 'normal'],
+    a: [keys, 'small'],
+    b: [keys, 'small'],
+    kappa: [keys, 'key'],
+    u: [[H, K], 'normal'],
+    initialState: [state, 'normal'],
+    dO: [[B, T, H, V], 'normal'],
+    dFinalState: [state, 'normal'],
+  };
+}
+
+function hgrnShapes({ B, T, N, D }: Dims): Shapes {
+  return {
+    x: [[B, T, D], 'normal'],
+    g: [[B, T, D], 'gate'],
+    initialState: [[N, D], 'normal'],
+    dO: [[B, T, D], 'normal'],
+    dFinalState: [[N, D], 'normal'],
+  };
+}
+
+function s4dShapes({ B, T, N, D, W }: Dims): Shapes {
+  const state = [N, D, W, 2];
+  return {
+    x: [[B, T, D], 'normal'],
+    logDt: [[D], 'negative'],
+    logAReal: [[D, W], 'small'],
+    AImag: [[D, W], 'normal'],
+    C: [[D, W, 2], 'normal'],
+    D: [[D], 'normal'],
+    initialState: [state, 'normal'],
+    dY: [[B, T, D], 'normal'],
+    dFinalState: [state, 'normal'],
+  };
+}
+
+function attentionShapes(dims: Dims, options: Record<string, unknown>, random: Random): Shapes {
+  const { B, T, H: HKV, HV: H, K, V } = dims;
+  const S = options.cuSeqlens ? T : Math.max(0, T + random.integer(20) - 5);
+  if (random.integer(2)) options.causal = random.integer(2) === 0;
+  if (random.integer(2)) options.window = [random.integer(9), random.integer(9)];
+  if (random.integer(3) === 0) options.sinkTokens = random.integer(4);
+  if (random.integer(3) === 0) options.softcap = 1 + random.integer(9);
+  if (random.integer(3) === 0) options.scale = 0.5;
+  return {
+    q: [[B, T, H, K], 'normal'],
+    k: [[B, S, HKV, K], 'normal'],
+    v: [[B, S, HKV, V], 'normal'],
+    sinks: [[H], 'normal'],
+    gate: [[B, T, H, V], 'normal'],
+    dO: [[B, T, H, V], 'normal'],
+    dLse: [[B, T, H], 'normal'],
+    o: [[B, T, H, V], 'normal'],
+    lse: [[B, T, H], 'normal'],
+  };
+}
+
+function tttShapes({ B, T, N, H, D }: Dims, own: boolean): Shapes {
+  const rows = [B, T, H, D];
+  const each = own ? [N] : [];
+  return {
+    q: [rows, 'normal'],
+    k: [rows, 'normal'],
+    v: [rows, 'normal'],
+    eta: [[B, T, H], 'small'],
+    lnWeight: [[H, D], 'normal'],
+    lnBias: [[H, D], 'normal'],
+    W: [[...each, H, D, D], 'small'],
+    b: [[...each, H, D], 'small'],
+    dO: [rows, 'normal'],
+    dFinalW: [[N, H, D, D], 'normal'],
+    dFinalB: [[N, H, D], 'normal'],
+  };
+}
+
 function mamba2Shapes({ B, T, N, H, HV, K, V }: Dims): Shapes {
   const state = [N, HV, K, V];
   return {
@@ -330,8 +473,8 @@ function matmulShapes(dims: Dims, options: Record<string, unknown>, random: Rand
   };
 }
 
-function convolutionShapes({ B, T, D, W }: Dims): Shapes {
-  const state = [B, D, W - 1];
+function convolutionShapes({ B, T, N, D, W }: Dims): Shapes {
+  const state = [N, D, W - 1];
   return {
     x: [[B, T, D], 'normal'],
     weight: [[D, W], 'normal'],
@@ -339,6 +482,18 @@ function convolutionShapes({ B, T, D, W }: Dims): Shapes {
     initialState: [state, 'normal'],
     dY: [[B, T, D], 'normal'],
     dFinalState: [state, 'normal'],
+  };
+}
+
+function ropeShapes({ B, T, H, HV, D, batch }: Dims, rotaryDim: number): Shapes {
+  const shape = [B, T, H, rotaryDim + D];
+  return {
+    x: [shape, 'normal'],
+    dY: [shape, 'normal'],
+    q: [shape, 'normal'],
+    k: [[B, T, HV, rotaryDim + D], 'normal'],
+    positions: [batch.length ? [T] : [B, T], 'index'],
+    inverseFrequencies: [[rotaryDim / 2], 'normal'],
   };
 }
 

@@ -49,9 +49,15 @@ const parts: Record<string, Part> = {
  */
 async function limitMemory(): Promise<void> {
   if (process.platform !== 'linux') return;
-  await sleep(500); // what the loader of TypeScript maps, it maps late
-  const size = /VmSize:\s+(\d+)/.exec(fs.readFileSync('/proc/self/status', 'utf8'));
-  const most = Number(size?.[1] ?? 0) * 1024 + 3 * 2 ** 30;
+  const mapped = (): number =>
+    Number(/VmSize:\s+(\d+)/.exec(fs.readFileSync('/proc/self/status', 'utf8'))?.[1] ?? 0);
+  // What the loader of TypeScript maps, it maps late.
+  let size = -1;
+  for (let now = mapped(); now > size; now = mapped()) {
+    size = now;
+    await sleep(500);
+  }
+  const most = size * 1024 + 3 * 2 ** 30;
   spawnSync('prlimit', ['--pid', String(process.pid), `--as=${most}`]);
 }
 

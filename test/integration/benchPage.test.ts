@@ -12,7 +12,7 @@ import { escapeHtml, scriptJson } from '../../ts/cli/page/html';
 import { pageOf } from '../../ts/cli/page/page';
 import { significant } from '../../ts/cli/table';
 import { madeCase, madeReport } from '../support/benchReport.ts';
-import { chromium, openBrowser, WHY, withoutChromium } from '../support/chromium.ts';
+import { chromium, LIMIT, openBrowser, WHY, withoutChromium } from '../support/chromium.ts';
 
 const HOSTILE = '</script><script>window.hit=1</script> "A&B" <!-- \u2028';
 
@@ -172,7 +172,7 @@ async function open(width = 1280, scheme = 'light'): Promise<Opened> {
   });
   await page.setViewport({ width, height: 900 });
   await page.emulateMediaFeatures([{ name: 'prefers-color-scheme', value: scheme }]);
-  await page.goto(pathToFileURL(file).href, { waitUntil: 'load' });
+  await page.goto(pathToFileURL(file).href, { waitUntil: 'load', timeout: LIMIT });
   return { page, said };
 }
 
@@ -428,7 +428,7 @@ test('a report of one case, and of none', async () => {
     const said: string[] = [];
     page.on('console', (message) => said.push(message.text()));
     page.on('pageerror', (error) => said.push(String(error)));
-    await page.goto(pathToFileURL(only).href, { waitUntil: 'load' });
+    await page.goto(pathToFileURL(only).href, { waitUntil: 'load', timeout: LIMIT });
     assert.equal(said, []);
     assert.is((await page.$$('#cases tbody tr')).length, made.cases.length);
     assert.is((await page.$('#over-tokens')) === null, true);

@@ -224,6 +224,10 @@ work('flops', () => {
   assert.is(flops('matmul', 'forward', { M: 2, N: 3, K: 4 }), 48);
   assert.is(flops('bf16/matmul', 'backward', { M: 2, N: 3, K: 4 }), 96);
   assert.is(flops('rmsNorm', 'forward', { rows: 2, D: 3 }), 24);
+  assert.is(flops('sigmoid/rmsNormGated', 'forward', { rows: 2, D: 3 }), 42);
+  assert.is(flops('l2norm', 'backward', { rows: 2, D: 3 }), 48);
+  assert.is(flops('rope', 'forward', { B: 1, T: 2, H: 3, D: 4 }), 72);
+  assert.is(flops('partial/rope', 'backward', { B: 1, T: 2, H: 3, D: 40 }), 144);
   assert.is(flops('swiglu', 'backward', { rows: 2, D: 3 }), 66);
   assert.is(flops('shortConv', 'forward', { B: 1, T: 2, D: 3, W: 4 }), 72);
   assert.is(flops('shortConv', 'backward', { B: 1, T: 2, D: 3, W: 4 }), 204);

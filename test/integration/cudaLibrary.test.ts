@@ -21,7 +21,7 @@ function run(source: string, env: NodeJS.ProcessEnv): string {
     (async () => { ${source} })();`;
   const { stdout, stderr, status } = spawnSync(process.execPath, ['-e', prelude], {
     encoding: 'utf8',
-    timeout: 60_000,
+    timeout: 300_000,
     env: { ...process.env, ...env },
   });
   assert.is(status, 0, stderr);

@@ -1,6 +1,8 @@
-// Every public symbol is documented, and the README's first example runs.
+// The documentation's site builds without a warning or a dead link, every public symbol is documented, and the README's
+// first example runs.
 import { spawnSync } from 'node:child_process';
 import fs from 'node:fs';
+import os from 'node:os';
 import path from 'node:path';
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
@@ -25,6 +27,31 @@ test('every export of the package has a TSDoc comment', () => {
     }
   }
   assert.ok(seen > 150, `${seen} symbols`);
+});
+
+test('the site builds, and none of its links is dead', () => {
+  const options = JSON.parse(fs.readFileSync(path.join(root, 'scripts/docs/typedoc.json'), 'utf8'));
+  const pages = options.projectDocuments.map((file: string) =>
+    path.relative(root, path.join(root, 'scripts/docs', file)),
+  );
+  for (const file of fs.readdirSync(path.join(root, 'docs')))
+    if (file.endsWith('.md')) assert.ok(pages.includes(`docs/${file}`), `docs/${file} is no page`);
+  const out = fs.mkdtempSync(path.join(os.tmpdir(), 'rankone-docs-'));
+  try {
+    const script = path.join(root, 'scripts/docs.cjs');
+    const { status, stdout, stderr } = spawnSync(process.execPath, [script, '--out', out], {
+      encoding: 'utf8',
+    });
+    assert.is(status, 0, stdout + stderr);
+    for (const page of [
+      'index.html',
+      'documents/Guide.html',
+      'variables/rankone.gatedDeltaNet.html',
+    ])
+      assert.ok(fs.existsSync(path.join(out, page)), page);
+  } finally {
+    fs.rmSync(out, { recursive: true });
+  }
 });
 
 for (const [language, extension] of [

@@ -4,20 +4,13 @@ import * as assert from 'uvu/assert';
 import { binding } from '../../ts/binding';
 import * as rankone from '../../ts/index';
 import { problem, ramp } from '../ops/helpers';
+import { collect, eventually } from '../support/eventually';
 
 const CALLS = 100_000;
 const WARM_UP = 80_000;
 const MIB = 2 ** 20;
 /** Reached when each call leaves behind as little as its smallest result, of 96 bytes. */
 const RSS_BOUND = 96 * CALLS;
-const gc = (globalThis as any).gc as () => void;
-
-async function collect(): Promise<void> {
-  for (let i = 0; i < 5; i++) {
-    gc();
-    await new Promise((resolve) => setImmediate(resolve));
-  }
-}
 
 interface Usage {
   rss: number;
@@ -31,6 +24,24 @@ async function usage(): Promise<Usage> {
   await collect();
   const { rss, heapUsed, external, arrayBuffers } = process.memoryUsage();
   return { rss, heapUsed, external, arrayBuffers, told: binding.externalMemory() };
+}
+
+/** Whether `work` leaves less behind than the bounds. The heap's own growth by steps is no leak: that shows every time. */
+async function stable(work: () => Promise<void>, bounds: Partial<Usage>): Promise<void> {
+  let after = await usage();
+  const attempt = async () => {
+    const before = after;
+    await work();
+    after = await usage();
+    const text = JSON.stringify({ before, after });
+    if (process.env.RANKONE_TEST_FIGURES) console.log(text);
+    const over = (Object.keys(bounds) as (keyof Usage)[]).filter((name) => {
+      const grown = after[name] - before[name];
+      return (name === 'told' ? Math.abs(grown) : grown) >= bounds[name]!;
+    });
+    return over.length === 0 || `${over.join()}: ${text}`;
+  };
+  await eventually('memory that calls leave behind', attempt, 6);
 }
 
 const inputs = problem(1, 3, 2, 8, 4);
@@ -97,23 +108,13 @@ test('memory is stable over a hundred thousand small calls', async () => {
     for (let made = 0, round = 0; made < count; round++) made += await calls(round);
   };
   await run(WARM_UP);
-  let before: Usage;
-  let after = await usage();
-  // The heap's own growth by steps is no leak: that would show every time.
-  for (let attempt = 0; attempt < 3; attempt++) {
-    before = after;
-    await run(CALLS);
-    after = await usage();
-    if (after.rss - before.rss < RSS_BOUND) break;
-  }
-  const grown = (name: keyof Usage) => after[name] - before[name];
-  const text = JSON.stringify({ before: before!, after });
-  assert.ok(grown('rss') < RSS_BOUND, `resident: ${text}`);
-  assert.ok(grown('heapUsed') < 2 * MIB, `heap: ${text}`);
-  assert.ok(grown('arrayBuffers') < MIB / 2, `array buffers: ${text}`);
-  assert.ok(grown('external') < MIB / 2, `external: ${text}`);
-  assert.ok(Math.abs(grown('told')) < MIB / 2, `told to the collector: ${text}`);
-  if (process.env.RANKONE_TEST_FIGURES) console.log(text);
+  await stable(() => run(CALLS), {
+    rss: RSS_BOUND,
+    heapUsed: 2 * MIB,
+    arrayBuffers: MIB / 2,
+    external: MIB / 2,
+    told: MIB / 2,
+  });
 });
 
 test('large states, saved activations and inputs of calls are returned to the system', async () => {
@@ -130,20 +131,12 @@ test('large states, saved activations and inputs of calls are returned to the sy
     aborter.abort();
     await doomed;
   };
-  for (let i = 0; i < 5; i++) await round();
-  let before: Usage;
-  let after = await usage();
+  const rounds = async (count: number) => {
+    for (let i = 0; i < count; i++) await round();
+  };
+  await rounds(5);
   // The allocator keeps some of what is freed; a hundred calls that left their copies behind would take 600 MiB.
-  for (let attempt = 0; attempt < 3; attempt++) {
-    before = after;
-    for (let i = 0; i < 25; i++) await round();
-    after = await usage();
-    if (after.rss - before.rss < 64 * MIB) break;
-  }
-  const text = JSON.stringify({ before: before!, after });
-  assert.ok(after.rss - before!.rss < 64 * MIB, `resident: ${text}`);
-  assert.ok(Math.abs(after.told - before!.told) < 2 * MIB, `told: ${text}`);
-  if (process.env.RANKONE_TEST_FIGURES) console.log(text);
+  await stable(() => rounds(25), { rss: 64 * MIB, told: 2 * MIB });
 });
 
 test('the collector learns of what states and saved activations hold, and of nothing twice', async () => {

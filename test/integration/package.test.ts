@@ -1,79 +1,100 @@
-// The package as its users get it: packed, installed in an empty folder, loaded by import and by require, compiled against.
-import { spawnSync } from 'node:child_process';
+// The package as its users get it: what is in it, loaded by import and by require, compiled against.
 import fs from 'node:fs';
-import os from 'node:os';
 import path from 'node:path';
+import zlib from 'node:zlib';
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
+import { folderIn, type Installed, installed, root } from '../support/installed.ts';
+import { output } from '../support/run.ts';
 
-const root = path.join(__dirname, '../..');
-const home = fs.mkdtempSync(path.join(os.tmpdir(), 'rankone-package-'));
-const installed = path.join(home, 'node_modules/rankone');
+/** Of the tarball, in bytes: without binaries, and with those of every system. */
+const LIMITS = { packed: 1e6, prebuilds: 14e6 };
 
-function run(command: string, args: string[], cwd = home, env = process.env): string {
-  const { status, stdout, stderr } = spawnSync(command, args, {
-    cwd,
-    encoding: 'utf8',
-    env,
-    maxBuffer: 2 ** 26,
-  });
-  assert.is(status, 0, `${command} ${args.join(' ')}\n${stdout}${stderr}`);
-  return stdout.trim();
-}
-
-function write(name: string, text: string): void {
-  fs.writeFileSync(path.join(home, name), text);
-}
-
-let tarball = '';
+let made: Installed;
+/** Where the package is. */
+let own = '';
+/** A folder whose programs find it. */
+let folder = '';
 /** `rankone`, and `rankone/x` for every further entry of the exports that is code. */
 let entries: string[] = [];
 
-test.before(() => {
-  const [{ filename }] = JSON.parse(
-    run(
-      'npm',
-      ['pack', '--json', '--ignore-scripts', '--silent', '--pack-destination', home],
-      root,
-    ).replace(/^[^[]*/, ''),
-  );
-  tarball = path.join(home, filename);
-  // What it depends on comes from this checkout, so that nothing is fetched.
-  const { dependencies, peerDependencies } = require('../../package.json');
-  const local = Object.keys({ ...dependencies, ...peerDependencies }).map((name) => {
-    return [name, `file:${path.join(root, 'node_modules', name)}`];
-  });
-  write('package.json', JSON.stringify({ private: true, dependencies: Object.fromEntries(local) }));
-  const quiet = ['--offline', '--ignore-scripts', '--no-audit', '--no-fund'];
-  run('npm', ['install', ...quiet, '--cache', path.join(home, 'cache'), tarball]);
-  const manifest = JSON.parse(fs.readFileSync(path.join(installed, 'package.json'), 'utf8'));
+test.before(async () => {
+  made = await installed();
+  own = path.join(made.home, 'node_modules/rankone');
+  folder = folderIn(made.home);
+  const manifest = JSON.parse(fs.readFileSync(path.join(own, 'package.json'), 'utf8'));
   entries = Object.keys(manifest.exports)
     .filter((name) => !name.endsWith('.json'))
     .map((name) => `rankone${name.slice(1)}`);
-  // What a prebuild in the tarball would be; the tests of the source build are .ci/run's.
-  const addon = process.env.RANKONE_BINDING ?? path.join(root, 'build/Release/rankone.node');
-  const folder = path.join(installed, 'prebuilds', `${process.platform}-${process.arch}`);
-  fs.mkdirSync(folder, { recursive: true });
-  fs.copyFileSync(addon, path.join(folder, 'rankone.node'));
 });
 
-test.after(() => fs.rmSync(home, { recursive: true, force: true }));
+test.after(() => fs.rmSync(folder, { recursive: true, force: true }));
 
-test('the tarball holds what a source build needs, and nothing else', () => {
-  const sources = JSON.parse(fs.readFileSync(path.join(installed, 'sources.json'), 'utf8'));
-  for (const file of ['binding.gyp', 'README.md', 'LICENSE', 'dist/index.d.mts', ...sources.cpu])
-    assert.ok(fs.existsSync(path.join(installed, file)), file);
-  for (const name of ['test', 'node_modules', 'build', 'ts', 'examples', '.npmrc'])
-    assert.not(fs.existsSync(path.join(installed, name)), name);
-  // Of the benchmarks, what the command line compiles or runs.
-  assert.equal(fs.readdirSync(path.join(installed, 'bench')), ['peers']);
-  const programs = fs.readdirSync(path.join(installed, 'bench/peers'));
-  const own = fs.readdirSync(path.join(root, 'bench/peers'));
-  assert.equal(programs.sort(), own.filter((file) => /\.(h|cpp|py)$/.test(file)).sort());
-  assert.ok(programs.includes('protocol.h') && programs.includes('torch_peer.py'));
+function write(name: string, text: string): void {
+  fs.writeFileSync(path.join(folder, name), text);
+}
+
+const node = (...args: string[]) => output(process.execPath, args, { cwd: folder });
+
+function filesIn(where: string): string[] {
+  return fs.readdirSync(where, { withFileTypes: true }).flatMap((entry) => {
+    if (entry.isDirectory())
+      return filesIn(path.join(where, entry.name)).map((f) => `${entry.name}/${f}`);
+    return [entry.name];
+  });
+}
+
+test('the tarball holds what users and a source build need, and nothing else', async () => {
+  const list = await output('tar', ['-tzf', made.packed], { cwd: folder });
+  const files = list
+    .split('\n')
+    .filter((f) => !f.endsWith('/'))
+    .map((f) => f.replace('package/', ''));
+  const { cpu } = JSON.parse(fs.readFileSync(path.join(own, 'sources.json'), 'utf8'));
+  const needed = ['LICENSE', 'README.md', 'CHANGELOG.md', 'package.json', 'dist/index.d.mts'];
+  const build = ['binding.gyp', 'sources.json', 'scripts/install.cjs', 'cuda/backend.h', ...cpu];
+  for (const file of [...needed, ...build, 'docs/install.md'])
+    assert.ok(files.includes(file), file);
+  const peers = filesIn(path.join(root, 'bench/peers')).filter((f) => /\.(h|cpp|py)$/.test(f));
+  const rest = files.filter((file) => {
+    if (
+      needed.includes(file) ||
+      build.includes(file) ||
+      peers.includes(file.replace('bench/peers/', ''))
+    )
+      return false;
+    return !/^(dist\/.+\.(js|mjs|css|d\.ts|d\.mts|LICENSE\.md)|cpp\/.+\.(h|inl|def)|docs\/[a-z]+\.md)$/.test(
+      file,
+    );
+  });
+  assert.equal(rest, []);
+  const documents = files.filter((file) => file.startsWith('docs/'));
+  assert.not(
+    documents.some((file) => /adding|testing/.test(file)),
+    'documents of its developers',
+  );
+  // Links from document to document lead somewhere.
+  for (const document of ['README.md', ...documents]) {
+    const text = fs.readFileSync(path.join(own, document), 'utf8');
+    const links = document === 'README.md' ? /\]\(docs\/([\w-]+\.md)/g : /\]\(([\w-]+\.md)/g;
+    for (const [, target] of text.matchAll(links))
+      assert.ok(files.includes(`docs/${target}`), `${document}: ${target}`);
+  }
+  const size = fs.statSync(made.packed).size;
+  assert.ok(size < LIMITS.packed, `${size} bytes`);
 });
 
-test('every entry computes, and import and require give one and the same', () => {
+test('prebuilds for every system fit the budget', () => {
+  const built = path.join(root, 'prebuilds');
+  const sizes = (fs.existsSync(built) ? filesIn(built) : []).map((file) => {
+    const bytes = fs.readFileSync(path.join(built, file));
+    return zlib.gzipSync(bytes, { level: 9 }).length;
+  });
+  const sum = sizes.reduce((a, b) => a + b, 0);
+  assert.ok(sum < LIMITS.prebuilds, `${sum} bytes packed: ${sizes}`);
+});
+
+test('every entry computes, and import and require give one and the same', async () => {
   assert.is(entries[0], 'rankone');
   write(
     'both.mjs',
@@ -93,10 +114,10 @@ test('every entry computes, and import and require give one and the same', () =>
   `,
   );
   const expected = ['6 true', ...entries.map((entry) => `${entry} true true true`)];
-  assert.equal(run(process.execPath, ['both.mjs']).split('\n'), expected);
+  assert.equal((await node('both.mjs')).split('\n'), expected);
 });
 
-test('CommonJS computes, asynchronously too', () => {
+test('CommonJS computes, asynchronously too', async () => {
   write(
     'alone.cjs',
     `
@@ -108,15 +129,16 @@ test('CommonJS computes, asynchronously too', () => {
     gatedDeltaNet({ q: wide, k: wide, v: wide, g, beta: flat, state }).then(({ o }) => console.log(o));
   `,
   );
-  assert.match(run(process.execPath, ['alone.cjs']), /Float32Array\(1\) \[ 1 \]/);
+  assert.match(await node('alone.cjs'), /Float32Array\(1\) \[ 1 \]/);
 });
 
-test('its programs start', () => {
-  const { version, bin } = JSON.parse(
-    fs.readFileSync(path.join(installed, 'package.json'), 'utf8'),
-  );
+test('its programs start', async () => {
+  const { version, bin } = JSON.parse(fs.readFileSync(path.join(own, 'package.json'), 'utf8'));
   for (const name of Object.keys(bin))
-    assert.is(run(path.join(home, 'node_modules/.bin', name), ['--version']), version);
+    assert.is(
+      await output(path.join(made.home, 'node_modules/.bin', name), ['--version'], { cwd: folder }),
+      version,
+    );
 });
 
 const compilers: Record<string, { options: object; files: string[] }> = {
@@ -126,7 +148,7 @@ const compilers: Record<string, { options: object; files: string[] }> = {
 };
 
 for (const [name, { options, files }] of Object.entries(compilers)) {
-  test(`TypeScript takes the types with ${name}`, () => {
+  test(`TypeScript takes the types with ${name}`, async () => {
     const body = `
       const state = createState({ batch: 1, valueHeads: 1, keyDim: 2, valueDim: 2 });
       const shape: readonly number[] = state.shape;
@@ -139,15 +161,15 @@ for (const [name, { options, files }] of Object.entries(compilers)) {
     const imports = `
       import { createState, linearAttentionSync, matmulSync, type HalfTensor, type Tensor } from 'rankone';
       declare const half: HalfTensor<'bf16'>;`;
-    const check = (names: string[], skipLibCheck: boolean) => {
+    const check = async (names: string[], skipLibCheck: boolean) => {
       const common = { target: 'es2022', types: [], strict: true, noEmit: true, skipLibCheck };
       const compilerOptions = { ...common, lib: ['es2022', 'dom'], ...options };
       write('tsconfig.json', JSON.stringify({ compilerOptions, files: names }));
       const tsc = path.join(path.dirname(require.resolve('typescript/package.json')), 'bin/tsc');
-      run(process.execPath, [tsc, '-p', home]);
+      await node(tsc, '-p', folder);
     };
     for (const file of files) write(file, `${imports}\n${body}`);
-    check(files, false);
+    await check(files, false);
     // Further entries lean on the types of other packages, which are not ours to check.
     const more = files.map((file) => `entries.${file}`);
     const every = entries.map((entry, i) => {
@@ -157,16 +179,16 @@ for (const [name, { options, files }] of Object.entries(compilers)) {
         export const never${i}: string = entry${i};`;
     });
     for (const file of more) write(file, every.join('\n'));
-    check(more, true);
+    await check(more, true);
   });
 }
 
-test('the types resolve in every mode that there is', () => {
+test('the types resolve in every mode that there is', async () => {
   const cli = require.resolve('@arethetypeswrong/cli/package.json');
   const { bin } = JSON.parse(fs.readFileSync(cli, 'utf8'));
   const attw = path.join(path.dirname(cli), bin.attw);
   const answer = JSON.parse(
-    run(process.execPath, [attw, tarball, '--no-definitely-typed', '--format', 'json']),
+    await node(attw, made.packed, '--no-definitely-typed', '--format', 'json'),
   );
   assert.equal(answer.problems, {});
   assert.equal(
@@ -177,35 +199,13 @@ test('the types resolve in every mode that there is', () => {
     assert.equal(Object.keys(resolutions), ['node10', 'node16-cjs', 'node16-esm', 'bundler']);
 });
 
-test('publint finds nothing to say', () => {
+test('publint finds nothing to say', async () => {
   const cli = path.join(root, 'node_modules/publint/src/cli.js');
-  run(process.execPath, [cli, '--strict', '--pack', 'false', installed]);
+  await node(cli, '--strict', '--pack', 'false', own);
 });
 
-test('a missing binary is one clear error', () => {
-  const { status, stderr } = spawnSync(process.execPath, ['-e', "require('rankone')"], {
-    cwd: home,
-    encoding: 'utf8',
-    env: { ...process.env, RANKONE_BINDING: path.join(home, 'absent.node') },
-  });
-  assert.is(status, 1);
-  assert.match(stderr, /rankone has no native binary for \w+-\w+/);
-  assert.match(stderr, /absent\.node/);
-  assert.match(stderr, /npm rebuild rankone/);
-});
-
-test('an instruction set that does not exist is one clear error', () => {
-  const { status, stderr } = spawnSync(process.execPath, ['-e', "require('rankone')"], {
-    cwd: home,
-    encoding: 'utf8',
-    env: { ...process.env, RANKONE_ISA: 'sse9' },
-  });
-  assert.is(status, 1);
-  assert.match(stderr, /RANKONE_ISA=sse9: expected/);
-});
-
-test('sources.json lists the tree', () => {
-  run(process.execPath, ['scripts/sources.cjs'], root);
+test('sources.json lists the tree', async () => {
+  await output(process.execPath, ['scripts/sources.cjs'], { cwd: root });
 });
 
 test.run();

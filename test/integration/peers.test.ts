@@ -104,8 +104,9 @@ const FAKE = `
   });
 `;
 const fake = write('fake.cjs', FAKE);
+// It ends by itself, however long that takes on a busy machine.
 const start = (limit?: number): Server =>
-  new Server({ name: 'fake', file: process.execPath, args: [fake], limit });
+  new Server({ name: 'fake', file: process.execPath, args: [fake], limit, patience: 300_000 });
 
 const peers = suite('peers');
 peers.after(() => fs.rmSync(home, { recursive: true, force: true }));
@@ -180,12 +181,12 @@ peers('an idle program does not keep the command alive, and ends with it', () =>
   `;
   const { status, stdout, stderr } = spawnSync(process.execPath, ['-e', source], {
     encoding: 'utf8',
-    timeout: 60_000,
+    timeout: 300_000,
   });
   assert.is(status, 0, stderr);
   const [, pid] = /^fake 1\.0, slow (\d+)\n$/.exec(stdout)!;
   for (let waited = 0; alive(Number(pid)); waited += 20) {
-    assert.ok(waited < 10_000, 'the program is still there');
+    assert.ok(waited < 120_000, 'the program is still there');
     Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 20);
   }
 });

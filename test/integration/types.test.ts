@@ -20,7 +20,7 @@ function keys(names: (string | false | undefined)[]): string {
 
 function claims(entry: EntryDescription): string[] {
   const { name, inputs, options, outputs, takesState, takesSaved, makesSaved } = entry;
-  const { inputGroup, takesBase, takesBank } = entry;
+  const { inputGroup, takesBase, takesBank, takesCache } = entry;
   const plain = (x: { group?: string }) => x.group === undefined || x.group === inputGroup;
   const taken = inputs.filter(plain).map((i) => i.group || i.name);
   const optional = [...options, ...inputs.filter((i) => !plain(i))];
@@ -40,6 +40,7 @@ function claims(entry: EntryDescription): string[] {
         takesSaved && 'saved',
         takesBase && 'base',
         takesBank && 'bank',
+        takesCache && 'cache',
       ]),
       claim(`Parameters<${f}>[1]`, [...given, returned.length > 0 && 'out', signal]),
       claim(`Awaited<ReturnType<${f}>>`, [...returned, makesSaved && 'saved']),

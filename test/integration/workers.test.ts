@@ -20,7 +20,7 @@ function run(main: string, worker = ''): string {
   const { status, signal, stdout, stderr } = spawnSync(process.execPath, ['-e', source], {
     cwd: root,
     encoding: 'utf8',
-    timeout: 120_000,
+    timeout: 300_000,
     env: { ...process.env, SOURCE: source, RANKONE_DIST: path.join(root, 'dist/index.js') },
   });
   assert.is(signal, null, `ended with ${signal}: ${stderr}`);

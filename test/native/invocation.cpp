@@ -102,6 +102,11 @@ Invocation& Invocation::choose(const std::string& option, const std::string& cho
   }
 }
 
+Invocation& Invocation::cache(KvCache& cache) {
+  call_.cache = &cache;
+  return *this;
+}
+
 Invocation& Invocation::state(StateBuffer& state) {
   call_.state = &state;
   return *this;

@@ -7,6 +7,7 @@
 
 #include "array.h"
 #include "ops/adapter_bank.h"
+#include "ops/kv_cache.h"
 #include "ops/packed_weight.h"
 #include "ops/registry.h"
 #include "ops/state.h"
@@ -36,6 +37,7 @@ class Invocation {
   Invocation& setPair(const std::string& option, double low, double high);
   Invocation& choose(const std::string& option, const std::string& choice);
   Invocation& state(StateBuffer& state);
+  Invocation& cache(KvCache& cache);
   Invocation& saved(std::shared_ptr<SavedForward> saved);
   Invocation& base(std::shared_ptr<const PackedWeight> base);
   Invocation& bank(std::shared_ptr<AdapterBank> bank);

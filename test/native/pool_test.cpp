@@ -75,7 +75,7 @@ class Jobs {
   }
   void wait() {
     std::unique_lock<std::mutex> hold(lock_);
-    check(done_.wait_for(hold, 120s, [&] { return open_ == 0; }), "%d jobs have not ended", open_);
+    check(done_.wait_for(hold, 600s, [&] { return open_ == 0; }), "%d jobs have not ended", open_);
   }
 
  private:

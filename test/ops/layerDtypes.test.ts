@@ -93,6 +93,13 @@ function checkRounded(op: string, inputs: any, options: object, full: Results): 
   }
 }
 
+const GATED_FORMS = [
+  {},
+  { activation: 'sigmoid', normBeforeGate: true },
+  { activation: 'silu', normBeforeGate: false },
+  { activation: 'sigmoid', normBeforeGate: false },
+] as const;
+
 const test = suite('layers in half dtypes');
 
 for (const dtype of halfDtypes) {
@@ -117,10 +124,25 @@ for (const dtype of halfDtypes) {
           await run('rmsNormBackward', { x, dY }, (seen) => ({
             ...reference.rmsNormBackward(seen),
           }));
-          await run('rmsNormGated', { x, gate }, (seen) => ({ y: reference.rmsNormGated(seen) }));
-          await run('rmsNormGatedBackward', { x, gate, dY }, (seen) => ({
-            ...reference.rmsNormGatedBackward(seen),
-          }));
+          for (const options of GATED_FORMS) {
+            await check(dtype, ofParameters, {
+              op: 'rmsNormGated',
+              inputs: { x, gate },
+              parameters,
+              options,
+              expected: (seen) => ({ y: reference.rmsNormGated(seen, options) }),
+            });
+            await check(dtype, ofParameters, {
+              op: 'rmsNormGatedBackward',
+              inputs: { x, gate, dY },
+              parameters,
+              options,
+              expected: (seen) => ({ ...reference.rmsNormGatedBackward(seen, options) }),
+            });
+          }
+          if (weight || ofParameters !== 'f32') continue;
+          await run('l2norm', { x }, (seen) => ({ y: reference.l2norm(seen) }));
+          await run('l2normBackward', { x, dY }, (seen) => reference.l2normBackward(seen));
         }
       }
     });
@@ -137,22 +159,22 @@ for (const dtype of halfDtypes) {
         const [x, dY] = [draw(B, T, D), draw(B, T, D)];
         const parameters = { weight: draw(D, W), bias: draw(D) };
         for (const activation of ['none', 'silu'] as const) {
+          const cuSeqlens = B === 1 ? { cuSeqlens: Int32Array.of(0, T - 1, T - 1, T) } : {};
+          const options = { activation, ...cuSeqlens };
           await check(dtype, ofParameters, {
             op: 'shortConv',
             inputs: { x },
             parameters,
-            options: { activation },
-            expected: (seen) => ({ y: reference.shortConv(seen, { activation }).y }),
+            options,
+            expected: (seen) => ({ y: reference.shortConv(seen, options).y }),
           });
           await check(dtype, ofParameters, {
             op: 'shortConvBackward',
             inputs: { x, dY },
             parameters,
-            options: { activation },
+            options,
             expected: (seen) => {
-              const { dInitialState: _zeros, ...rest } = reference.shortConvBackward(seen, {
-                activation,
-              });
+              const { dInitialState: _zeros, ...rest } = reference.shortConvBackward(seen, options);
               return { ...rest };
             },
             limit: { other: 1e-6, dWeight: 3e-6, dBias: 1e-5 },
@@ -196,6 +218,23 @@ for (const dtype of halfDtypes) {
       }
     });
   }
+
+  test(`rope, ${dtype}`, async () => {
+    for (const [B, T, H, D] of [
+      [1, 3, 2, 6],
+      [2, 17, 3, 70],
+      [2, 0, 1, 8],
+    ]) {
+      const draw = normals(B + T + D);
+      const [x, dY] = [draw(B, T, H, D), draw(B, T, H, D)];
+      for (const options of [{}, { interleaved: true, rotaryDim: 4, offset: 9, scale: 1.5 }]) {
+        const run = (op: string, inputs: Case['inputs'], expected: Case['expected']) =>
+          check(dtype, dtype, { op, inputs, options, expected });
+        await run('rope', { x }, (seen) => ({ ...reference.rope(seen, options) }));
+        await run('ropeBackward', { dY }, (seen) => ({ ...reference.ropeBackward(seen, options) }));
+      }
+    }
+  });
 
   test(`swiglu, ${dtype}`, async () => {
     for (const shape of [[], [33], [7, 5, 3], [40, 1000], [0, 4]]) {

@@ -1,8 +1,10 @@
-/** rmsNorm and rmsNormGated against their float64 references. */
+/** rmsNorm, rmsNormGated in its four forms and l2norm against their float64 references. */
 import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
-import { rmsNormGatedSync, rmsNormSync } from '../../ts/index';
+import { l2normSync, rmsNormGatedSync, rmsNormSync } from '../../ts/index';
 import {
+  l2norm,
+  l2normBackward,
   rmsNorm,
   rmsNormBackward,
   rmsNormGated,
@@ -25,6 +27,13 @@ const SHAPES = [
   [0, 8],
 ];
 
+const FORMS = [
+  {},
+  { activation: 'sigmoid' },
+  { normBeforeGate: false },
+  { activation: 'sigmoid', normBeforeGate: false },
+] as const;
+
 for (const shape of SHAPES) {
   test(`x [${shape}]`, async () => {
     const D = shape[shape.length - 1];
@@ -44,13 +53,52 @@ for (const shape of SHAPES) {
           { ...inputs, dY },
           rmsNormBackward({ ...inputs, dY }, options),
         );
-        await check('rmsNormGated', gated, { y: rmsNormGated(gated, options) });
-        const expected = rmsNormGatedBackward({ ...gated, dY }, options);
-        await check('rmsNormGatedBackward', { ...gated, dY }, expected);
+        for (const form of FORMS) {
+          const all = { ...options, ...form };
+          const named = `${JSON.stringify(form)}, ${label}`;
+          const y = rmsNormGated(gated, all);
+          expectNear(named, await call('rmsNormGated', gated, all), { y }, 2e-6);
+          const grads = { ...rmsNormGatedBackward({ ...gated, dY }, all) };
+          const actual = await call('rmsNormGatedBackward', { ...gated, dY }, all);
+          expectNear(named, actual, grads, 2e-6);
+        }
+        if (weighted) continue;
+        await check('l2norm', { x }, { y: l2norm({ x }, options) });
+        await check('l2normBackward', { x, dY }, l2normBackward({ x, dY }, options));
       }
     }
   });
 }
+
+test('gates far from zero', async () => {
+  const x = normals(4)(6, 8);
+  const gate = { data: new Float32Array(48), shape: [6, 8] };
+  [-1e30, -200, -89, -30, 90, 1e30].forEach((value, row) => {
+    gate.data.fill(value, row * 8, row * 8 + 8);
+  });
+  const dY = normals(5)(6, 8);
+  // Gated first, 1e30 is as far as a product with x is finite in float32.
+  for (const form of FORMS) {
+    const y = rmsNormGated({ x, gate }, form);
+    expectNear('y', await call('rmsNormGated', { x, gate }, form), { y }, 2e-6);
+    const results = await call('rmsNormGatedBackward', { x, gate, dY }, form);
+    for (const [name, { data }] of Object.entries(results))
+      assert.ok(data.every(Number.isFinite), `${JSON.stringify(form)}: ${name}`);
+  }
+});
+
+test('l2norm of what is long, short or nothing', () => {
+  const x = { data: Float32Array.of(3e30, 4e30, 0, 0, 3e-30, 4e-30), shape: [3, 2] };
+  const { data } = l2normSync({ x }, { eps: 0 }).y;
+  const expected = [0.6, 0.8, Number.NaN, Number.NaN, 0.6, 0.8];
+  expected.forEach((value, i) => {
+    assert.ok(Object.is(data[i], value) || Math.abs(data[i] - value) < 1e-6, `${i}: ${data[i]}`);
+  });
+  assert.equal(
+    l2normSync({ x: { data: new Float32Array(4), shape: [4] } }).y.data,
+    new Float32Array(4),
+  );
+});
 
 test('NaN stays in its row', () => {
   const x = normals(1)(4, 50);
@@ -75,6 +123,18 @@ test('bad input', () => {
     /^\[rmsNormGated\] gate: expected the shape of x = \[2,3\], got \[3,2\]/,
   );
   fails(() => rmsNormSync({ x }, { eps: -1 }), /^\[rmsNorm\] eps: expected/);
+  fails(() => l2normSync({ x }, { eps: -1 }), /^\[l2norm\] eps: expected/);
+  fails(() => l2normSync({ x: draw(2, 0) }), /^\[l2norm\] x: expected shape \[\.\.\.,D\]/);
+  throwsWith(
+    () => rmsNormGatedSync({ x, gate: x }, { activation: 'relu' as any }),
+    RangeError,
+    /^\[rmsNormGated\] activation: expected/,
+  );
+  throwsWith(
+    () => rmsNormGatedSync({ x, gate: x }, { normBeforeGate: 1 as any }),
+    TypeError,
+    /^\[rmsNormGated\] normBeforeGate: expected true or false/,
+  );
   fails(
     () => rmsNormSync({ x: draw(2, 0) }),
     /^\[rmsNorm\] x: expected shape \[\.\.\.,D\] with D >= 1/,

@@ -2,6 +2,7 @@ import { test } from 'uvu';
 import * as assert from 'uvu/assert';
 import { binding } from '../../ts/binding';
 import * as rankone from '../../ts/index';
+import { collect, collected } from '../support/eventually';
 import { endOfAborted, problem, ramp, rejectsWith, sameBits, throwsWith } from './helpers';
 
 const { createState, gatedDeltaNet, gatedDeltaNetSync } = rankone;
@@ -182,16 +183,9 @@ test('an aborted call poisons the state until copyFrom', async () => {
 });
 
 test('memory of states and of saved is told to the garbage collector and given back', async () => {
-  const gc = (globalThis as any).gc as () => void;
   const external = () => binding.externalMemory();
-  const settle = async () => {
-    for (let i = 0; i < 4; i++) {
-      gc();
-      await new Promise((resolve) => setImmediate(resolve));
-    }
-  };
   const megabytes = 2 ** 20;
-  await settle();
+  await collect();
   const before = external();
   const state = createState({ batch: 16, valueHeads: 16, keyDim: 128, valueDim: 128 }); // 16 MiB
   assert.ok(external() - before >= 16 * megabytes);
@@ -200,11 +194,7 @@ test('memory of states and of saved is told to the garbage collector and given b
   for (let i = 0; i < 8; i++)
     createState({ batch: 16, valueHeads: 16, keyDim: 128, valueDim: 128 });
   gatedDeltaNetSync(problem(1, 512, 8, 64, 64), { saveForBackward: true });
-  await settle();
-  assert.ok(
-    external() - before < 2 * megabytes,
-    `${(external() - before) / megabytes} MiB are left`,
-  );
+  await collected(() => external() - before, 2 * megabytes, 'left');
 });
 
 test.run();

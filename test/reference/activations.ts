@@ -42,22 +42,22 @@ export function siluDerivative(x: number): number {
   return s * (1 + x * (1 - s));
 }
 
-export function l2norm(x: TensorLike): Tensor64 {
+export function l2norm(x: TensorLike, eps = L2_EPSILON): Tensor64 {
   const out = toFloat64(x);
   const width = x.shape[x.shape.length - 1];
   for (let row = 0; row < out.data.length; row += width) {
     const values = out.data.subarray(row, row + width);
-    const norm = Math.sqrt(values.reduce((sum, value) => sum + value * value, L2_EPSILON));
+    const norm = Math.sqrt(values.reduce((sum, value) => sum + value * value, eps));
     for (let i = 0; i < width; i++) values[i] /= norm;
   }
   return out;
 }
 
-export function l2normBackward(x: TensorLike, dy: TensorLike): Tensor64 {
+export function l2normBackward(x: TensorLike, dy: TensorLike, eps = L2_EPSILON): Tensor64 {
   const dx = zeros(x.shape);
   const width = x.shape[x.shape.length - 1];
   for (let row = 0; row < dx.data.length; row += width) {
-    let squares = L2_EPSILON;
+    let squares = eps;
     let projection = 0;
     for (let i = row; i < row + width; i++) {
       squares += x.data[i] * x.data[i];

@@ -11,12 +11,16 @@ import {
   crossEntropyBackward,
   embedding,
   embeddingBackward,
+  l2norm,
+  l2normBackward,
   matmul,
   matmulBackward,
   rmsNorm,
   rmsNormBackward,
   rmsNormGated,
   rmsNormGatedBackward,
+  rope,
+  ropeBackward,
   shortConv,
   shortConvBackward,
   swiglu,
@@ -137,6 +141,27 @@ for (const activation of ['none', 'silu'] as const) {
   }
 }
 
+layers('shortConv gradients, packed', () => {
+  const options = { activation: 'silu', cuSeqlens: [0, 1, 1, 6] } as const;
+  const inputs = {
+    x: normal(1, 6, 3),
+    weight: normal(3, 4),
+    bias: normal(3),
+    initialState: normal(3, 3, 3),
+    dY: normal(1, 6, 3),
+    dFinalState: normal(3, 3, 3),
+  };
+  const loss = (): number => {
+    const { y, finalState } = shortConv(inputs, options);
+    return dot(y, inputs.dY) + dot(finalState, inputs.dFinalState);
+  };
+  const grads = shortConvBackward(inputs, options);
+  checkGradient('x', loss, inputs.x, grads.dx);
+  checkGradient('weight', loss, inputs.weight, grads.dWeight);
+  checkGradient('bias', loss, inputs.bias, grads.dBias!);
+  checkGradient('initialState', loss, inputs.initialState, grads.dInitialState);
+});
+
 layers('rmsNorm by hand', () => {
   const y = rmsNorm({ x: of([1, 2], 1, 7), weight: of([2], 5, 10) }, { eps: 0 });
   assert.equal(y, of([1, 2], 1, 14));
@@ -169,6 +194,72 @@ for (const weighted of [true, false]) {
     });
   }
 }
+
+for (const activation of ['silu', 'sigmoid'] as const) {
+  for (const normBeforeGate of [true, false]) {
+    const label = `${activation}, norm ${normBeforeGate ? 'first' : 'last'}`;
+    layers(`rmsNormGated gradients, ${label}`, () => {
+      const inputs = {
+        x: normal(2, 3, 5),
+        gate: normal(2, 3, 5),
+        weight: normal(5),
+        dY: normal(2, 3, 5),
+      };
+      const options = { activation, normBeforeGate, eps: 0.1 };
+      const loss = (): number => dot(rmsNormGated(inputs, options), inputs.dY);
+      const grads = rmsNormGatedBackward(inputs, options);
+      checkGradient('x', loss, inputs.x, grads.dx);
+      checkGradient('gate', loss, inputs.gate, grads.dGate);
+      checkGradient('weight', loss, inputs.weight, grads.dWeight!);
+    });
+  }
+}
+
+layers('rmsNormGated by hand', () => {
+  const inputs = { x: of([1, 2], 2, 14), gate: of([1, 2], 0, 0), weight: of([2], 5, 10) };
+  const options = { eps: 0, activation: 'sigmoid' as const };
+  assert.equal(rmsNormGated(inputs, options), of([1, 2], 0.5, 7));
+  assert.equal(rmsNormGated(inputs, { ...options, normBeforeGate: false }), of([1, 2], 1, 14));
+});
+
+layers('l2norm', () => {
+  assert.equal(l2norm({ x: of([1, 2], 3, 4) }, { eps: 0 }), of([1, 2], 0.6, 0.8));
+  const inputs = { x: normal(2, 3, 5), dY: normal(2, 3, 5) };
+  for (const eps of [1e-6, 0.3]) {
+    const loss = (): number => dot(l2norm(inputs, { eps }), inputs.dY);
+    checkGradient('x', loss, inputs.x, l2normBackward(inputs, { eps }).dx);
+  }
+});
+
+layers('rope by hand', () => {
+  // A quarter turn per position, of the first pair; the second one is half as fast; the last two elements stay.
+  const inverseFrequencies = of([2], Math.PI / 2, Math.PI / 4);
+  const x = of([1, 1, 1, 6], 1, 2, 3, 4, 5, 6);
+  const positions = { data: [1], shape: [1] };
+  const near = (options: object, expected: number[]): void => {
+    const { y } = rope({ x, positions, inverseFrequencies }, { rotaryDim: 4, ...options });
+    expected.forEach((value, i) => {
+      assert.ok(Math.abs(y.data[i] - value) < 1e-12, `${i}: ${y.data[i]}`);
+    });
+  };
+  const root = Math.SQRT1_2;
+  near({}, [-3, root * (2 - 4), 1, root * (2 + 4), 5, 6]);
+  near({ interleaved: true }, [-2, 1, root * (3 - 4), root * (3 + 4), 5, 6]);
+  near({ interleaved: true, scale: 2 }, [-4, 2, 2 * root * -1, 2 * root * 7, 5, 6]);
+});
+
+layers('rope: products depend on distances only, and the gradient is the inverse', () => {
+  const [x, z] = [normal(1, 7, 2, 6), normal(1, 7, 2, 6)];
+  const product = (offset: number): number =>
+    dot(rope({ x }, { offset }).y, rope({ x: z }, { offset: offset + 3 }).y);
+  assert.ok(Math.abs(product(0) - product(1000)) < 1e-9);
+  const options = { interleaved: true, scale: 0.7, theta: 50, cuSeqlens: [0, 2, 2, 7] };
+  const loss = (): number => dot(rope({ x }, options).y, z);
+  checkGradient('x', loss, x, ropeBackward({ dY: z }, options).dx);
+  const packed = rope({ x }, options).y.data.slice(2 * 12, 4 * 12);
+  const alone = { data: x.data.slice(2 * 12, 4 * 12), shape: [1, 2, 2, 6] };
+  assert.equal(packed, rope({ x: alone }, { ...options, cuSeqlens: undefined }).y.data);
+});
 
 layers('swiglu', () => {
   const inputs = { a: normal(3, 4), b: normal(3, 4), dY: normal(3, 4) };

@@ -1,11 +1,11 @@
 /**
  * Root-mean-square norm over the last axis in float64:
- *   y = x / sqrt(mean x^2 + eps) * weight, and gated: y * silu(gate).
+ *   y = x / sqrt(mean x^2 + eps) * weight, and gated: y * act(gate), or x * act(gate) in place of x.
  */
 
 import type { Tensor64, TensorLike } from '../support/tensor.ts';
 import { expectShape, toFloat64, zeros } from '../support/tensor.ts';
-import { silu, siluDerivative } from './activations.ts';
+import { sigmoid, silu, siluDerivative } from './activations.ts';
 
 export interface RmsNormInputs {
   x: TensorLike; // [...,D]
@@ -19,6 +19,12 @@ export interface RmsNormGatedInputs extends RmsNormInputs {
 export interface RmsNormOptions {
   /** Default 1e-6. */
   eps?: number;
+}
+
+export interface RmsNormGatedOptions extends RmsNormOptions {
+  activation?: 'silu' | 'sigmoid';
+  /** Default true. */
+  normBeforeGate?: boolean;
 }
 
 export interface RmsNormGradients {
@@ -64,26 +70,52 @@ export function rmsNormBackward(
   return grads;
 }
 
-export function rmsNormGated(inputs: RmsNormGatedInputs, options: RmsNormOptions = {}): Tensor64 {
-  expectShape('gate', inputs.gate, inputs.x.shape);
-  const y = rmsNorm(inputs, options);
-  for (let i = 0; i < y.data.length; i++) y.data[i] *= silu(inputs.gate.data[i]);
-  return y;
+export function rmsNormGated(
+  inputs: RmsNormGatedInputs,
+  options: RmsNormGatedOptions = {},
+): Tensor64 {
+  const { x, gate } = inputs;
+  const { value } = activationOf(options);
+  if (options.normBeforeGate === false)
+    return rmsNorm({ ...inputs, x: gated(x, gate, value) }, options);
+  return gated(rmsNorm(inputs, options), gate, value);
 }
 
 export function rmsNormGatedBackward(
   inputs: RmsNormGatedInputs & { dY: TensorLike },
-  options: RmsNormOptions = {},
+  options: RmsNormGatedOptions = {},
 ): RmsNormGradients & { dGate: Tensor64 } {
   const { x, gate, dY } = inputs;
-  const norm = rmsNorm(inputs, options);
-  const dNorm = zeros(x.shape);
-  const dGate = zeros(x.shape);
-  for (let i = 0; i < dNorm.data.length; i++) {
-    dNorm.data[i] = dY.data[i] * silu(gate.data[i]);
-    dGate.data[i] = dY.data[i] * norm.data[i] * siluDerivative(gate.data[i]);
+  const { value, slope } = activationOf(options);
+  if (options.normBeforeGate === false) {
+    const grads = rmsNormBackward({ ...inputs, x: gated(x, gate, value) }, options);
+    const dGate = gated(
+      gated(grads.dx, x, (other) => other),
+      gate,
+      slope,
+    );
+    return { ...grads, dx: gated(grads.dx, gate, value), dGate };
   }
+  const dNorm = gated(dY, gate, value);
+  const dGate = gated(
+    gated(dY, rmsNorm(inputs, options), (other) => other),
+    gate,
+    slope,
+  );
   return { ...rmsNormBackward({ ...inputs, dY: dNorm }, options), dGate };
+}
+
+function activationOf({ activation = 'silu' }: RmsNormGatedOptions) {
+  if (activation === 'silu') return { value: silu, slope: siluDerivative };
+  return { value: sigmoid, slope: (x: number) => sigmoid(x) * sigmoid(-x) };
+}
+
+/** x * f(gate) */
+function gated(x: TensorLike, gate: TensorLike, f: (gate: number) => number): Tensor64 {
+  expectShape('gate', gate, x.shape);
+  const y = toFloat64(x);
+  for (let i = 0; i < y.data.length; i++) y.data[i] *= f(gate.data[i]);
+  return y;
 }
 
 function inverseRms(x: TensorLike, row: number, D: number, eps: number): number {

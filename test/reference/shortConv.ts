@@ -2,7 +2,7 @@
  * Causal depthwise convolution in float64:
  *   y[t,d] = act(bias[d] + sum_w weight[d,w] x[t - (W-1) + w, d]),
  * so that weight[d,W-1] meets the current token. Inputs before t = 0 come from initialState, whose
- * columns are the W-1 latest inputs, oldest first; finalState continues it.
+ * columns are the W-1 latest inputs, oldest first; finalState continues it. Packed sequences are calls of their own.
  */
 
 import type { Tensor64, TensorLike } from '../support/tensor.ts';
@@ -13,16 +13,17 @@ export interface ShortConvInputs {
   x: TensorLike; // [B,T,D]
   weight: TensorLike; // [D,W]
   bias?: TensorLike; // [D]
-  initialState?: TensorLike; // [B,D,W-1]
+  initialState?: TensorLike; // [N,D,W-1]
 }
 
 export interface ShortConvGradientInputs extends ShortConvInputs {
   dY: TensorLike; // [B,T,D]
-  dFinalState?: TensorLike; // [B,D,W-1]
+  dFinalState?: TensorLike; // [N,D,W-1]
 }
 
 export interface ShortConvOptions {
   activation?: 'none' | 'silu';
+  cuSeqlens?: ArrayLike<number | bigint>;
 }
 
 export interface ShortConvGradients {
@@ -34,8 +35,21 @@ export interface ShortConvGradients {
 
 export function shortConv(
   inputs: ShortConvInputs,
-  { activation = 'none' }: ShortConvOptions = {},
+  { activation = 'none', cuSeqlens }: ShortConvOptions = {},
 ): { y: Tensor64; finalState: Tensor64 } {
+  if (cuSeqlens) {
+    const parts = sequences(inputs, cuSeqlens).map((one) => shortConv(one, { activation }));
+    return {
+      y: joined(
+        parts.map((p) => p.y),
+        1,
+      ),
+      finalState: joined(
+        parts.map((p) => p.finalState),
+        0,
+      ),
+    };
+  }
   const { B, T, D, W } = sizes(inputs);
   const y = zeros([B, T, D]);
   const finalState = zeros([B, D, W - 1]);
@@ -51,8 +65,23 @@ export function shortConv(
 
 export function shortConvBackward(
   inputs: ShortConvGradientInputs,
-  { activation = 'none' }: ShortConvOptions = {},
+  { activation = 'none', cuSeqlens }: ShortConvOptions = {},
 ): ShortConvGradients {
+  if (cuSeqlens) {
+    const parts = sequences(inputs, cuSeqlens).map((one) => shortConvBackward(one, { activation }));
+    return {
+      dx: joined(
+        parts.map((p) => p.dx),
+        1,
+      ),
+      dWeight: total(parts.map((p) => p.dWeight)),
+      ...(inputs.bias && { dBias: total(parts.map((p) => p.dBias!)) }),
+      dInitialState: joined(
+        parts.map((p) => p.dInitialState),
+        0,
+      ),
+    };
+  }
   const { weight, bias, dY, dFinalState } = inputs;
   const { B, T, D, W } = sizes(inputs);
   const grads: ShortConvGradients = {
@@ -78,6 +107,45 @@ export function shortConvBackward(
     for (let t = 0; t < T; t++) grads.dx.data[(b * T + t) * D + d] = dLine[W - 1 + t];
   });
   return grads;
+}
+
+/** The inputs of each packed sequence. */
+function sequences<I extends ShortConvInputs & Partial<ShortConvGradientInputs>>(
+  inputs: I,
+  cuSeqlens: ArrayLike<number | bigint>,
+): I[] {
+  const D = inputs.x.shape[2];
+  const at = Array.from(cuSeqlens, Number);
+  return at.slice(1).map((end, n) => {
+    const tokens = (of: TensorLike): TensorLike => ({
+      data: Array.from(of.data).slice(at[n] * D, end * D),
+      shape: [1, end - at[n], D],
+    });
+    const state = (of: TensorLike): TensorLike => {
+      const size = D * of.shape[2];
+      const data = Array.from(of.data).slice(n * size, (n + 1) * size);
+      return { data, shape: [1, D, of.shape[2]] };
+    };
+    const { x, dY, initialState, dFinalState } = inputs;
+    return {
+      ...inputs,
+      x: tokens(x),
+      ...(dY && { dY: tokens(dY) }),
+      ...(initialState && { initialState: state(initialState) }),
+      ...(dFinalState && { dFinalState: state(dFinalState) }),
+    };
+  });
+}
+
+function joined(parts: Tensor64[], axis: number): Tensor64 {
+  const shape = [...parts[0].shape];
+  shape[axis] = parts.reduce((sum, p) => sum + p.shape[axis], 0);
+  return { data: Float64Array.from(parts.flatMap((p) => [...p.data])), shape };
+}
+
+function total(parts: Tensor64[]): Tensor64 {
+  const data = parts[0].data.map((_, i) => parts.reduce((sum, p) => sum + p.data[i], 0));
+  return { data, shape: parts[0].shape };
 }
 
 function sizes(inputs: ShortConvInputs): { B: number; T: number; D: number; W: number } {

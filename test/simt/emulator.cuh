@@ -23,6 +23,7 @@
 #define SIMT_UNROLL
 #define SIMT_NOUNROLL
 #define SIMT_CONSTANT static const
+#define SIMT_HAS_SM90A 1
 #define SIMT_SITE const ::simt::emulator::Site site = {__builtin_FILE(), __builtin_LINE()}
 
 struct dim3 {
@@ -331,6 +332,8 @@ inline const char* statusText(Status status) {
   }
   return "unknown error";
 }
+
+inline int most_threads(const void*) { return 1024; }
 
 template <class... Parameters, class... Arguments>
 Status launch_as(Launch how, void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t sharedBytes, Stream,

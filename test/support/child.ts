@@ -42,7 +42,7 @@ export function runProgram({ main, worker = '', code = 0, flags = [] }: Program)
     {
       cwd: root,
       encoding: 'utf8',
-      timeout: 120_000,
+      timeout: 300_000,
       env: { ...process.env, SOURCE: source, RANKONE_DIST: path.join(root, 'dist/index.js') },
     },
   );

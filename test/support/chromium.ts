@@ -21,9 +21,13 @@ export const withoutChromium = !chromium && process.env.RANKONE_REQUIRE_CHROMIUM
 export const WHY =
   'no chromium (apt-get install chromium, or RANKONE_CHROMIUM=path); RANKONE_REQUIRE_CHROMIUM=1 makes that a failure';
 
+/** Milliseconds that it may take for anything, on a machine that has other work. */
+export const LIMIT = 600_000;
+
 export async function openBrowser(): Promise<Browser> {
   if (!chromium) throw new Error(WHY);
   const { launch } = await import('puppeteer-core');
   // A sandbox of its own is not to be had as root; the pages are our own.
-  return launch({ executablePath: chromium, args: ['--no-sandbox', '--disable-gpu'] });
+  const args = ['--no-sandbox', '--disable-gpu'];
+  return launch({ executablePath: chromium, args, timeout: LIMIT, protocolTimeout: LIMIT });
 }

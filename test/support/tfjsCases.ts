@@ -339,6 +339,46 @@ function layerCases(): Case[] {
       gradients: { x: d.dx, gate: d.dGate, ...(weight && { weight: d.dWeight }) },
     });
   }
+  for (const form of [
+    { activation: 'sigmoid' },
+    { activation: 'silu', normBeforeGate: false },
+  ] as const) {
+    const inputs = { x: draw(3, 8), gate: draw(3, 8) };
+    const dY = draw(3, 8);
+    const d = layers.rmsNormGatedBackward({ ...inputs, dY }, form);
+    cases.push({
+      op: 'rmsNormGated',
+      inputs,
+      options: form,
+      cotangents: { y: dY },
+      outputs: { y: layers.rmsNormGated(inputs, form) },
+      gradients: { x: d.dx, gate: d.dGate },
+    });
+  }
+  {
+    const [x, dY] = [draw(4, 6), draw(4, 6)];
+    cases.push({
+      op: 'l2norm',
+      inputs: { x },
+      cotangents: { y: dY },
+      outputs: { y: layers.l2norm({ x }) },
+      gradients: { x: layers.l2normBackward({ x, dY }).dx },
+    });
+  }
+  for (const given of [false, true]) {
+    const [x, dY] = [draw(2, 3, 2, 8), draw(2, 3, 2, 8)];
+    const angles = { positions: indices(17, 50, 3), inverseFrequencies: draw(3) };
+    const options = { rotaryDim: 6, interleaved: given };
+    const of = given ? angles : {};
+    cases.push({
+      op: 'rope',
+      inputs: { x, ...of },
+      options,
+      cotangents: { y: dY },
+      outputs: { ...layers.rope({ x, ...of }, options) },
+      gradients: { x: layers.ropeBackward({ dY, ...of }, options).dx },
+    });
+  }
   {
     const [gate, up, dY] = [draw(4, 6), draw(4, 6), draw(4, 6)];
     const { da, db } = layers.swigluBackward({ a: gate, b: up, dY });

@@ -136,6 +136,20 @@ function layerDtypes(): void {
   same<'bf16'>(rankone.embeddingSync({ ids, weight: b }).y.dtype);
   same<ResultTensor>(rankone.crossEntropySync({ logits: h, targets: ids }).loss);
   const conv = rankone.shortConvSync({ x: b, weight: t, bias: b, initialState: t });
+  rankone.shortConvSync(
+    {
+      x: b,
+      weight: t,
+      state: rankone.createState({ batch: 1, valueHeads: 1, keyDim: 1, valueDim: 3 }),
+    },
+    { stateIndices: new Int32Array(1), cuSeqlens: new BigInt64Array(2) },
+  );
+  same<'bf16'>(rankone.l2normSync({ x: b }).y.dtype);
+  same<ResultTensor>(rankone.l2normBackwardSync({ x: b, dY: b }).dx);
+  rankone.rmsNormGatedSync({ x: t, gate: t }, { activation: 'sigmoid', normBeforeGate: false });
+  same<'f16'>(rankone.ropeSync({ x: h, positions: ids, inverseFrequencies: t }).y.dtype);
+  same<'f16'>(rankone.ropeBackwardSync({ dY: h }, { theta: 5, gradDtype: 'input' }).dx.dtype);
+  rankone.ropeInPlaceSync({ q: b, k: b }, { offset: 4, interleaved: true, rotaryDim: 8 });
   same<HalfTensor<'bf16'>>(conv.y);
   same<ResultTensor | undefined>(conv.finalState);
   same<'f16'>(rankone.matmulSync({ a: h, b: h, bias: t }, { compute: 'bf16' }).y.dtype);
@@ -152,6 +166,14 @@ function layerDtypes(): void {
   rankone.matmulSync({ a: h, b: t });
   // @ts-expect-error the carried inputs are float32
   rankone.shortConvSync({ x: b, weight: b, initialState: b });
+  // @ts-expect-error a backward takes no state
+  rankone.shortConvBackwardSync({ x: t, weight: t, dY: t, state: undefined as any });
+  // @ts-expect-error k has the dtype of q
+  rankone.ropeInPlaceSync({ q: b, k: t });
+  // @ts-expect-error frequencies are float32
+  rankone.ropeSync({ x: b, inverseFrequencies: b });
+  // @ts-expect-error not an activation
+  rankone.rmsNormGatedSync({ x: t, gate: t }, { activation: 'relu' });
   // @ts-expect-error not a precision
   rankone.matmulSync({ a: t, b: t }, { compute: 'f16' });
   // @ts-expect-error parameters are float32

@@ -122,7 +122,7 @@ function prepareLayer({ op, pass, shape, dtype }: Case): Prepared {
   const taken = backward ? { ...without(inputs, op.forwardOnly ?? []), ...gradients } : inputs;
   const given = encode({ op, dtype }, taken) as Tensors;
   const call = operationNamed(`${op.call}${backward ? 'Backward' : ''}Sync`);
-  const options = { ...op.options, ...(backward && op.backwardOptions?.(shape, inputs)) };
+  const options = { ...optionsOf(op, all), ...(backward && op.backwardOptions?.(shape, inputs)) };
   const out = call(given, options);
   const traffic = layerTraffic(op, shape, given, out);
   const into = op.updated ? options : { ...options, out };

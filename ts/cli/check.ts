@@ -170,7 +170,7 @@ function plainForward(problem: Problem): Results {
   for (const name of op.updated ?? []) {
     given[name] = { ...inputs[name], data: inputs[name].data.slice() } as Tensor32;
   }
-  const results = called(problem, 'Sync', given, op.options);
+  const results = called(problem, 'Sync', given, optionsOf(op, inputs));
   return op.updated ? given : results;
 }
 

@@ -83,10 +83,12 @@ export class AdapterBank implements Disposable {
     return new AdapterBank(OWN, handle, inFeatures, outFeatures, device);
   }
 
+  /** Columns of the layer that the adapters are for. */
   get inFeatures(): number {
     return this.#inFeatures;
   }
 
+  /** Rows of the layer that the adapters are for. */
   get outFeatures(): number {
     return this.#outFeatures;
   }

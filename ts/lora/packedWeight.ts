@@ -67,6 +67,7 @@ export class PackedWeight implements Disposable {
     return this.#inFeatures;
   }
 
+  /** How its elements are stored. */
   get format(): WeightFormat {
     return this.#format;
   }

@@ -20,11 +20,18 @@ export interface RmsNormGatedInputs {
   weight?: Tensor;
 }
 
-/** Options of {@link rmsNormGated}. */
-export interface RmsNormGatedOptions extends CallOptions<'y'> {
+/** Which gated norm it is. */
+export interface GatedNormOptions {
   /** Added to the mean square; default 1e-6. */
   eps?: number;
+  /** What the gate goes through; default `'silu'`, which is also called swish. */
+  activation?: 'silu' | 'sigmoid';
+  /** Default true: the norm, then the gate. false: the norm of what has been gated, as in Mamba-2. */
+  normBeforeGate?: boolean;
 }
+
+/** Options of {@link rmsNormGated}. */
+export interface RmsNormGatedOptions extends GatedNormOptions, CallOptions<'y'> {}
 
 /** What {@link rmsNormGated} returns. */
 export interface RmsNormGatedResult {
@@ -40,11 +47,9 @@ export interface RmsNormGatedBackwardInputs extends RmsNormGatedInputs {
 
 /** Options of {@link rmsNormGatedBackward}. */
 export interface RmsNormGatedBackwardOptions
-  extends GradientOption,
-    CallOptions<'dx' | 'dGate' | 'dWeight'> {
-  /** Added to the mean square; default 1e-6. */
-  eps?: number;
-}
+  extends GatedNormOptions,
+    GradientOption,
+    CallOptions<'dx' | 'dGate' | 'dWeight'> {}
 
 /** What {@link rmsNormGatedBackward} returns. */
 export interface RmsNormGatedBackwardResult {
@@ -57,11 +62,18 @@ export interface RmsNormGatedBackwardResult {
 }
 
 /**
- * {@link rmsNorm} times a swish gate, over the last dimension, computed in float32:
- * `y = x / sqrt(mean(x^2) + eps) * weight * gate * sigmoid(gate)`. The output norm of Gated DeltaNet. gate and y
- * have the dtype of x; weight has it too or is float32.
+ * {@link rmsNorm} and a gate, over the last dimension, computed in float32:
+ *
+ *     y = rmsNorm(x) * weight * act(gate)            normBeforeGate, the default
+ *     y = rmsNorm(x * act(gate)) * weight            normBeforeGate: false
+ *
+ * with `rmsNorm(x) = x / sqrt(mean(x^2) + eps)` and `act(gate)` = gate * sigmoid(gate) or, with `activation: 'sigmoid'`,
+ * sigmoid(gate). The output norm of Gated DeltaNet (the default), of Kimi Delta Attention (sigmoid) and of Mamba-2 (norm
+ * after the gate). gate and y have the dtype of x; weight has it too or is float32.
  *
  * @throws (rejects) TypeError for a wrong type, dtype, missing argument or unknown key; RangeError for a wrong shape or value
+ * @see Yang et al., Gated Delta Networks, 2024 (arXiv:2412.06464); Dao and Gu, Transformers are SSMs, 2024
+ * (arXiv:2405.21060); Kimi Team, Kimi Linear, 2025 (arXiv:2510.26692)
  */
 export const rmsNormGated: AsyncLayer<
   Dtypes,

@@ -52,10 +52,9 @@ Status launch(const LaunchConfig& config, void (*body)(const void*), const void*
 
   const int workers = hostThreads(launch);
   launch.residentBlocks = std::max(1u, (resident + workers - 1) / workers);
-  launch.workers = workers;
   nextEpoch();
   forgetCounters();
-  std::vector<std::unique_ptr<Worker>> all;
+  std::vector<std::unique_ptr<Worker>>& all = launch.workers;
   for (int i = 0; i < workers; ++i) all.push_back(std::make_unique<Worker>(launch, i));
   std::vector<std::thread> others;
   for (int i = 1; i < workers; ++i) others.emplace_back([&, i] { all[i]->run(); });

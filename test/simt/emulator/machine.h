@@ -196,7 +196,7 @@ struct Launched {
   uint32_t blocks, residentBlocks;
   std::atomic<uint32_t> nextBlock{0};
   std::atomic<uint64_t> progress{0};  // of blocks, as others may see it
-  std::atomic<int> workers{0}, idleWorkers{0};
+  std::vector<std::unique_ptr<Worker>> workers;
   std::atomic<bool> aborted{false}, deadlocked{false};
 };
 
@@ -221,6 +221,8 @@ struct Worker {
   std::string stuck;      // its part of the report of a deadlock
 
  private:
+  static constexpr uint64_t BUSY = ~uint64_t{0}, ENDED = BUSY - 1;
+
   bool startBlock();
   void endBlock(Block&);
   Thread* next();
@@ -234,8 +236,8 @@ struct Worker {
   size_t first_ = 0, count_ = 0;
   uint32_t random_ = 0;
   int idleRounds_ = 0;
-  bool idle_ = false;
   uint64_t seenProgress_ = 0, seenActivity_ = 0;
+  std::atomic<uint64_t> idleAt_{BUSY};  // the launch's progress at which nobody here could go on
   std::vector<Block*> resident_;
   std::vector<std::unique_ptr<Block>> blocks_, spare_;
   Block* ended_ = nullptr;

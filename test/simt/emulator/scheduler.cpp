@@ -16,7 +16,7 @@ __thread const Indices* indices;
 
 namespace {
 
-// Polls without progress anywhere, after which sleepers count as stuck.
+// Polls without progress anywhere, after which sleepers count as stuck: one that looks for nothing may sleep so often.
 constexpr int PATIENCE = 10000;
 
 void enter() {
@@ -161,7 +161,8 @@ void Worker::endBlock(Block& block) {
   launch.progress.fetch_add(1);
 }
 
-// Lets the sleepers look again. False where nobody in the whole launch can go on.
+// Lets the sleepers look again. False where nobody in the whole launch can go on: every worker has found that out at
+// the same progress of the launch, however long the system lets one of them wait for a processor.
 bool Worker::poll() {
   const uint64_t progress = launch.progress.load();
   const bool moved = progress != seenProgress_ || activity != seenActivity_;
@@ -169,11 +170,12 @@ bool Worker::poll() {
   seenActivity_ = activity;
   idleRounds_ = moved ? 0 : idleRounds_ + 1;
   const bool idle = idleRounds_ > PATIENCE;
-  if (idle != idle_) {
-    idle_ = idle;
-    launch.idleWorkers.fetch_add(idle ? 1 : -1);
-  }
-  if (idleRounds_ > 2 * PATIENCE && launch.idleWorkers.load() == launch.workers.load()) return false;
+  idleAt_ = idle ? progress : BUSY;
+  if (idle && std::all_of(launch.workers.begin(), launch.workers.end(), [&](const auto& worker) {
+        const uint64_t at = worker->idleAt_;
+        return at == progress || at == ENDED;
+      }))
+    return false;
   if (idleRounds_ > 0) sched_yield();
   std::vector<Thread*> awake;
   awake.swap(sleeping);
@@ -203,8 +205,7 @@ void Worker::run() {
     launch.aborted = true;
   }
   if (launch.deadlocked) describeDeadlock();
-  if (idle_) launch.idleWorkers.fetch_sub(1);
-  launch.workers.fetch_sub(1);
+  idleAt_ = ENDED;
   indices = nullptr;
 }
 

@@ -1,16 +1,20 @@
 import { nearest } from '../../errors';
 import { UsageError } from '../errors';
 import type { Operation } from '../operation';
+import { attentions } from './attention';
 import { companions } from './companions';
 import { layers } from './layers';
 import { loras } from './lora';
 import { cells, presets, variants } from './recurrence';
+import { scans } from './scans';
 
 export const operations: readonly Operation[] = [
   ...cells,
   ...variants,
   ...presets,
+  ...scans,
   ...layers,
+  ...attentions,
   ...companions,
   ...loras,
 ];

@@ -21,12 +21,13 @@ export interface Definition {
   rounded?: readonly string[];
   /** Relative error over a whole result, in float32. */
   limits: { other: number; [result: string]: number };
-  /** `dY`, or one of `dSum` and `dDelta`, is the gradient of the result. */
+  /** `dY`, or one of `dO`, `dSum` and `dDelta`, is the gradient of the result. */
   draw: (shape: Shape, make: Maker) => Tensors;
   forward: (inputs: any) => References;
   backward?: (inputs: any) => object;
   flops: (pass: Pass, shape: Shape) => number;
   readShare?: Operation['readShare'];
+  tokenHeads?: Operation['tokenHeads'];
   tokens: string;
   usual: Shape;
 }
@@ -48,7 +49,7 @@ export interface Maker {
   indices: (bound: number, ...shape: number[]) => Indices;
 }
 
-const GRADIENTS = ['dY', 'dSum', 'dDelta'];
+const GRADIENTS = ['dY', 'dO', 'dSum', 'dDelta'];
 
 export function operation(definition: Definition): Operation {
   const { name, limits, draw, backward, rounded: narrow = ['y'], ...rest } = definition;
@@ -155,22 +156,96 @@ const rmsNorm = operation({
   ...rowsOf,
 });
 
-const rmsNormGated = operation({
+const gatedNorm = {
   name: 'rmsNormGated',
   shapes: rows,
   limits: { other: 2e-6 },
-  draw: ({ rows, D }, { normals }) => ({
+  draw: ({ rows, D }: Shape, { normals }: Maker) => ({
     x: normals(rows, D),
     gate: normals(rows, D),
     weight: normals(D),
     dY: normals(rows, D),
   }),
-  forward: (inputs) => ({ y: reference.rmsNormGated(inputs) }),
+  forward: (inputs: any) => ({ y: reference.rmsNormGated(inputs) }),
   backward: reference.rmsNormGatedBackward,
   // silu (exp, add, divide) and a product more; backward: sigmoid, silu, dNorm, the norm (2), the derivative (4), dGate (2)
   flops: perElement(8, 24, ofRows),
   ...rowsOf,
+} satisfies Definition;
+
+const rmsNormGated = operation(gatedNorm);
+
+/** Its other forms: a sigmoid in place of silu, and the norm of what has been gated. */
+const gatedForms = (
+  [
+    ['sigmoid', { activation: 'sigmoid' }],
+    ['after', { normBeforeGate: false }],
+    ['sigmoid/after', { activation: 'sigmoid', normBeforeGate: false }],
+  ] as const
+).map(([form, options]) => ({
+  ...operation({
+    ...gatedNorm,
+    options,
+    forward: (inputs) => ({ y: reference.rmsNormGated(inputs, options) }),
+    backward: (inputs) => reference.rmsNormGatedBackward(inputs, options),
+    // The product with x that makes silu of a sigmoid is there or not, forward and in the derivative (3).
+    flops: 'activation' in options ? perElement(7, 20, ofRows) : gatedNorm.flops,
+  }),
+  name: `${form}/rmsNormGated`,
+}));
+
+const l2norm = operation({
+  name: 'l2norm',
+  shapes: rows,
+  limits: { other: 2e-6 },
+  draw: ({ rows, D }, { normals }) => ({ x: normals(rows, D), dY: normals(rows, D) }),
+  forward: (inputs) => ({ y: reference.l2norm(inputs) }),
+  backward: reference.l2normBackward,
+  // Squares and their sum, times the factor; backward: those again, a sum of products, dx (3)
+  flops: perElement(3, 8, ofRows),
+  tokens: 'rows',
+  usual: { rows: 8192, D: 128 },
 });
+
+const rotary = {
+  name: 'rope',
+  shapes: [
+    { B: 2, T: 9, H: 3, D: 34 },
+    { B: 1, T: 130, H: 2, D: 128 },
+  ],
+  limits: { other: 2e-6 },
+  draw: ({ B, T, H, D }: Shape, { normals }: Maker) => ({
+    x: normals(B, T, H, D),
+    dY: normals(B, T, H, D),
+  }),
+  forwardOnly: ['x'],
+  forward: (inputs: any) => ({ y: reference.rope(inputs).y }),
+  backward: ({ dY }: any) => reference.ropeBackward({ dY }),
+  // Two products and a sum each way; angles do not count, of which a token's heads share one set.
+  flops: perElement(3, 3, ({ B, T, H, D }: Shape) => B * T * H * D),
+  tokens: 'T',
+  usual: { B: 1, T: 512, H: 16, D: 128 },
+} satisfies Definition;
+
+const rope: Operation = {
+  ...operation(rotary),
+  objection: ({ D }) => (D % 2 || D === 0 ? `D of rope: an even number, got ${D}` : undefined),
+};
+
+/** Of a part of the elements, in pairs of neighbours. */
+const partialRope = { interleaved: true, rotaryDim: 8, offset: 1000, scale: 1.5 };
+const ropePartial: Operation = {
+  ...operation({
+    ...rotary,
+    options: partialRope,
+    forward: (inputs) => ({ y: reference.rope(inputs, partialRope).y }),
+    backward: ({ dY }) => reference.ropeBackward({ dY }, partialRope),
+    flops: perElement(3, 3, ({ B, T, H }) => B * T * H * partialRope.rotaryDim),
+  }),
+  name: 'partial/rope',
+  objection: ({ D }) =>
+    D < partialRope.rotaryDim ? `D of partial/rope: 8 or more, got ${D}` : undefined,
+};
 
 const swiglu = operation({
   name: 'swiglu',
@@ -191,7 +266,7 @@ const swiglu = operation({
   ...rowsOf,
 });
 
-const shortConv = operation({
+const convolution = {
   name: 'shortConv',
   shapes: [
     { B: 2, T: 17, D: 33, W: 4 },
@@ -200,20 +275,51 @@ const shortConv = operation({
   options: { activation: 'silu' },
   float32: ['initialState'],
   limits: { other: 1e-6, dWeight: 3e-6, dBias: 1e-5 },
-  draw: ({ B, T, D, W }, { normals }) => ({
+  draw: ({ B, T, D, W }: Shape, { normals }: Maker) => ({
     x: normals(B, T, D),
     weight: normals(D, W),
     bias: normals(D),
     initialState: normals(B, D, W - 1),
     dY: normals(B, T, D),
   }),
-  forward: (inputs) => ({ y: reference.shortConv(inputs, { activation: 'silu' }).y }),
-  backward: (inputs) => reference.shortConvBackward(inputs, { activation: 'silu' }),
+  forward: (inputs: any) => ({ y: reference.shortConv(inputs, { activation: 'silu' }).y }),
+  backward: (inputs: any) => reference.shortConvBackward(inputs, { activation: 'silu' }),
   // W products and sums, the bias, silu; backward: the sum again, silu's derivative (8), dx, dWeight, dBias
-  flops: (pass, { B, T, D, W }) => (pass === 'backward' ? 6 * W + 10 : 2 * W + 4) * B * T * D,
+  flops: (pass: Pass, { B, T, D, W }: Shape) =>
+    (pass === 'backward' ? 6 * W + 10 : 2 * W + 4) * B * T * D,
   tokens: 'T',
   usual: { B: 1, T: 512, D: 1024, W: 4 },
-});
+} satisfies Definition;
+
+const shortConv = operation(convolution);
+
+/** Packed sequences, empty ones among them: the lengths are eighths of T. */
+const cuSeqlensOf = (T: number) => Int32Array.of(0, 0, T >> 3, T >> 3, T >> 1, T);
+const packedConvolution: Operation = {
+  ...operation({
+    ...convolution,
+    shapes: [
+      { B: 1, T: 17, D: 33, W: 4 },
+      { B: 1, T: 330, D: 100, W: 3 },
+    ],
+    draw: (shape, make) => ({
+      ...convolution.draw(shape, make),
+      initialState: make.normals(5, shape.D, shape.W - 1),
+      cuSeqlens: { data: cuSeqlensOf(shape.T), shape: [6] },
+    }),
+    forward: ({ cuSeqlens, ...inputs }) => ({
+      y: reference.shortConv(inputs, { activation: 'silu', cuSeqlens: cuSeqlens.data }).y,
+    }),
+    backward: ({ cuSeqlens, ...inputs }) =>
+      reference.shortConvBackward(inputs, { activation: 'silu', cuSeqlens: cuSeqlens.data }),
+  }),
+  name: 'packed/shortConv',
+  nested: {
+    names: ['cuSeqlens'],
+    options: ({ cuSeqlens }) => ({ cuSeqlens: cuSeqlens.data }),
+  },
+  objection: ({ B }) => (B === 1 ? undefined : `packed sequences have B = 1, got ${B}`),
+};
 
 const embedding = operation({
   name: 'embedding',
@@ -284,8 +390,13 @@ export const layers: readonly Operation[] = [
   matmul,
   rmsNorm,
   rmsNormGated,
+  ...gatedForms,
+  l2norm,
+  rope,
+  ropePartial,
   swiglu,
   shortConv,
+  packedConvolution,
   embedding,
   crossEntropy,
   adamW,

@@ -14,6 +14,8 @@ export interface Command {
   env?: NodeJS.ProcessEnv;
   /** Milliseconds that a request may take; default ten minutes. */
   limit?: number;
+  /** Milliseconds that it may take to end when it is told to; default two seconds. */
+  patience?: number;
 }
 
 export interface Hello {
@@ -43,6 +45,7 @@ export class Server implements PeerCase {
   private readonly child: ChildProcessByStdio<Writable, Readable, Readable>;
   private readonly name: string;
   private readonly limit: number;
+  private readonly patience: number;
   private readonly ended: Promise<void>;
   private chunks: Buffer[] = [];
   private said = '';
@@ -50,9 +53,17 @@ export class Server implements PeerCase {
   private wake = (): void => {};
   private threads = 1;
 
-  constructor({ name, file, args, env = process.env, limit = LIMIT }: Command) {
+  constructor({
+    name,
+    file,
+    args,
+    env = process.env,
+    limit = LIMIT,
+    patience = PATIENCE,
+  }: Command) {
     this.name = name;
     this.limit = limit;
+    this.patience = patience;
     this.child = spawn(file, args, { env, stdio: ['pipe', 'pipe', 'pipe'] });
     const { stdin, stdout, stderr } = this.child;
     stdout.on('data', (chunk: Buffer) => {
@@ -112,7 +123,7 @@ export class Server implements PeerCase {
   async close(): Promise<void> {
     this.child.ref();
     this.child.stdin.end();
-    const kill = setTimeout(() => this.child.kill('SIGKILL'), PATIENCE);
+    const kill = setTimeout(() => this.child.kill('SIGKILL'), this.patience);
     await this.ended;
     clearTimeout(kill);
   }

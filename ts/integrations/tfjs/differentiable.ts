@@ -13,6 +13,8 @@ type Native = (inputs: object, options: object) => Record<string, unknown>;
 export interface Rules {
   /** Inputs of int32, which have no gradient. */
   indices?: readonly string[];
+  /** Inputs of float32 that are taken as constants. */
+  fixed?: readonly string[];
   /** Inputs that the backward does not take. */
   forwardOnly?: readonly string[];
   /** Outputs that have no gradient. */
@@ -97,7 +99,7 @@ export function differentiable(
   forward: Native = synchronous(name),
   backward: Native = synchronous(`${name}Backward`),
 ): (inputs: any, options?: any) => any {
-  const { indices = [], forwardOnly = [], constants = [], backwardOptions } = rules;
+  const { indices = [], fixed = [], forwardOnly = [], constants = [], backwardOptions } = rules;
   const makesSaved = description.entries.some((e) => e.name === name && e.makesSaved);
 
   function operation(inputs: any, options: any = {}): Record<string, Tensor> {
@@ -141,7 +143,8 @@ export function differentiable(
         Object.entries(results).map(([key, value]) => [key.slice(1).toLowerCase(), value as Plain]),
       );
       return given.names.map((input, i) => {
-        if (indices.includes(input)) return tf.zeros(given.tensors[i].shape);
+        if (indices.includes(input) || fixed.includes(input))
+          return tf.zeros(given.tensors[i].shape);
         const result = byName.get(input.slice(input.indexOf('.') + 1).toLowerCase());
         if (!result) throw new Error(`[${name}] ${input}: this argument has no gradient`);
         return tensorOf(result);

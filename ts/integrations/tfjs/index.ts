@@ -5,7 +5,7 @@
  * Each takes and returns `tf.Tensor`s under the names of the function that it is named after, and computes synchronously
  * on this machine's processors, whatever backend holds the tensors.
  *
- * @packageDocumentation
+ * @module rankone/tfjs
  */
 export * from './additivePresets';
 export * from './deltaPresets';

@@ -5,6 +5,7 @@ import type {
   CrossEntropyResult,
 } from '../../ops/crossEntropy';
 import type { EmbeddingInputs, EmbeddingOptions, EmbeddingResult } from '../../ops/embedding';
+import type { L2normInputs, L2normOptions, L2normResult } from '../../ops/l2norm';
 import type { MatmulInputs, MatmulOptions, MatmulResult } from '../../ops/matmul';
 import type { RmsNormInputs, RmsNormOptions, RmsNormResult } from '../../ops/rmsNorm';
 import type {
@@ -12,6 +13,7 @@ import type {
   RmsNormGatedOptions,
   RmsNormGatedResult,
 } from '../../ops/rmsNormGated';
+import type { RopeForwardOptions, RopeInputs, RopeResult } from '../../ops/rope';
 import type { ShortConvInputs, ShortConvOptions, ShortConvResult } from '../../ops/shortConv';
 import type { SwigluInputs, SwigluOptions, SwigluResult } from '../../ops/swiglu';
 import { differentiable } from './differentiable';
@@ -43,7 +45,7 @@ export const embedding: DifferentiableOperation<
 });
 
 /**
- * Causal depthwise convolution over the tokens: x `[B,T,D]`, weight `[D,W]`, bias `[D]`, initialState `[B,D,W-1]` -> y
+ * Causal depthwise convolution over the tokens: x `[B,T,D]`, weight `[D,W]`, bias `[D]`, initialState `[N,D,W-1]` -> y
  * `[B,T,D]`, and finalState like initialState with `outputFinalState`.
  * @throws as {@link recurrence}
  */
@@ -62,7 +64,7 @@ export const rmsNorm: DifferentiableOperation<RmsNormInputs, RmsNormOptions, Rms
   differentiable('rmsNorm');
 
 /**
- * {@link rmsNorm} times a swish gate: x and gate `[...,D]`, weight `[D]` -> y `[...,D]`.
+ * {@link rmsNorm} and a gate of silu or sigmoid, before or after it: x and gate `[...,D]`, weight `[D]` -> y `[...,D]`.
  * @throws as {@link recurrence}
  */
 export const rmsNormGated: DifferentiableOperation<
@@ -70,6 +72,26 @@ export const rmsNormGated: DifferentiableOperation<
   RmsNormGatedOptions,
   RmsNormGatedResult
 > = differentiable('rmsNormGated');
+
+/**
+ * Vectors of unit length over the last dimension: x `[...,D]` -> y `[...,D]`.
+ * @throws as {@link recurrence}
+ */
+export const l2norm: DifferentiableOperation<L2normInputs, L2normOptions, L2normResult> =
+  differentiable('l2norm');
+
+/**
+ * Rotary position embedding: x `[B,T,H,D]`, positions `[T]` or `[B,T]` of int32, inverseFrequencies `[R/2]` -> y `[B,T,H,D]`.
+ * inverseFrequencies are constants: their gradient is zero.
+ * @throws as {@link recurrence}
+ * @see Su et al., RoFormer: Enhanced Transformer with Rotary Position Embedding, 2021 (arXiv:2104.09864)
+ */
+export const rope: DifferentiableOperation<RopeInputs, RopeForwardOptions, RopeResult> =
+  differentiable('rope', {
+    indices: ['positions'],
+    fixed: ['inverseFrequencies'],
+    forwardOnly: ['x'],
+  });
 
 /**
  * `y = gate * sigmoid(gate) * up`, elementwise.
