@@ -24,7 +24,7 @@ const libraries = {
 function faultsOf(target, found) {
   const faults = [];
   const where = `${found.platform}-${found.arch}`;
-  if (where !== `${target.platform}-${target.arch}`) faults.push(`it is for ${where}`);
+  if (where !== `${target.platform}-${target.arch}`) return [`it is for ${where}`];
   const fits = libraries[target.libc ?? target.platform];
   for (const name of found.needed) if (!fits.test(name)) faults.push(`it needs ${name}`);
   const [entry] = ENTRIES;
