@@ -225,18 +225,28 @@ bool takes(const Invocation& call, std::string_view name) {
   return false;
 }
 
+// Of three dimensions, none of them the batch's.
+bool isParameter(const Invocation& call, std::string_view name) {
+  const std::string_view function = call.spec().name;
+  return (function.starts_with("s4d") && name == "C") || (function.starts_with("tttLinear") && name == "W");
+}
+
+bool isState(std::string_view name) {
+  return name == "initialState" || name == "initialZ" || name.starts_with("dFinal");
+}
+
 // Only the first row of a batch stays, cut into sequences with as many states.
 Invocation packed(Invocation call) {
   if (!takes(call, "cuSeqlens")) return call;
   for (const InputSpec& input : call.spec().inputs) {
     const std::string_view name = input.name;
     const Array a = call.argument(input.name);
-    if (name == "initialState" || name == "dFinalState" || name == "initialZ" || name == "dFinalZ") {
-      if (!a.present()) continue;
+    if (!a.present() || isParameter(call, name)) continue;
+    if (isState(name)) {
       Shape shape = a.shape();
       shape[0] = 3;
       call.in(input.name, Random(43).normals(shape));
-    } else if (a.present() && a.shape().size() >= 3) {
+    } else if (a.shape().size() >= 3) {
       call.in(input.name, rowsOf(a, 0, 1));
     }
   }
