@@ -33,7 +33,9 @@ inline Status raise_shared_limit(const void* kernel, size_t bytes) {
 // How many threads a block of the kernel may have on the current device; 0 where it has no such kernel.
 inline int most_threads(const void* kernel) {
   cudaFuncAttributes attributes;
-  return cudaFuncGetAttributes(&attributes, kernel) == cudaSuccess ? attributes.maxThreadsPerBlock : 0;
+  if (cudaFuncGetAttributes(&attributes, kernel) == cudaSuccess) return attributes.maxThreadsPerBlock;
+  cudaGetLastError();  // an answer, not a failure that a later call should see
+  return 0;
 }
 
 // How a grid is started.
@@ -73,18 +75,25 @@ Status launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t share
   return launch_as(Launch::PLAIN, kernel, grid, block, sharedBytes, stream, arguments...);
 }
 
+// The driver's encoder, found through the runtime: this library does not link libcuda.
+struct TensorMapEncoder {
+  decltype(&cuTensorMapEncodeTiled) encode = nullptr;
+  Status status = cudaSuccess;
+  TensorMapEncoder() {
+    void* function = nullptr;
+    cudaDriverEntryPointQueryResult found;
+    status = cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &function, 12000, cudaEnableDefault, &found);
+    if (status == cudaSuccess && found != cudaDriverEntryPointSuccess) status = cudaErrorCallRequiresNewerDriver;
+    encode = reinterpret_cast<decltype(encode)>(function);
+  }
+};
+
 // A map of a tensor of `rank` (2 to 4) dimensions, innermost first: sizes and box in elements, strides in bytes between
 // neighbours along dimensions 1, 2, ... (multiples of 16). Boxes may stick out: loads give zeros, stores write nothing.
 inline Status make_tensor_map(TensorMap* map, MapType type, int rank, const void* base, const uint64_t* sizes,
                               const uint64_t* strides, const uint32_t* box, Swizzle swizzle) {
-  // Of the driver, found through the runtime: this library does not link libcuda.
-  void* function = nullptr;
-  cudaDriverEntryPointQueryResult found;
-  const cudaError_t status =
-      cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &function, 12000, cudaEnableDefault, &found);
-  if (status != cudaSuccess) return status;
-  if (found != cudaDriverEntryPointSuccess) return cudaErrorCallRequiresNewerDriver;
-  const auto encode = reinterpret_cast<decltype(&cuTensorMapEncodeTiled)>(function);
+  static const TensorMapEncoder driver;
+  if (driver.status != cudaSuccess) return driver.status;
   const CUtensorMapDataType dtype = type == MapType::BF16  ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16
                                     : type == MapType::F16 ? CU_TENSOR_MAP_DATA_TYPE_FLOAT16
                                                            : CU_TENSOR_MAP_DATA_TYPE_FLOAT32;
@@ -96,9 +105,9 @@ inline Status make_tensor_map(TensorMap* map, MapType type, int rank, const void
   if (rank < 2 || rank > 4) return cudaErrorInvalidValue;
   for (int i = 0; i < rank; ++i) size[i] = sizes[i], boxes[i] = box[i], one[i] = 1;
   for (int i = 0; i + 1 < rank; ++i) stride[i] = strides[i];
-  const CUresult result = encode(map, dtype, static_cast<cuuint32_t>(rank), const_cast<void*>(base), size, stride,
-                                 boxes, one, CU_TENSOR_MAP_INTERLEAVE_NONE, mode, CU_TENSOR_MAP_L2_PROMOTION_L2_128B,
-                                 CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+  const CUresult result = driver.encode(map, dtype, static_cast<cuuint32_t>(rank), const_cast<void*>(base), size,
+                                        stride, boxes, one, CU_TENSOR_MAP_INTERLEAVE_NONE, mode,
+                                        CU_TENSOR_MAP_L2_PROMOTION_L2_128B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
   return result == CUDA_SUCCESS ? cudaSuccess : cudaErrorInvalidValue;
 }
 
