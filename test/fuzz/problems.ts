@@ -73,6 +73,13 @@ const has = (entry: EntryDescription, input: string): boolean =>
 const takes = (entry: EntryDescription, option: string): boolean =>
   entry.options.some(({ name }) => name === option);
 
+/** What goes with a half-width q and may be float32 itself. */
+function eitherDtype(family: string, name: string): boolean {
+  if (['g', 'beta', 'dt', 'eta'].includes(name)) return true;
+  if (family.startsWith('rwkv')) return name === 'w' || name === 'u';
+  return family === 'attention' && name === 'gate';
+}
+
 /** Draws the call. The same entry and seed give the same call. */
 export function baseCall(entry: EntryDescription, seed: number): BaseCall {
   const random = new Random(seed);
@@ -250,20 +257,7 @@ export function baseCall(entry: EntryDescription, seed: number): BaseCall {
   ];
   const value = (name: string, dtypes: string[]): Value => {
     const drawn = draw(random, shapes[name][0], shapes[name][1], dims.rows, dims.K);
-    // What goes with a half-width q may be float32 itself.
-    const narrow =
-      half &&
-      dtypes.includes(half) &&
-      (![
-        'g',
-        'w',
-        'u',
-        'eta',
-        'beta',
-        'dt',
-        ...(entry.name.startsWith('attention') ? ['gate'] : []),
-      ].includes(name) ||
-        maybe());
+    const narrow = half && dtypes.includes(half) && (!eitherDtype(family, name) || maybe());
     return narrow ? encode(half, drawn as { data: Float32Array; shape: number[] }) : drawn;
   };
   const inputs: Record<string, Value> = {};

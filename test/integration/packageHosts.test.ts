@@ -153,11 +153,12 @@ for (const pool of ['threads', 'forks', 'vmThreads']) {
   });
 }
 
+// A script, or once its install script has run a program.
 const esbuild = require.resolve('esbuild/bin/esbuild', { paths: [require.resolve('tsx')] });
 
 function bundle(source: string, target: string, ...flags: string[]): Promise<string> {
   const args = [source, '--bundle', '--platform=node', `--outfile=${target}`, '--log-level=error'];
-  return node(esbuild, ...args, ...flags);
+  return output(esbuild, [...args, ...flags], { cwd: folder });
 }
 
 test('esbuild with the package left out of the bundle', async () => {
