@@ -255,7 +255,8 @@ function prepare(entry: EntryDescription, r: Recipe) {
       }
       if (!reference) return undefined;
       tally[r.entry].compared++;
-      const half = Object.values({ ...effective.inputs, ...tensors }).some(
+      // What is updated in place has the name of an input.
+      const half = [...Object.values(effective.inputs), ...Object.values(tensors)].some(
         (t: any) => t.dtype === 'bf16' || t.dtype === 'f16',
       );
       const coarse = half || effective.options.compute === 'bf16';
