@@ -9,6 +9,7 @@ import { benchCases } from '../ts/cli/bench';
 import { nameOf } from '../ts/cli/benchCase';
 import { loraLinearCases } from './ops/lora-linear.ts';
 import { matmulCases } from './ops/matmul.ts';
+import { hybridCases } from './ops/hybrids.ts';
 import { recurrenceCases } from './ops/recurrence.ts';
 import { scanCases } from './ops/scans.ts';
 
@@ -29,7 +30,7 @@ const filter = positionals[0] ?? '';
 const cases =
   filter === 'lora-linear'
     ? loraLinearCases()
-    : [...recurrenceCases(), ...scanCases(), ...matmulCases()].filter((c) =>
+    : [...recurrenceCases(), ...scanCases(), ...hybridCases(), ...matmulCases()].filter((c) =>
         nameOf(c).includes(filter),
       );
 if (cases.length === 0) throw new Error(`no case has '${filter}' in its name`);

@@ -9,6 +9,10 @@ import * as presets from '../reference/presets';
 import * as recurrence from '../reference/recurrence';
 import { s4d, s4dBackward } from '../reference/s4d';
 import { tttLinear, tttLinearBackward } from '../reference/tttLinear';
+import {
+  windowLinearAttention,
+  windowLinearAttentionBackward,
+} from '../reference/windowLinearAttention';
 import { sizeOf, type TensorLike } from '../support/tensor';
 import { forwardName } from './problems';
 
@@ -39,6 +43,8 @@ const KNOWN = new Set([
   'causal',
   'window',
   'sinkTokens',
+  'terraced',
+  'affine',
   'softcap',
   'qkL2norm',
   'gate',
@@ -109,6 +115,17 @@ export function expected(
       if (!(Math.abs(reach) < 1000) || i.o || (i.sinks && largest(i.sinks) > 1000))
         return undefined;
       return { ...(backward ? layers.attentionBackward : layers.attention)(i, options) };
+    }
+    case 'windowLinearAttention': {
+      // A normaliser of terms of one sign, and scores that float32 resolves.
+      const { q, k, v, phiQ, phiK, initialZ, windowFactors } = i;
+      const parts = [phiQ, phiK, ...(initialZ ? [initialZ] : [])];
+      if (!tame(q, k, v, ...parts, ...(windowFactors ? [windowFactors] : []))) return undefined;
+      if (parts.some(({ data }) => Array.from(data as number[]).some((x) => x < 0)))
+        return undefined;
+      const reach = (options.scale ?? 1 / Math.sqrt(q.shape[3])) * q.shape[3] * 400;
+      if (!(Math.abs(reach) < 1e4)) return undefined;
+      return { ...(backward ? windowLinearAttentionBackward : windowLinearAttention)(i, options) };
     }
     case 'shortConv':
       return shortConv(i, options, backward);

@@ -158,6 +158,15 @@ export function baseCall(entry: EntryDescription, seed: number): BaseCall {
       skip = ['o', 'lse']; // results of a forward, or nothing
       if (takes(entry, 'outputLse') && maybe()) options.outputLse = maybe();
       break;
+    case 'windowLinearAttention':
+      shapes = windowLinearShapes(dims, options, random);
+      // A state and its sum of keys come together.
+      skip = [
+        ...(maybe() ? ['initialState', 'initialZ'] : []),
+        ...(maybe() ? ['dFinalState', 'dFinalZ'] : []),
+        ...(maybe() && !options.affine ? ['windowFactors'] : []),
+      ];
+      break;
     case 'rmsNorm':
     case 'rmsNormGated':
     case 'l2norm':
@@ -272,7 +281,10 @@ export function baseCall(entry: EntryDescription, seed: number): BaseCall {
     if (group === undefined) inputs[name] = value(name, dtypes);
     else if (group === 'gate') gate[name] = value(name, dtypes);
   }
-  const either = ['doraNorms', 'featureMap'].includes(family) ? ['weight'] : [];
+  const pairs = ['initialState', 'initialZ', 'dFinalState', 'dFinalZ', 'windowFactors'];
+  const either =
+    { doraNorms: ['weight'], featureMap: ['weight'], windowLinearAttention: pairs }[family as string] ??
+    ([] as string[]);
   // A coin does not say whether there is a beta, a g, what a fused gate needs, or what stands for one another.
   for (const { name, dtypes } of entry.inputs)
     if (
@@ -289,7 +301,7 @@ export function baseCall(entry: EntryDescription, seed: number): BaseCall {
   const base: BaseCall = { inputs, options };
   if (entry.name === 'shortConv') {
     if (dims.W > 1) base.state = { shape: [dims.N, dims.D, 1, dims.W - 1], keyHeads: 0 };
-  } else if (entry.takesState)
+  } else if (entry.takesState && !entry.takesCache)
     base.state = {
       shape: [dims.N, dims.HV, dims.K, dims.V],
       keyHeads: options.normalize ? dims.H : 0,
@@ -421,6 +433,28 @@ function attentionShapes(dims: Dims, options: Record<string, unknown>, random: R
     dLse: [[B, T, H], 'normal'],
     o: [[B, T, H, V], 'normal'],
     lse: [[B, T, H], 'normal'],
+  };
+}
+
+function windowLinearShapes(dims: Dims, options: Record<string, unknown>, random: Random): Shapes {
+  const { B, T, N, H: HKV, HV: H, K, V, D: F } = dims;
+  const HF = random.integer(2) ? H : HKV;
+  if (random.integer(4)) options.window = 1 + random.integer(9);
+  if (random.integer(2)) options.terraced = random.integer(2) === 0;
+  if (random.integer(3) === 0) options.affine = random.integer(2) === 0;
+  if (random.integer(3) === 0) options.scale = 0.5;
+  return {
+    q: [[B, T, H, K], 'normal'],
+    k: [[B, T, HKV, K], 'normal'],
+    v: [[B, T, HKV, V], 'normal'],
+    phiQ: [[B, T, H, F], 'positive'],
+    phiK: [[B, T, HF, F], 'positive'],
+    windowFactors: [[H], 'normal'],
+    initialState: [[N, HF, F, V], 'normal'],
+    initialZ: [[N, HF, F], 'positive'],
+    dO: [[B, T, H, V], 'normal'],
+    dFinalState: [[N, HF, F, V], 'normal'],
+    dFinalZ: [[N, HF, F], 'normal'],
   };
 }
 

@@ -110,6 +110,18 @@ Arguments argumentsOf(const std::string& function) {
     return {{"q", r.normals({2, 19, 2, 9})}, {"k", r.normals({2, 19, 1, 9})},    {"v", r.normals({2, 19, 1, 5})},
             {"sinks", r.normals({2})},       {"gate", r.normals({2, 19, 2, 5})}, {"dO", r.normals({2, 19, 2, 5})},
             {"dLse", r.normals({2, 19, 2})}, {"o", r.normals({2, 19, 2, 5})},    {"lse", r.normals({2, 19, 2})}};
+  if (starts("windowLinearAttention"))
+    return {{"q", r.normals({2, 19, 2, 9})},
+            {"k", r.normals({2, 19, 1, 9})},
+            {"v", r.normals({2, 19, 1, 5})},
+            {"phiQ", r.fill({2, 19, 2, 7}, [&] { return r.uniform(); })},
+            {"phiK", r.fill({2, 19, 2, 7}, [&] { return r.uniform(); })},
+            {"windowFactors", r.normals({2})},
+            {"initialState", r.normals({2, 2, 7, 5})},
+            {"initialZ", r.fill({2, 2, 7}, [&] { return r.uniform(); })},
+            {"dO", r.normals({2, 19, 2, 5})},
+            {"dFinalState", r.normals({2, 2, 7, 5})},
+            {"dFinalZ", r.normals({2, 2, 7})}};
   if (starts("shortConv"))
     return {{"x", r.normals({2, 19, 9})},  {"weight", r.normals({9, 4})},
             {"bias", r.normals({9})},      {"initialState", r.normals({2, 9, 3})},
@@ -288,6 +300,10 @@ Invocation plainSample(const std::string& function, const SampleForm& form) {
     if (function == "attention") call.set("outputLse", 1);
   }
   if (function.starts_with("featureMap")) featureSample(call, form);
+  if (function.starts_with("windowLinearAttention")) {
+    call.set("window", 5);
+    if (form.fused) call.set("terraced", 1).set("affine", 1);
+  }
   if (function == "adamW") call.set("lr", 1e-3).set("step", 2);
   if (function == "spmm") call.set("outFeatures", 9);
   if (function == "rowSketch") call.set("size", 4);

@@ -3,6 +3,7 @@ import { UsageError } from '../errors';
 import type { Operation } from '../operation';
 import { attentions } from './attention';
 import { companions } from './companions';
+import { hybrids } from './hybrids';
 import { layers } from './layers';
 import { loras } from './lora';
 import { cells, presets, variants } from './recurrence';
@@ -15,6 +16,7 @@ export const operations: readonly Operation[] = [
   ...scans,
   ...layers,
   ...attentions,
+  ...hybrids,
   ...companions,
   ...loras,
 ];
