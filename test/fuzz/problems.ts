@@ -283,8 +283,9 @@ export function baseCall(entry: EntryDescription, seed: number): BaseCall {
   }
   const pairs = ['initialState', 'initialZ', 'dFinalState', 'dFinalZ', 'windowFactors'];
   const either =
-    { doraNorms: ['weight'], featureMap: ['weight'], windowLinearAttention: pairs }[family as string] ??
-    ([] as string[]);
+    { doraNorms: ['weight'], featureMap: ['weight'], windowLinearAttention: pairs }[
+      family as string
+    ] ?? ([] as string[]);
   // A coin does not say whether there is a beta, a g, what a fused gate needs, or what stands for one another.
   for (const { name, dtypes } of entry.inputs)
     if (
