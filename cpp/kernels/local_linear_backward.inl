@@ -304,7 +304,7 @@ class KeyGradientTask {
       const Vec scale = splat(a_.scale);
       for (int64_t at = used.begin * kQueries + j; at < used.end * kQueries; at += kQueries) {
         const Vec score = load(weights_ + at);
-        const Vec p = select(score == kMasked, zero(), exp2(score - top)) * share;
+        const Vec p = select(score == kMasked, zero(), exp2(score - top) * share);  // share may be NaN
         const Vec f = load(f_ + at) - meanX + 1.0f, c = (load(g_ + at) - meanG) - (load(c_ + at) - meanY);
         const IVec none = p == 0.0f;
         store(f_ + at, select(none, zero(), p * f));

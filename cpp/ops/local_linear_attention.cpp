@@ -46,7 +46,7 @@ std::shared_ptr<AttentionProblem> bind(const Call& call) {
   else
     expectShape(call, kLambda, {p->B, p->T, p->args.H}, "[B,T,H]");
   expectNotNegative(call, kTolerance);
-  expectInteger(call, kMaxIterations, 0, int64_t{1} << 30);
+  expectInteger(call, kMaxIterations, 0, 10000);
   bindAttentionMask(call, kArguments, *p);
   bindAttentionSequences(call, kArguments, *p);
   return p;

@@ -8,6 +8,10 @@ import * as layers from '../reference/layers';
 import * as presets from '../reference/presets';
 import * as recurrence from '../reference/recurrence';
 import { s4d, s4dBackward } from '../reference/s4d';
+import {
+  localLinearAttention,
+  localLinearAttentionBackward,
+} from '../reference/localLinearAttention';
 import { tttLinear, tttLinearBackward } from '../reference/tttLinear';
 import { sizeOf, type TensorLike } from '../support/tensor';
 import { forwardName } from './problems';
@@ -107,6 +111,13 @@ export function expected(
       if (!(Math.abs(reach) < 1000) || i.o || (i.sinks && largest(i.sinks) > 1000))
         return undefined;
       return { ...(backward ? layers.attentionBackward : layers.attention)(i, options) };
+    }
+    case 'localLinearAttention': {
+      // The matrix's largest value over its least one is what float32 loses bits by.
+      const reach = i.q.shape[3] * largest(i.k) * Math.max(largest(i.q), largest(i.k));
+      if (!(Math.abs(options.scale ?? 1) * reach < 1000) || i.solution) return undefined;
+      if (!i.lambda.data.every((x: number) => x > 0.01 * reach && x < 1e6)) return undefined;
+      return { ...(backward ? localLinearAttentionBackward : localLinearAttention)(i, options) };
     }
     case 'shortConv':
       return shortConv(i, options, backward);

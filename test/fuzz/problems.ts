@@ -158,6 +158,12 @@ export function baseCall(entry: EntryDescription, seed: number): BaseCall {
       skip = ['o', 'lse']; // results of a forward, or nothing
       if (takes(entry, 'outputLse') && maybe()) options.outputLse = maybe();
       break;
+    case 'localLinearAttention':
+      shapes = localLinearShapes(dims, options, random);
+      skip = ['solution']; // of a forward, or nothing
+      if (takes(entry, 'outputSolution') && maybe()) options.outputSolution = maybe();
+      if (maybe()) options.outputResidual = maybe();
+      break;
     case 'rmsNorm':
     case 'rmsNormGated':
     case 'l2norm':
@@ -419,6 +425,13 @@ function attentionShapes(dims: Dims, options: Record<string, unknown>, random: R
     o: [[B, T, H, V], 'normal'],
     lse: [[B, T, H], 'normal'],
   };
+}
+
+function localLinearShapes(dims: Dims, options: Record<string, unknown>, random: Random): Shapes {
+  const { sinks, gate, dLse, o, lse, ...shapes } = attentionShapes(dims, options, random);
+  delete options.softcap;
+  const [B, T, H] = shapes.q[0];
+  return { ...shapes, lambda: [random.integer(2) ? [H] : [B, T, H], 'positive'] };
 }
 
 function tttShapes({ B, T, N, H, D }: Dims, own: boolean): Shapes {

@@ -110,6 +110,12 @@ Arguments argumentsOf(const std::string& function) {
     return {{"q", r.normals({2, 19, 2, 9})}, {"k", r.normals({2, 19, 1, 9})},    {"v", r.normals({2, 19, 1, 5})},
             {"sinks", r.normals({2})},       {"gate", r.normals({2, 19, 2, 5})}, {"dO", r.normals({2, 19, 2, 5})},
             {"dLse", r.normals({2, 19, 2})}, {"o", r.normals({2, 19, 2, 5})},    {"lse", r.normals({2, 19, 2})}};
+  if (starts("localLinearAttention"))
+    return {{"q", r.normals({2, 19, 2, 9})},
+            {"k", r.normals({2, 19, 1, 9})},
+            {"v", r.normals({2, 19, 1, 5})},
+            {"lambda", r.fill({2, 19, 2}, [&] { return 0.5 + r.uniform(); })},
+            {"dO", r.normals({2, 19, 2, 5})}};
   if (starts("shortConv"))
     return {{"x", r.normals({2, 19, 9})},  {"weight", r.normals({9, 4})},
             {"bias", r.normals({9})},      {"initialState", r.normals({2, 9, 3})},
@@ -272,6 +278,11 @@ Invocation plainSample(const std::string& function, const SampleForm& form) {
     if (form.fused) call.setPair("window", 5, 2).set("sinkTokens", 2).set("softcap", 4);
     if (form.fused) call.set("causal", form.packed ? 1 : 0);
     if (function == "attention") call.set("outputLse", 1);
+  }
+  if (function.starts_with("localLinearAttention")) {
+    if (form.fused) call.setPair("window", 5, 2).set("sinkTokens", 2).set("causal", form.packed ? 1 : 0);
+    call.set("outputResidual", 1);
+    if (function == "localLinearAttention") call.set("outputSolution", 1);
   }
   if (function == "adamW") call.set("lr", 1e-3).set("step", 2);
   if (function == "spmm") call.set("outFeatures", 9);

@@ -138,8 +138,7 @@ export function localLinearAttentionBackward(
       const [along, across] = [dot(z, adjoint), dot(z, at.rho)];
       const dW = (ds[j] * at.n[j]) / at.d - along * across + dot(dMu, z) + dOmega;
       for (let c = 0; c < K; c++) {
-        const dz =
-          w * dMu[c] - dn[j] * at.rho[c] - w * (adjoint[c] * across + at.rho[c] * along);
+        const dz = w * dMu[c] - dn[j] * at.rho[c] - w * (adjoint[c] * across + at.rho[c] * along);
         grads.dk.data[key * K + c] += dz + scale * dW * w * at.q[c];
         grads.dq.data[row * K + c] += scale * dW * w * k.data[key * K + c] - dz;
       }

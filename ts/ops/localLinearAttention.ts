@@ -6,7 +6,7 @@ import type { GradientOption } from './grid';
 import type { AsyncLayer, AsyncLayerBackward, SyncLayer, SyncLayerBackward } from './layer';
 
 /** q, k, v, o and dO have one dtype; lambda, solution and residual are float32. */
-type Dtypes = { lead: 'q'; same: 'k' | 'v' | 'o' | 'dO' | 'dq' | 'dk' | 'dv' };
+type Dtypes = { lead: 'q'; same: 'k' | 'v' | 'o' | 'dO' | 'dq' | 'dk' | 'dv'; either: never };
 
 /**
  * Tensors of {@link localLinearAttention}. B batch, T queries, S keys, H heads, HKV heads of keys and values (a divisor
@@ -33,7 +33,7 @@ export interface LocalLinearAttentionInputs extends LocalLinearAttentionTensors 
 export interface LocalLinearSolveOptions extends Omit<AttentionMaskOptions, 'softcap'> {
   /** A query's solution is done when its residual has fallen to this times what it began as; default 1e-6. */
   tolerance?: number;
-  /** Or after so many steps; default 2 K. In exact arithmetic K are enough. */
+  /** Or after so many steps, up to 10000; default 2 K. In exact arithmetic K are enough. */
   maxIterations?: number;
   /** Return `residual`; default false. Costs about as much as a step. */
   outputResidual?: boolean;
