@@ -7,6 +7,7 @@
 import { parseArgs } from 'node:util';
 import { benchCases } from '../ts/cli/bench';
 import { nameOf } from '../ts/cli/benchCase';
+import { attentionCases } from './ops/attention.ts';
 import { loraLinearCases } from './ops/lora-linear.ts';
 import { matmulCases } from './ops/matmul.ts';
 import { recurrenceCases } from './ops/recurrence.ts';
@@ -29,7 +30,7 @@ const filter = positionals[0] ?? '';
 const cases =
   filter === 'lora-linear'
     ? loraLinearCases()
-    : [...recurrenceCases(), ...scanCases(), ...matmulCases()].filter((c) =>
+    : [...recurrenceCases(), ...scanCases(), ...attentionCases(), ...matmulCases()].filter((c) =>
         nameOf(c).includes(filter),
       );
 if (cases.length === 0) throw new Error(`no case has '${filter}' in its name`);
