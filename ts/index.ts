@@ -48,6 +48,7 @@ export * from './lora/packWeight';
 export * from './ops/adamW';
 export * from './ops/additivePresets';
 export * from './ops/attention';
+export * from './ops/localLinearAttention';
 export * from './ops/basisCombination';
 export * from './ops/composeStates';
 export * from './ops/crossEntropy';

@@ -5,6 +5,10 @@ import * as companions from '../reference/companions';
 import { gatedScans } from '../reference/gatedScan';
 import { hgrn, hgrnBackward } from '../reference/hgrn';
 import * as layers from '../reference/layers';
+import {
+  localLinearAttention,
+  localLinearAttentionBackward,
+} from '../reference/localLinearAttention';
 import * as presets from '../reference/presets';
 import * as recurrence from '../reference/recurrence';
 import { s4d, s4dBackward } from '../reference/s4d';
@@ -126,6 +130,13 @@ export function expected(
       const reach = (options.scale ?? 1 / Math.sqrt(q.shape[3])) * q.shape[3] * 400;
       if (!(Math.abs(reach) < 1e4)) return undefined;
       return { ...(backward ? windowLinearAttentionBackward : windowLinearAttention)(i, options) };
+    }
+    case 'localLinearAttention': {
+      // The matrix's largest value over its least one is what float32 loses bits by.
+      const reach = i.q.shape[3] * largest(i.k) * Math.max(largest(i.q), largest(i.k));
+      if (!(Math.abs(options.scale ?? 1) * reach < 1000) || i.solution) return undefined;
+      if (!i.lambda.data.every((x: number) => x > 0.01 * reach && x < 1e6)) return undefined;
+      return { ...(backward ? localLinearAttentionBackward : localLinearAttention)(i, options) };
     }
     case 'shortConv':
       return shortConv(i, options, backward);

@@ -167,6 +167,12 @@ export function baseCall(entry: EntryDescription, seed: number): BaseCall {
         ...(maybe() && !options.affine ? ['windowFactors'] : []),
       ];
       break;
+    case 'localLinearAttention':
+      shapes = localLinearShapes(dims, options, random);
+      skip = ['solution']; // of a forward, or nothing
+      if (takes(entry, 'outputSolution') && maybe()) options.outputSolution = maybe();
+      if (maybe()) options.outputResidual = maybe();
+      break;
     case 'rmsNorm':
     case 'rmsNormGated':
     case 'l2norm':
@@ -457,6 +463,13 @@ function windowLinearShapes(dims: Dims, options: Record<string, unknown>, random
     dFinalState: [[N, HF, F, V], 'normal'],
     dFinalZ: [[N, HF, F], 'normal'],
   };
+}
+
+function localLinearShapes(dims: Dims, options: Record<string, unknown>, random: Random): Shapes {
+  const { sinks, gate, dLse, o, lse, ...shapes } = attentionShapes(dims, options, random);
+  delete options.softcap;
+  const [B, T, H] = shapes.q[0];
+  return { ...shapes, lambda: [random.integer(2) ? [H] : [B, T, H], 'positive'] };
 }
 
 function tttShapes({ B, T, N, H, D }: Dims, own: boolean): Shapes {

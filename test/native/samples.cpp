@@ -122,6 +122,12 @@ Arguments argumentsOf(const std::string& function) {
             {"dO", r.normals({2, 19, 2, 5})},
             {"dFinalState", r.normals({2, 2, 7, 5})},
             {"dFinalZ", r.normals({2, 2, 7})}};
+  if (starts("localLinearAttention"))
+    return {{"q", r.normals({2, 19, 2, 9})},
+            {"k", r.normals({2, 19, 1, 9})},
+            {"v", r.normals({2, 19, 1, 5})},
+            {"lambda", r.fill({2, 19, 2}, [&] { return 0.5 + r.uniform(); })},
+            {"dO", r.normals({2, 19, 2, 5})}};
   if (starts("shortConv"))
     return {{"x", r.normals({2, 19, 9})},  {"weight", r.normals({9, 4})},
             {"bias", r.normals({9})},      {"initialState", r.normals({2, 9, 3})},
@@ -303,6 +309,11 @@ Invocation plainSample(const std::string& function, const SampleForm& form) {
   if (function.starts_with("windowLinearAttention")) {
     call.set("window", 5);
     if (form.fused) call.set("terraced", 1).set("affine", 1);
+  }
+  if (function.starts_with("localLinearAttention")) {
+    if (form.fused) call.setPair("window", 5, 2).set("sinkTokens", 2).set("causal", form.packed ? 1 : 0);
+    call.set("outputResidual", 1);
+    if (function == "localLinearAttention") call.set("outputSolution", 1);
   }
   if (function == "adamW") call.set("lr", 1e-3).set("step", 2);
   if (function == "spmm") call.set("outFeatures", 9);
