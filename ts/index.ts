@@ -65,6 +65,7 @@ export * from './ops/l2norm';
 export type * from './ops/layer';
 export * from './ops/mamba2';
 export * from './ops/matmul';
+export * from './ops/mom';
 export * from './ops/randLora';
 export * from './ops/recurrence';
 export * from './ops/rmsNorm';
