@@ -11,6 +11,7 @@ import { loraLinearCases } from './ops/lora-linear.ts';
 import { matmulCases } from './ops/matmul.ts';
 import { recurrenceCases } from './ops/recurrence.ts';
 import { scanCases } from './ops/scans.ts';
+import { segmentCases } from './ops/segments.ts';
 
 const { values, positionals } = parseArgs({
   allowPositionals: true,
@@ -29,7 +30,7 @@ const filter = positionals[0] ?? '';
 const cases =
   filter === 'lora-linear'
     ? loraLinearCases()
-    : [...recurrenceCases(), ...scanCases(), ...matmulCases()].filter((c) =>
+    : [...recurrenceCases(), ...scanCases(), ...segmentCases(), ...matmulCases()].filter((c) =>
         nameOf(c).includes(filter),
       );
 if (cases.length === 0) throw new Error(`no case has '${filter}' in its name`);
