@@ -13,6 +13,7 @@ import { loraLinearCases } from './ops/lora-linear.ts';
 import { matmulCases } from './ops/matmul.ts';
 import { recurrenceCases } from './ops/recurrence.ts';
 import { scanCases } from './ops/scans.ts';
+import { segmentCases } from './ops/segments.ts';
 
 const { values, positionals } = parseArgs({
   allowPositionals: true,
@@ -35,6 +36,7 @@ const cases =
         ...recurrenceCases(),
         ...scanCases(),
         ...hybridCases(),
+        ...segmentCases(),
         ...attentionCases(),
         ...matmulCases(),
       ].filter((c) => nameOf(c).includes(filter));

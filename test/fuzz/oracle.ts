@@ -12,6 +12,7 @@ import {
 import * as presets from '../reference/presets';
 import * as recurrence from '../reference/recurrence';
 import { s4d, s4dBackward } from '../reference/s4d';
+import * as segments from '../reference/segments';
 import { tttLinear, tttLinearBackward } from '../reference/tttLinear';
 import {
   windowLinearAttention,
@@ -29,6 +30,7 @@ const NEUTRAL = new Set([
   'compute',
   'device',
   'outputFinalState',
+  'outputTransition',
   'saveForBackward',
   'gradDtype',
   'withBias',
@@ -101,10 +103,11 @@ export function expected(
   const backward = entry.name !== family;
   const i = inputs as any;
   // A quotient of two sums, each of which must fit into float32.
-  if (options.normalize && largest(i.q) > 1e15) return undefined;
+  if (options.normalize && i.q && largest(i.q) > 1e15) return undefined;
   // A unit vector of one number is constant, and so is a quotient whose terms have one factor: their gradients are what
   // rounding leaves of terms that cancel.
-  if (backward && (options.qkL2norm || options.normalize) && i.q.shape[3] === 1) return undefined;
+  const keys = i.k ?? i.q;
+  if (backward && (options.qkL2norm || options.normalize) && keys.shape[3] === 1) return undefined;
   switch (family) {
     case 'matmul':
       return backward ? matmulBackward(i, options, given) : { y: layers.matmul(i, options) };
@@ -198,6 +201,14 @@ export function expected(
     case 's4d':
       if (!tame(i.logDt, i.logAReal, i.AImag, i.C)) return undefined;
       return { ...(backward ? s4dBackward : s4d)(i, options) };
+    case 'segmentSummary':
+      return {
+        ...(backward ? segments.segmentSummaryBackward : segments.segmentSummary)(i, options),
+      };
+    case 'segmentGradient':
+      return { ...segments.segmentGradient(i, options) };
+    case 'composeStates':
+      return { ...(backward ? segments.composeStatesBackward : segments.composeStates)(i) };
     case 'mamba2':
       if (!backward) return { ...presets.mamba2(i, options) };
       return { ...presets.mamba2Backward(i, options) };

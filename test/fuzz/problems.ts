@@ -220,6 +220,9 @@ export function baseCall(entry: EntryDescription, seed: number): BaseCall {
       [dims.HV, dims.K, dims.V] = [dims.D, dims.W, 2];
       shapes = s4dShapes(dims);
       break;
+    case 'composeStates':
+      shapes = chainShapes(dims, upTo(4) + (maybe() ? 0 : 1), [3, 4, 5][random.integer(3)]);
+      break;
     case 'doraNorms':
       if (maybe()) options.scale = 0.5;
       shapes = doraShapes(dims);
@@ -268,6 +271,7 @@ export function baseCall(entry: EntryDescription, seed: number): BaseCall {
   if (takes(entry, 'mode') && takes(entry, 'chunkSize') && maybe())
     options.mode = ['auto', 'recurrent', 'chunk'][random.integer(3)];
   if (takes(entry, 'chunkSize') && maybe()) options.chunkSize = 16 << random.integer(3);
+  if (takes(entry, 'outputTransition') && maybe()) options.outputTransition = maybe();
   if (takes(entry, 'outputFinalState') && maybe()) options.outputFinalState = maybe();
   if (takes(entry, 'saveForBackward') && maybe()) options.saveForBackward = maybe();
   const half: HalfDtype | undefined = ([undefined, undefined, 'bf16', 'f16'] as const)[
@@ -330,7 +334,7 @@ function gridShapes(
   random: Random,
 ): [Shapes, string[]] {
   const family = forwardName(entry);
-  const free = family === 'recurrence';
+  const free = ['recurrence', 'segmentSummary', 'segmentGradient'].includes(family);
   const rank = free ? [0, 1, 3, 4][random.integer(4)] : (GATE_RANK[family] ?? 0);
   const delta = free
     ? random.integer(2) === 0
@@ -365,15 +369,32 @@ function gridShapes(
     dO: [[B, T, HV, V], 'normal'],
     dFinalState: [state, 'normal'],
     dFinalZ: [[N, H, K], 'normal'],
+    dTransition: [[N, HV, ...(delta ? [K, K] : rank === 4 ? [K] : [])], 'normal'],
+    dState: [state, 'normal'],
+    dZ: [[N, H, K], 'normal'],
     aLog: [[HV], 'small'],
     dtBias: [rank === 4 ? [HV, K] : [HV], 'small'],
   };
   const skip = [];
   if (rank === 0 && family !== 'hgrn2') skip.push('g');
   if (!delta) skip.push('beta');
-  if (!normalize) skip.push('initialZ', 'dFinalZ');
+  if (!normalize) skip.push('initialZ', 'dFinalZ', 'dZ');
   if (!gated) skip.push('aLog', 'dtBias');
   return [shapes, skip];
+}
+
+/** R segments, transitions of rank 3, 4 or 5. */
+function chainShapes({ B, HV, K, V }: Dims, R: number, rank: number): Shapes {
+  const all = [R, B, HV, K, V];
+  const state = all.slice(1);
+  return {
+    transitions: [[R, B, HV, K, K].slice(0, rank), 'small'],
+    states: [all, 'normal'],
+    initialState: [state, 'normal'],
+    initialStates: [all, 'normal'],
+    dInitialStates: [all, 'normal'],
+    dFinalState: [state, 'normal'],
+  };
 }
 
 /** Of dplr, rwkv7 and rwkv6, whose names do not clash. */

@@ -85,6 +85,24 @@ Arguments argumentsOf(const std::string& function) {
             {"initialState", r.normals({2, 9, 4, 2})},
             {"dY", r.normals({2, 19, 9})},
             {"dFinalState", r.normals({2, 9, 4, 2})}};
+  if (starts("segment"))
+    return {{"q", r.normals({2, 19, 1, 9})},
+            {"k", r.normals({2, 19, 1, 9})},
+            {"v", r.normals({2, 19, 2, 5})},
+            {"g", r.fill({2, 19, 2, 9}, [&] { return -r.uniform(); })},
+            {"beta", r.fill({2, 19, 2}, [&] { return r.uniform() / 9; })},
+            {"aLog", r.normals({2})},
+            {"dtBias", r.normals({2, 9})},
+            {"dO", r.normals({2, 19, 2, 5})},
+            {"dTransition", r.normals({2, 2, 9, 9})},
+            {"dState", r.normals({2, 2, 9, 5})}};
+  if (starts("composeStates"))
+    return {{"transitions", r.fill({3, 1, 2, 9, 9}, [&] { return r.uniform() / 9; })},
+            {"states", r.normals({3, 1, 2, 9, 5})},
+            {"initialState", r.normals({1, 2, 9, 5})},
+            {"initialStates", r.normals({3, 1, 2, 9, 5})},
+            {"dInitialStates", r.normals({3, 1, 2, 9, 5})},
+            {"dFinalState", r.normals({1, 2, 9, 5})}};
   if (starts("dplr") || starts("rwkv"))
     return {{"q", r.normals({2, 19, 2, 9})},
             {"r", r.normals({2, 19, 2, 9})},
@@ -255,7 +273,8 @@ bool isParameter(const Invocation& call, std::string_view name) {
 }
 
 bool isState(std::string_view name) {
-  return name == "initialState" || name == "initialZ" || name.starts_with("dFinal");
+  return name == "initialState" || name == "initialZ" || name == "dTransition" || name == "dState" ||
+         name.starts_with("dFinal");
 }
 
 // Only the first row of a batch stays, cut into sequences with as many states.
