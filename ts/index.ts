@@ -49,6 +49,7 @@ export * from './ops/adamW';
 export * from './ops/additivePresets';
 export * from './ops/attention';
 export * from './ops/basisCombination';
+export * from './ops/bidirectionalLinearAttention';
 export * from './ops/crossEntropy';
 export * from './ops/deltaPresets';
 export * from './ops/doraNorms';
