@@ -50,6 +50,7 @@ export * from './ops/additivePresets';
 export * from './ops/attention';
 export * from './ops/localLinearAttention';
 export * from './ops/basisCombination';
+export * from './ops/bidirectionalLinearAttention';
 export * from './ops/composeStates';
 export * from './ops/crossEntropy';
 export * from './ops/deltaPresets';
