@@ -5,6 +5,7 @@ import * as companions from '../reference/companions';
 import { gatedScans } from '../reference/gatedScan';
 import { hgrn, hgrnBackward } from '../reference/hgrn';
 import * as layers from '../reference/layers';
+import * as mom from '../reference/mom';
 import * as presets from '../reference/presets';
 import * as recurrence from '../reference/recurrence';
 import { s4d, s4dBackward } from '../reference/s4d';
@@ -42,6 +43,8 @@ const KNOWN = new Set([
   'cuSeqlensK',
   'causal',
   'window',
+  'topK',
+  'renormalize',
   'sinkTokens',
   'terraced',
   'affine',
@@ -114,6 +117,10 @@ export function expected(
         return undefined;
       return { ...(backward ? layers.attentionBackward : layers.attention)(i, options) };
     }
+    case 'momRoute':
+    case 'momGather':
+    case 'momCombine':
+      return { ...(mom as Record<string, any>)[entry.name](i, options) };
     case 'windowLinearAttention': {
       // A normaliser of terms of one sign, and scores that float32 resolves.
       const { q, k, v, phiQ, phiK, initialZ, windowFactors } = i;

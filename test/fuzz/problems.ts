@@ -158,6 +158,11 @@ export function baseCall(entry: EntryDescription, seed: number): BaseCall {
       skip = ['o', 'lse']; // results of a forward, or nothing
       if (takes(entry, 'outputLse') && maybe()) options.outputLse = maybe();
       break;
+    case 'momRoute':
+    case 'momGather':
+    case 'momCombine':
+      shapes = momShapes(family, dims, options, random);
+      break;
     case 'windowLinearAttention':
       shapes = windowLinearShapes(dims, options, random);
       // A state and its sum of keys come together.
@@ -429,6 +434,33 @@ function attentionShapes(dims: Dims, options: Record<string, unknown>, random: R
     dLse: [[B, T, H], 'normal'],
     o: [[B, T, H, V], 'normal'],
     lse: [[B, T, H], 'normal'],
+  };
+}
+
+function momShapes(
+  family: string,
+  dims: Dims,
+  options: Record<string, unknown>,
+  random: Random,
+): Shapes {
+  const { B, T, K, V, D: M } = dims;
+  const k = 1 + random.integer(Math.min(M, 4));
+  if (family === 'momRoute') {
+    options.topK = k;
+    if (random.integer(2)) options.renormalize = random.integer(2) === 0;
+  }
+  const entries = B * T * k;
+  dims.rows = Math.max(1, entries);
+  return {
+    logits: [[B, T, M], 'normal'],
+    dWeights: [[B, T, k], 'normal'],
+    x: [[B, T, K, V], 'normal'],
+    dY: [family === 'momGather' ? [1, entries, K, V] : [B, T, K, V], 'normal'],
+    o: [[1, entries, K, V], 'normal'],
+    shared: [[B, T, K, V], 'normal'],
+    weights: [[B, T, k], 'unit'],
+    order: [[entries], 'index'],
+    slots: [[B, T, k], 'index'],
   };
 }
 

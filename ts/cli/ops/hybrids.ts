@@ -1,7 +1,9 @@
 // What puts two kinds of attention, or several memories, into one layer.
+import * as mom from '#oracle/reference/mom';
 import * as windowLinear from '#oracle/reference/windowLinearAttention';
 import type { Tensor32 } from '#oracle/support/tensor';
 import type { Operation, Pass, Shape } from '../operation';
+import type { Definition, Maker } from './layers';
 import { operation } from './layers';
 
 const WINDOW = 64;
@@ -56,4 +58,85 @@ const windowLinearAttention: Operation = {
     H % HKV === 0 ? undefined : `H = ${H} is no multiple of HKV = ${HKV}`,
 };
 
-export const hybrids: readonly Operation[] = [windowLinearAttention];
+const TOP_K = 2;
+
+/** Bound by memory: of their arithmetic little is more than a copy. */
+function momOperation(
+  name: string,
+  definition: Pick<Definition, 'draw' | 'forward' | 'backward' | 'float32' | 'flops'> &
+    Partial<Definition>,
+): Operation {
+  return operation({
+    name,
+    shapes: [
+      { B: 2, T: 35, M: 4, H: 2, V: 17 },
+      { B: 1, T: 130, M: 7, H: 3, V: 64 },
+    ],
+    limits: { other: 2e-6 },
+    tokens: 'T',
+    usual: { B: 1, T: 2048, M: 4, H: 8, V: 64 },
+    ...definition,
+  });
+}
+
+/** Where the entries of seeded logits go. */
+function routed({ B, T, M }: Shape, { normals }: Maker) {
+  const found = mom.momRoute({ logits: normals(B, T, M) }, { topK: TOP_K });
+  const indices = ({ data, shape }: { data: Float64Array; shape: number[] }) => ({
+    data: Int32Array.from(data),
+    shape,
+  });
+  const weights = { data: Float32Array.from(found.weights.data), shape: found.weights.shape };
+  return { weights, order: indices(found.order), slots: indices(found.slots) };
+}
+
+const elements = ({ B, T, H, V }: Shape): number => B * T * TOP_K * H * V;
+
+const momRoute = momOperation('momRoute', {
+  options: { topK: TOP_K },
+  float32: [],
+  limits: { other: 2e-6, memories: 0, order: 0, slots: 0, cuSeqlens: 0 },
+  rounded: [],
+  draw: ({ B, T, M }, { normals }) => ({ logits: normals(B, T, M) }),
+  forward: (inputs) => mom.momRoute(inputs, { topK: TOP_K }),
+  // A comparison with each logit of the chosen, the exponentials and quotients.
+  flops: (_pass, { B, T, M }) => B * T * (TOP_K * M + 3 * TOP_K),
+});
+
+const momGather = momOperation('momGather', {
+  float32: [],
+  limits: { other: 0 },
+  draw: (shape, make) => {
+    const { order } = routed(shape, make);
+    return { x: make.normals(shape.B, shape.T, shape.H, shape.V), order };
+  },
+  forward: mom.momGather,
+  flops: () => 0,
+});
+
+const momCombine = momOperation('momCombine', {
+  float32: ['weights'],
+  unbenched: ['shared'],
+  forwardOnly: ['shared'],
+  draw: (shape, make) => {
+    const { B, T, H, V } = shape;
+    const { weights, slots } = routed(shape, make);
+    return {
+      o: make.normals(1, B * T * TOP_K, H, V),
+      weights,
+      slots,
+      shared: make.normals(B, T, H, V),
+      dY: make.normals(B, T, H, V),
+    };
+  },
+  forward: mom.momCombine,
+  backward: mom.momCombineBackward,
+  flops: (pass, shape) => (pass === 'backward' ? 3 : 2) * elements(shape),
+});
+
+export const hybrids: readonly Operation[] = [
+  windowLinearAttention,
+  momRoute,
+  momGather,
+  momCombine,
+];
