@@ -61,6 +61,7 @@ export * from './ops/kroneckerLinear';
 export * from './ops/l2norm';
 export type * from './ops/layer';
 export * from './ops/mamba2';
+export * from './ops/ligerAttention';
 export * from './ops/matmul';
 export * from './ops/mom';
 export * from './ops/randLora';
