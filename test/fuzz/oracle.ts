@@ -5,6 +5,7 @@ import * as companions from '../reference/companions';
 import { gatedScans } from '../reference/gatedScan';
 import { hgrn, hgrnBackward } from '../reference/hgrn';
 import * as layers from '../reference/layers';
+import { ligerAttention, ligerAttentionBackward } from '../reference/ligerAttention';
 import * as mom from '../reference/mom';
 import * as presets from '../reference/presets';
 import * as recurrence from '../reference/recurrence';
@@ -43,6 +44,8 @@ const KNOWN = new Set([
   'cuSeqlensK',
   'causal',
   'window',
+  'gateNormalizer',
+  'mix',
   'topK',
   'renormalize',
   'sinkTokens',
@@ -116,6 +119,18 @@ export function expected(
       if (!(Math.abs(reach) < 1000) || i.o || (i.sinks && largest(i.sinks) > 1000))
         return undefined;
       return { ...(backward ? layers.attentionBackward : layers.attention)(i, options) };
+    }
+    case 'ligerAttention': {
+      // The softmax of one channel is constant.
+      const { q, k, v, windowQ = q, windowK = k } = i;
+      if (!tame(q, k, v, windowQ, windowK) || (backward && q.shape[3] === 1)) return undefined;
+      const scales = [
+        options.scale ?? 0,
+        1 / (options.gateNormalizer ?? 16),
+        ...(options.mix ?? []),
+      ];
+      if (scales.some((x: number) => Math.abs(x) > 100)) return undefined;
+      return { ...(backward ? ligerAttentionBackward : ligerAttention)(i, options) };
     }
     case 'momRoute':
     case 'momGather':

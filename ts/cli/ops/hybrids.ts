@@ -1,4 +1,5 @@
 // What puts two kinds of attention, or several memories, into one layer.
+import * as liger from '#oracle/reference/ligerAttention';
 import * as mom from '#oracle/reference/mom';
 import * as windowLinear from '#oracle/reference/windowLinearAttention';
 import type { Tensor32 } from '#oracle/support/tensor';
@@ -20,6 +21,10 @@ function windowLinearFlops(pass: Pass, { B, T, H, K, V, F }: Shape): number {
   const backward = pass === 'backward';
   const window = (backward ? 6 * K + 4 * V : 2 * K + 2 * V) * pairs;
   return B * H * (window + (backward ? 10 : 4) * F * V * T);
+}
+
+function grouped({ H, HKV }: Shape): string | undefined {
+  return H % HKV === 0 ? undefined : `H = ${H} is no multiple of HKV = ${HKV}`;
 }
 
 const windowLinearAttention: Operation = {
@@ -54,8 +59,42 @@ const windowLinearAttention: Operation = {
     tokens: 'T',
     usual: { B: 1, T: 512, H: 8, HKV: 8, K: 64, V: 64, F: 128 },
   }),
-  objection: ({ H, HKV }: Shape) =>
-    H % HKV === 0 ? undefined : `H = ${H} is no multiple of HKV = ${HKV}`,
+  objection: grouped,
+};
+
+/** As attention's in the window and as a channel gate's cell, 4KV and 10KV a token. */
+function ligerFlops(pass: Pass, { B, T, H, K, V }: Shape): number {
+  return windowLinearFlops(pass, { B, T, H, K, V, F: K });
+}
+
+const ligerAttention: Operation = {
+  ...operation({
+    name: 'ligerAttention',
+    options: { window: WINDOW },
+    shapes: [
+      { B: 2, T: 75, H: 4, HKV: 2, K: 33, V: 20 },
+      { B: 1, T: 150, H: 2, HKV: 2, K: 64, V: 64 },
+    ],
+    float32: ['initialState'],
+    rounded: ['o'],
+    unbenched: ['initialState', 'windowQ', 'windowK'],
+    limits: { o: 2e-6, other: 1e-5 },
+    draw: ({ B, T, H, HKV, K, V }, { normals }) => ({
+      q: normals(B, T, H, K),
+      k: normals(B, T, HKV, K),
+      v: normals(B, T, HKV, V),
+      windowQ: normals(B, T, H, K),
+      windowK: normals(B, T, HKV, K),
+      initialState: normals(B, H, K, V),
+      dO: normals(B, T, H, V),
+    }),
+    forward: (inputs) => ({ o: liger.ligerAttention(inputs, { window: WINDOW }).o }),
+    backward: (inputs: any) => liger.ligerAttentionBackward(inputs, { window: WINDOW }),
+    flops: ligerFlops,
+    tokens: 'T',
+    usual: { B: 1, T: 512, H: 8, HKV: 8, K: 64, V: 64 },
+  }),
+  objection: grouped,
 };
 
 const TOP_K = 2;
@@ -136,6 +175,7 @@ const momCombine = momOperation('momCombine', {
 
 export const hybrids: readonly Operation[] = [
   windowLinearAttention,
+  ligerAttention,
   momRoute,
   momGather,
   momCombine,
