@@ -6,10 +6,15 @@ import { gatedScans } from '../reference/gatedScan';
 import { hgrn, hgrnBackward } from '../reference/hgrn';
 import * as layers from '../reference/layers';
 import { ligerAttention, ligerAttentionBackward } from '../reference/ligerAttention';
+import {
+  localLinearAttention,
+  localLinearAttentionBackward,
+} from '../reference/localLinearAttention';
 import * as mom from '../reference/mom';
 import * as presets from '../reference/presets';
 import * as recurrence from '../reference/recurrence';
 import { s4d, s4dBackward } from '../reference/s4d';
+import * as segments from '../reference/segments';
 import { tttLinear, tttLinearBackward } from '../reference/tttLinear';
 import {
   windowLinearAttention,
@@ -27,6 +32,7 @@ const NEUTRAL = new Set([
   'compute',
   'device',
   'outputFinalState',
+  'outputTransition',
   'saveForBackward',
   'gradDtype',
   'withBias',
@@ -66,6 +72,8 @@ const KNOWN = new Set([
   'normBeforeGate',
   'rotaryDim',
   'interleaved',
+  'kind',
+  'power',
   'theta',
   'offset',
   'eps',
@@ -101,10 +109,11 @@ export function expected(
   const backward = entry.name !== family;
   const i = inputs as any;
   // A quotient of two sums, each of which must fit into float32.
-  if (options.normalize && largest(i.q) > 1e15) return undefined;
+  if (options.normalize && i.q && largest(i.q) > 1e15) return undefined;
   // A unit vector of one number is constant, and so is a quotient whose terms have one factor: their gradients are what
   // rounding leaves of terms that cancel.
-  if (backward && (options.qkL2norm || options.normalize) && i.q.shape[3] === 1) return undefined;
+  const keys = i.k ?? i.q;
+  if (backward && (options.qkL2norm || options.normalize) && keys.shape[3] === 1) return undefined;
   switch (family) {
     case 'matmul':
       return backward ? matmulBackward(i, options, given) : { y: layers.matmul(i, options) };
@@ -147,6 +156,13 @@ export function expected(
       if (!(Math.abs(reach) < 1e4)) return undefined;
       return { ...(backward ? windowLinearAttentionBackward : windowLinearAttention)(i, options) };
     }
+    case 'localLinearAttention': {
+      // The matrix's largest value over its least one is what float32 loses bits by.
+      const reach = i.q.shape[3] * largest(i.k) * Math.max(largest(i.q), largest(i.k));
+      if (!(Math.abs(options.scale ?? 1) * reach < 1000) || i.solution) return undefined;
+      if (!i.lambda.data.every((x: number) => x > 0.01 * reach && x < 1e6)) return undefined;
+      return { ...(backward ? localLinearAttentionBackward : localLinearAttention)(i, options) };
+    }
     case 'shortConv':
       return shortConv(i, options, backward);
     case 'rope':
@@ -171,6 +187,13 @@ export function expected(
       const { da, db } = layers.swigluBackward({ ...pair, dY: i.dY });
       return { dGate: da, dUp: db };
     }
+    case 'featureMap':
+      // Projections that cancel; and a softmax of one number, which is constant.
+      if ((i.weight || i.scale) && !tame(i.x, i.weight ?? i.x, i.bias ?? i.x, i.scale ?? i.x))
+        return undefined;
+      if (backward && (i.weight ?? i.x).shape.slice(-1)[0] === 1) return undefined;
+      if (backward) return { ...layers.featureMapBackward(i, options) };
+      return { y: layers.featureMap(i, options) };
     case 'adamW':
       return { ...layers.adamW(i, options) };
     case 'doraNorms':
@@ -200,6 +223,14 @@ export function expected(
     case 's4d':
       if (!tame(i.logDt, i.logAReal, i.AImag, i.C)) return undefined;
       return { ...(backward ? s4dBackward : s4d)(i, options) };
+    case 'segmentSummary':
+      return {
+        ...(backward ? segments.segmentSummaryBackward : segments.segmentSummary)(i, options),
+      };
+    case 'segmentGradient':
+      return { ...segments.segmentGradient(i, options) };
+    case 'composeStates':
+      return { ...(backward ? segments.composeStatesBackward : segments.composeStates)(i) };
     case 'mamba2':
       if (!backward) return { ...presets.mamba2(i, options) };
       return { ...presets.mamba2Backward(i, options) };

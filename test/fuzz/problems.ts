@@ -176,6 +176,12 @@ export function baseCall(entry: EntryDescription, seed: number): BaseCall {
         ...(maybe() && !options.affine ? ['windowFactors'] : []),
       ];
       break;
+    case 'localLinearAttention':
+      shapes = localLinearShapes(dims, options, random);
+      skip = ['solution']; // of a forward, or nothing
+      if (takes(entry, 'outputSolution') && maybe()) options.outputSolution = maybe();
+      if (maybe()) options.outputResidual = maybe();
+      break;
     case 'rmsNorm':
     case 'rmsNormGated':
     case 'l2norm':
@@ -184,6 +190,9 @@ export function baseCall(entry: EntryDescription, seed: number): BaseCall {
       if (takes(entry, 'normBeforeGate') && maybe()) options.normBeforeGate = maybe();
       if (takes(entry, 'eps') && maybe()) options.eps = 1e-3;
       shapes = rowShapes([...dims.batch, dims.D]);
+      break;
+    case 'featureMap':
+      [shapes, skip] = featureShapes(dims, options, random);
       break;
     case 'adamW':
       Object.assign(options, { step: upTo(5), lr: 0.01 });
@@ -219,6 +228,9 @@ export function baseCall(entry: EntryDescription, seed: number): BaseCall {
       if (maybe()) options.discretisation = maybe() ? 'zoh' : 'bilinear';
       [dims.HV, dims.K, dims.V] = [dims.D, dims.W, 2];
       shapes = s4dShapes(dims);
+      break;
+    case 'composeStates':
+      shapes = chainShapes(dims, upTo(4) + (maybe() ? 0 : 1), [3, 4, 5][random.integer(3)]);
       break;
     case 'doraNorms':
       if (maybe()) options.scale = 0.5;
@@ -268,6 +280,7 @@ export function baseCall(entry: EntryDescription, seed: number): BaseCall {
   if (takes(entry, 'mode') && takes(entry, 'chunkSize') && maybe())
     options.mode = ['auto', 'recurrent', 'chunk'][random.integer(3)];
   if (takes(entry, 'chunkSize') && maybe()) options.chunkSize = 16 << random.integer(3);
+  if (takes(entry, 'outputTransition') && maybe()) options.outputTransition = maybe();
   if (takes(entry, 'outputFinalState') && maybe()) options.outputFinalState = maybe();
   if (takes(entry, 'saveForBackward') && maybe()) options.saveForBackward = maybe();
   const half: HalfDtype | undefined = ([undefined, undefined, 'bf16', 'f16'] as const)[
@@ -291,6 +304,7 @@ export function baseCall(entry: EntryDescription, seed: number): BaseCall {
   const either =
     {
       doraNorms: ['weight'],
+      featureMap: ['weight'],
       windowLinearAttention: pairs,
       ligerAttention: ['windowQ', 'windowK'],
     }[family as string] ?? ([] as string[]);
@@ -332,7 +346,7 @@ function gridShapes(
   random: Random,
 ): [Shapes, string[]] {
   const family = forwardName(entry);
-  const free = family === 'recurrence';
+  const free = ['recurrence', 'segmentSummary', 'segmentGradient'].includes(family);
   const rank = free ? [0, 1, 3, 4][random.integer(4)] : (GATE_RANK[family] ?? 0);
   const delta = free
     ? random.integer(2) === 0
@@ -367,15 +381,32 @@ function gridShapes(
     dO: [[B, T, HV, V], 'normal'],
     dFinalState: [state, 'normal'],
     dFinalZ: [[N, H, K], 'normal'],
+    dTransition: [[N, HV, ...(delta ? [K, K] : rank === 4 ? [K] : [])], 'normal'],
+    dState: [state, 'normal'],
+    dZ: [[N, H, K], 'normal'],
     aLog: [[HV], 'small'],
     dtBias: [rank === 4 ? [HV, K] : [HV], 'small'],
   };
   const skip = [];
   if (rank === 0 && family !== 'hgrn2') skip.push('g');
   if (!delta) skip.push('beta');
-  if (!normalize) skip.push('initialZ', 'dFinalZ');
+  if (!normalize) skip.push('initialZ', 'dFinalZ', 'dZ');
   if (!gated) skip.push('aLog', 'dtBias');
   return [shapes, skip];
+}
+
+/** R segments, transitions of rank 3, 4 or 5. */
+function chainShapes({ B, HV, K, V }: Dims, R: number, rank: number): Shapes {
+  const all = [R, B, HV, K, V];
+  const state = all.slice(1);
+  return {
+    transitions: [[R, B, HV, K, K].slice(0, rank), 'small'],
+    states: [all, 'normal'],
+    initialState: [state, 'normal'],
+    initialStates: [all, 'normal'],
+    dInitialStates: [all, 'normal'],
+    dFinalState: [state, 'normal'],
+  };
 }
 
 /** Of dplr, rwkv7 and rwkv6, whose names do not clash. */
@@ -512,6 +543,13 @@ function windowLinearShapes(dims: Dims, options: Record<string, unknown>, random
   };
 }
 
+function localLinearShapes(dims: Dims, options: Record<string, unknown>, random: Random): Shapes {
+  const { sinks, gate, dLse, o, lse, ...shapes } = attentionShapes(dims, options, random);
+  delete options.softcap;
+  const [B, T, H] = shapes.q[0];
+  return { ...shapes, lambda: [random.integer(2) ? [H] : [B, T, H], 'positive'] };
+}
+
 function tttShapes({ B, T, N, H, D }: Dims, own: boolean): Shapes {
   const rows = [B, T, H, D];
   const each = own ? [N] : [];
@@ -580,6 +618,35 @@ function ropeShapes({ B, T, H, HV, D, batch }: Dims, rotaryDim: number): Shapes 
     positions: [batch.length ? [T] : [B, T], 'index'],
     inverseFrequencies: [[rotaryDim / 2], 'normal'],
   };
+}
+
+function featureShapes(
+  dims: Dims,
+  options: Record<string, unknown>,
+  random: Random,
+): [Shapes, string[]] {
+  const { batch, H, K, D } = dims;
+  const kinds = ['elu1', 'relu', 'softmax', 'hedgehog', 'hedgehogExp', 'focused', 'taylor2'];
+  const kind = kinds[random.integer(kinds.length)];
+  options.kind = kind;
+  const projected = kind.startsWith('hedgehog');
+  const learned = projected && random.integer(3) > 0;
+  if (kind === 'focused' && random.integer(2)) options.power = 1 + random.integer(5);
+  const heads = random.integer(2) ? [H] : [];
+  const width = projected
+    ? 2 * (learned ? D : K)
+    : kind === 'taylor2'
+      ? 1 + K + (K * (K + 1)) / 2
+      : K;
+  const shapes: Shapes = {
+    x: [[...batch, H, K], 'normal'],
+    weight: [[...heads, K, D], 'small'],
+    bias: [[...heads, D], 'small'],
+    scale: [[K], 'small'],
+    dY: [[...batch, H, width], 'normal'],
+  };
+  const skip = [...(learned ? [] : ['weight', 'bias']), ...(kind === 'focused' ? [] : ['scale'])];
+  return [shapes, skip];
 }
 
 function doraShapes({ rows, D, W }: Dims): Shapes {

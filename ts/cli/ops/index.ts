@@ -8,12 +8,14 @@ import { layers } from './layers';
 import { loras } from './lora';
 import { cells, presets, variants } from './recurrence';
 import { scans } from './scans';
+import { segments } from './segments';
 
 export const operations: readonly Operation[] = [
   ...cells,
   ...variants,
   ...presets,
   ...scans,
+  ...segments,
   ...layers,
   ...attentions,
   ...hybrids,
