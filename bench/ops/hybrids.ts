@@ -1,4 +1,4 @@
-/** Two kinds of attention in a layer, T = 512, beside softmax attention; and the routing of memories. */
+/** Two kinds of attention in a layer, T = 512; and the routing of memories. */
 import type { Case } from '../../ts/cli/benchCase';
 import { findOperations } from '../../ts/cli/ops';
 
@@ -6,7 +6,6 @@ export function hybridCases(): Case[] {
   return findOperations([
     'windowLinearAttention',
     'ligerAttention',
-    'attention',
     'momRoute',
     'momGather',
     'momCombine',

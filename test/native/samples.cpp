@@ -129,14 +129,10 @@ Arguments argumentsOf(const std::string& function) {
             {"sinks", r.normals({2})},       {"gate", r.normals({2, 19, 2, 5})}, {"dO", r.normals({2, 19, 2, 5})},
             {"dLse", r.normals({2, 19, 2})}, {"o", r.normals({2, 19, 2, 5})},    {"lse", r.normals({2, 19, 2})}};
   if (starts("ligerAttention"))
-    return {{"q", r.normals({2, 19, 2, 9})},
-            {"k", r.normals({2, 19, 1, 9})},
-            {"v", r.normals({2, 19, 1, 5})},
-            {"windowQ", r.normals({2, 19, 2, 9})},
-            {"windowK", r.normals({2, 19, 1, 9})},
-            {"initialState", r.normals({2, 2, 9, 5})},
-            {"dO", r.normals({2, 19, 2, 5})},
-            {"dFinalState", r.normals({2, 2, 9, 5})}};
+    return {{"q", r.normals({2, 19, 2, 9})},       {"k", r.normals({2, 19, 1, 9})},
+            {"v", r.normals({2, 19, 1, 5})},       {"windowQ", r.normals({2, 19, 2, 9})},
+            {"windowK", r.normals({2, 19, 1, 9})}, {"initialState", r.normals({2, 2, 9, 5})},
+            {"dO", r.normals({2, 19, 2, 5})},      {"dFinalState", r.normals({2, 2, 9, 5})}};
   if (starts("momRoute")) return {{"logits", r.normals({2, 19, 5})}, {"dWeights", r.normals({2, 19, 2})}};
   if (starts("momGather"))
     return {{"x", r.normals({2, 19, 3, 7})},
@@ -144,8 +140,10 @@ Arguments argumentsOf(const std::string& function) {
             {"dY", r.normals({1, 76, 3, 7})},
             {"slots", r.indices({2, 19, 2}, 76)}};
   if (starts("momCombine"))
-    return {{"o", r.normals({1, 76, 3, 7})},       {"weights", r.normals({2, 19, 2})},
-            {"slots", r.indices({2, 19, 2}, 76)},  {"shared", r.normals({2, 19, 3, 7})},
+    return {{"o", r.normals({1, 76, 3, 7})},
+            {"weights", r.normals({2, 19, 2})},
+            {"slots", r.indices({2, 19, 2}, 76)},
+            {"shared", r.normals({2, 19, 3, 7})},
             {"dY", r.normals({2, 19, 3, 7})}};
   if (starts("windowLinearAttention"))
     return {{"q", r.normals({2, 19, 2, 9})},
