@@ -14,7 +14,7 @@ import { type Run, SETTINGS } from './study.ts';
 import type { Job } from './worker.ts';
 
 /** The models to be trained, in the order of the tables. */
-function plan({ tasks, mixers, layers, steps, seeds, full }: Options): Result[] {
+function plan({ tasks, mixers, layers, steps, seeds, changes, full }: Options): Result[] {
   const results: Result[] = [];
   for (const name of tasks)
     for (const depth of layers)
@@ -23,7 +23,7 @@ function plan({ tasks, mixers, layers, steps, seeds, full }: Options): Result[] 
         results.push({
           task: TASKS[name](),
           arm,
-          settings: { ...SETTINGS, layers: depth, steps: steps[name], seed: seeds[0] },
+          settings: { ...SETTINGS, ...changes, layers: depth, steps: steps[name], seed: seeds[0] },
           runs: [],
         });
       }
