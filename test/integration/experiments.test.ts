@@ -192,6 +192,9 @@ test('options: defaults, and errors for what is not one', () => {
   const full = tracking.parseOptions(['--full', '--seed', '4']);
   assert.ok(full !== 'help');
   assert.equal([full.tasks.length, full.seeds], [6, [4, 5, 6]]);
+  const other = tracking.parseOptions(['--head-dim', '16', '--convolution']);
+  assert.ok(other !== 'help' && !other.complete);
+  assert.equal(other.changes, { convolution: true, headDim: 16, strengthRate: 4 });
   assert.throws(() => tracking.parseOptions(['--full', '--quick']), /exclude/);
   assert.throws(() => tracking.parseOptions(['--tasks', 'S6']), /--tasks: expected some of .*S6/);
   assert.throws(() => tracking.parseOptions(['--steps', '0']), /--steps: expected a whole number/);
