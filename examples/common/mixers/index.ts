@@ -12,13 +12,22 @@ import {
   linearAttentionBackwardSync,
   linearAttentionSync,
 } from 'rankone';
+import type { Layer } from '../layers/layer.ts';
 import type { Parameters } from '../parameters.ts';
+import { AttentionMixer, SoftmaxCell } from './attention.ts';
 import { LogSigmoidDecay, SoftplusDecay, WriteStrength } from './gates.ts';
 import { GridCell } from './gridCell.ts';
+import { HedgehogCell } from './hedgehog.ts';
 import { Mamba2Cell } from './mamba2.ts';
 import { Mixer, type MixerShape } from './mixer.ts';
 
-export interface MixerConfig {
+/** How a mixer may differ from its paper's layer. */
+export interface MixerOptions {
+  /** Tokens under softmax beside a linear form, the query's own among them; 32 without it. */
+  window?: number;
+}
+
+export interface MixerConfig extends MixerOptions {
   width: number;
   /** K and V of a head; there are width / headDim heads. */
   headDim: number;
@@ -26,7 +35,7 @@ export interface MixerConfig {
   outputGain: number;
 }
 
-type MakeMixer = (parameters: Parameters, config: MixerConfig) => Mixer;
+type MakeMixer = (parameters: Parameters, config: MixerConfig) => Layer;
 
 function shapeOf({ width, headDim }: MixerConfig, changes: Partial<MixerShape> = {}): MixerShape {
   if (width % headDim !== 0) throw new RangeError(`width ${width} is no multiple of ${headDim}`);
@@ -114,6 +123,18 @@ export const mixers = {
       },
     );
     return new Mixer(parameters, shape, cell, config.outputGain);
+  },
+
+  /** Softmax attention with rotary positions: what the others are to do without. */
+  attention(parameters, config) {
+    return new AttentionMixer(parameters, shapeOf(config), new SoftmaxCell(), config.outputGain);
+  },
+
+  /** Zhang et al. 2024: linear attention with learned maps that are to be like the softmax. */
+  hedgehog(parameters, config) {
+    const shape = shapeOf(config);
+    const cell = new HedgehogCell(parameters, shape);
+    return new AttentionMixer(parameters, shape, cell, config.outputGain);
   },
 
   /** Dao and Gu 2024: values twice as wide, one query and key for all heads. */
