@@ -77,16 +77,17 @@ function control(bench: Bench): Row {
   return { name: 'softmax', outputErrors: [], mapParameters: 0, runs: { lora: run }, ...figures };
 }
 
-function linearise(method: Method, bench: Bench): Row {
+/** A row of a form that takes the softmax's place. The window alone shows what the linear part of the hybrids is worth. */
+function linearise(method: Method | 'window', bench: Bench): Row {
   const { teacher, corpus, options, probe } = bench;
-  const student = swap(teacher, method, options);
+  const student = swap(teacher, method === 'window' ? 'windowAttention' : method, options);
   const maps = ownParameters(teacher, student);
   const swapped = bits(student, bench);
   const outputErrors = [outputError(teacher, student, probe)];
   const row: Partial<Row> = {};
   let run: StageRun | undefined;
   let loraAlone: StageRun | undefined;
-  // Liger has nothing to transfer to: its gates are made of the keys.
+  // Liger has nothing to transfer to: its gates are made of the keys. Nor has a window.
   if (maps.count > 0) {
     const alone = recover(student, corpus.train, `${method} without transfer`, options);
     row.recoveredAlone = bits(alone.adapted.model, bench);
@@ -195,7 +196,8 @@ function main(options: Options): void {
   console.log(
     `softmax: ${count(teacher.parameters.count)} parameters, ${fixed(before)} bits per byte`,
   );
-  const rows = [control(bench), ...methods.map((method) => linearise(method, bench))];
+  const forms = ['window', ...methods] as const;
+  const rows = [control(bench), ...forms.map((form) => linearise(form, bench))];
   report(before, rows, scale);
   check(before, rows, weights().equals(kept));
   const seconds = (performance.now() - start) / 1000;

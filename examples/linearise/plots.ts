@@ -5,6 +5,7 @@ import type { Row } from './main.ts';
 
 const COLORS: Record<string, string> = {
   softmax: '#222222',
+  window: '#999999',
   hedgehog: '#cc3311',
   lolcats: '#4477aa',
   liger: '#228833',

@@ -2,11 +2,12 @@ import type { Tensor } from 'rankone';
 import { randomBatch } from '../common/batches.ts';
 import type { AttentionMixer } from '../common/mixers/attention.ts';
 import { HedgehogCell } from '../common/mixers/hedgehog.ts';
+import type { MixerName } from '../common/mixers/index.ts';
 import { type Batch, SequenceModel } from '../common/model.ts';
 import { Parameters } from '../common/parameters.ts';
 import { Random } from '../common/random.ts';
 import { Buffers } from '../common/tensor.ts';
-import type { Method, Options } from './options.ts';
+import type { Options } from './options.ts';
 import { runStage } from './training.ts';
 import { WeightMatch } from './weights.ts';
 
@@ -16,7 +17,7 @@ const SCHEDULE = { peak: 1e-2, warmup: 0.05, floor: 0.02 };
 /** A model with another mixer in the softmax model's place and all of its weights; what it has besides starts anew. */
 export function swap(
   teacher: SequenceModel,
-  mixer: Method,
+  mixer: MixerName,
   { scale, seed }: Options,
 ): SequenceModel {
   const { window } = scale;
@@ -40,8 +41,8 @@ export function ownParameters(teacher: SequenceModel, student: SequenceModel): P
 
 const attentionOf = (model: SequenceModel) => model.mixers as readonly AttentionMixer[];
 
-/** sum (y - expected)^2 / sum expected^2, and its gradient times `factor`, where there is a place for it. */
-function relativeError(y: Tensor, expected: Tensor, factor = 1, dy?: Tensor): number {
+/** sum (y - expected)^2 / sum expected^2, and its gradient where there is a place for it. */
+function relativeError(y: Tensor, expected: Tensor, dy?: Tensor): number {
   let [error, size] = [0, 0];
   for (let i = 0; i < y.data.length; i++) {
     error += (y.data[i] - expected.data[i]) ** 2;
@@ -49,7 +50,7 @@ function relativeError(y: Tensor, expected: Tensor, factor = 1, dy?: Tensor): nu
   }
   if (dy)
     for (let i = 0; i < y.data.length; i++)
-      dy.data[i] = ((y.data[i] - expected.data[i]) * 2 * factor) / size;
+      dy.data[i] = ((y.data[i] - expected.data[i]) * 2) / size;
   return error / size;
 }
 
@@ -91,7 +92,7 @@ export function transfer(
     }
     const y = cell.forward(seen);
     const dO = buffers.get('dO', ...y.shape);
-    const error = relativeError(y, mixed, 1, dO);
+    const error = relativeError(y, mixed, dO);
     cell.backward(dO);
     return error;
   };

@@ -2,7 +2,7 @@ import {
   attentionBackwardSync,
   attentionSync,
   ropeBackwardSync,
-  ropeInPlaceSync,
+  ropeSync,
   type Tensor,
 } from 'rankone';
 import type { Carry } from '../carry.ts';
@@ -46,8 +46,13 @@ export class AttentionMixer<C extends Cell = Cell> implements Layer {
     const q = reshape(this.q.forward(x), batch, tokens, keyHeads, keyDim);
     const k = reshape(this.k.forward(x), batch, tokens, keyHeads, keyDim);
     const v = reshape(this.v.forward(x), batch, tokens, valueHeads, valueDim);
-    ropeInPlaceSync({ q, k }, { offset: carry?.position(this, tokens) ?? 0 });
-    this.seen = { x, q, k, v };
+    const offset = carry?.position(this, tokens) ?? 0;
+    const turned = (name: string, x: Tensor) => {
+      const y = this.buffers.get(name, ...x.shape);
+      ropeSync({ x }, { offset, out: { y } });
+      return y;
+    };
+    this.seen = { x, q: turned('q', q), k: turned('k', k), v, unturned: { q, k } };
     this.mixed = this.cell.forward(this.seen, carry);
     return this.out.forward(reshape(this.mixed, batch, tokens, valueHeads * valueDim));
   }
@@ -56,14 +61,15 @@ export class AttentionMixer<C extends Cell = Cell> implements Layer {
     const [batch, tokens] = dy.shape;
     const { valueHeads, valueDim } = this.shape;
     const dO = reshape(this.out.backward(dy), batch, tokens, valueHeads, valueDim);
-    const { dq, dk, dv } = this.cell.backward(dO);
-    const turnedBack = (name: string, dY: Tensor) => {
+    const { dq, dk, dv, unturned } = this.cell.backward(dO);
+    const turnedBack = (name: string, dY: Tensor, besides?: Tensor) => {
       const dx = this.buffers.get(name, ...dY.shape);
       ropeBackwardSync({ dY }, { out: { dx } });
+      if (besides) add(dx.data, besides.data, dx.data);
       return flat(dx);
     };
-    const dx = this.q.backward(turnedBack('dq', dq));
-    add(dx.data, this.k.backward(turnedBack('dk', dk)).data, dx.data);
+    const dx = this.q.backward(turnedBack('dq', dq, unturned?.dq));
+    add(dx.data, this.k.backward(turnedBack('dk', dk, unturned?.dk)).data, dx.data);
     add(dx.data, this.v.backward(flat(dv)).data, dx.data);
     return dx;
   }
@@ -75,21 +81,28 @@ function flat(x: Tensor): Tensor {
   return reshape(x, batch, tokens, heads * width);
 }
 
-/** Causal softmax attention. */
+/** Causal softmax attention, over all that was read or over a window of it. */
 export class SoftmaxCell implements Cell {
+  private readonly window?: number;
   private readonly buffers = new Buffers();
   private kept?: { q: Tensor; k: Tensor; v: Tensor; o: Tensor; lse: Tensor };
+
+  /** @param window tokens that a query sees, its own among them; all before it without it */
+  constructor(window?: number) {
+    this.window = window;
+  }
 
   forward({ q, k, v }: CellInputs, carry?: Carry): Tensor {
     const [batch, tokens, heads, keyDim] = q.shape;
     const o = this.buffers.get('o', ...v.shape);
     this.kept = undefined;
     if (carry) {
-      const cache = carry.cache(this, v.shape[2], keyDim, v.shape[3]);
-      attentionSync({ q, k, v, cache }, { out: { o } });
+      const reach = this.window === undefined ? undefined : Math.max(1, this.window - 1);
+      const cache = carry.cache(this, v.shape[2], keyDim, v.shape[3], reach);
+      attentionSync({ q, k, v, cache }, { ...this.mask, out: { o } });
     } else {
       const lse = this.buffers.get('lse', batch, tokens, heads);
-      attentionSync({ q, k, v }, { outputLse: true, out: { o, lse } });
+      attentionSync({ q, k, v }, { ...this.mask, outputLse: true, out: { o, lse } });
       this.kept = { q, k, v, o, lse };
     }
     return o;
@@ -103,7 +116,11 @@ export class SoftmaxCell implements Cell {
       dk: this.buffers.get('dk', ...k.shape),
       dv: this.buffers.get('dv', ...v.shape),
     };
-    attentionBackwardSync({ ...this.kept, dO }, { out });
+    attentionBackwardSync({ ...this.kept, dO }, { ...this.mask, out });
     return out;
+  }
+
+  private get mask(): { window?: readonly [number, number] } {
+    return this.window === undefined ? {} : { window: [this.window - 1, 0] };
   }
 }

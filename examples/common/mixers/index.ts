@@ -18,6 +18,7 @@ import { AttentionMixer, SoftmaxCell } from './attention.ts';
 import { LogSigmoidDecay, SoftplusDecay, WriteStrength } from './gates.ts';
 import { GridCell } from './gridCell.ts';
 import { HedgehogCell } from './hedgehog.ts';
+import { LigerCell } from './liger.ts';
 import { Mamba2Cell } from './mamba2.ts';
 import { Mixer, type MixerShape } from './mixer.ts';
 
@@ -34,6 +35,8 @@ export interface MixerConfig extends MixerOptions {
   /** Factor on the first weights of the output projection. */
   outputGain: number;
 }
+
+const WINDOW = 32;
 
 type MakeMixer = (parameters: Parameters, config: MixerConfig) => Layer;
 
@@ -130,11 +133,23 @@ export const mixers = {
     return new AttentionMixer(parameters, shapeOf(config), new SoftmaxCell(), config.outputGain);
   },
 
+  /** The same over the last tokens alone. */
+  windowAttention(parameters, config) {
+    const cell = new SoftmaxCell(config.window ?? WINDOW);
+    return new AttentionMixer(parameters, shapeOf(config), cell, config.outputGain);
+  },
+
   /** Zhang et al. 2024: linear attention with learned maps that are to be like the softmax. */
   hedgehog(parameters, config) {
     const shape = shapeOf(config);
     const cell = new HedgehogCell(parameters, shape);
     return new AttentionMixer(parameters, shape, cell, config.outputGain);
+  },
+
+  /** Lan et al. 2025: gates from the keys, half of it attention in a window. */
+  liger(parameters, config) {
+    const cell = new LigerCell(config.window ?? WINDOW);
+    return new AttentionMixer(parameters, shapeOf(config), cell, config.outputGain);
   },
 
   /** Dao and Gu 2024: values twice as wide, one query and key for all heads. */

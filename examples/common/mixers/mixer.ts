@@ -31,6 +31,8 @@ export interface CellInputs {
   q: Tensor;
   k: Tensor;
   v: Tensor;
+  /** Queries and keys before they were turned by their positions, where that is done. */
+  unturned?: { q: Tensor; k: Tensor };
 }
 
 export interface CellGradients {
@@ -39,6 +41,8 @@ export interface CellGradients {
   dq: Tensor;
   dk: Tensor;
   dv: Tensor;
+  /** What comes back to the queries and keys before they were turned, besides. */
+  unturned?: { dq: Tensor; dk: Tensor };
 }
 
 /** The recurrence itself, with the gates that belong to it. */
