@@ -54,6 +54,7 @@ export * from './ops/deltaPresets';
 export * from './ops/doraNorms';
 export * from './ops/dplr';
 export * from './ops/embedding';
+export * from './ops/featureMap';
 export type * from './ops/grid';
 export * from './ops/hgrn';
 export * from './ops/hgrn2';

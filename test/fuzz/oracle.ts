@@ -54,6 +54,8 @@ const KNOWN = new Set([
   'normBeforeGate',
   'rotaryDim',
   'interleaved',
+  'kind',
+  'power',
   'theta',
   'offset',
   'eps',
@@ -132,6 +134,13 @@ export function expected(
       const { da, db } = layers.swigluBackward({ ...pair, dY: i.dY });
       return { dGate: da, dUp: db };
     }
+    case 'featureMap':
+      // Projections that cancel; and a softmax of one number, which is constant.
+      if ((i.weight || i.scale) && !tame(i.x, i.weight ?? i.x, i.bias ?? i.x, i.scale ?? i.x))
+        return undefined;
+      if (backward && (i.weight ?? i.x).shape.slice(-1)[0] === 1) return undefined;
+      if (backward) return { ...layers.featureMapBackward(i, options) };
+      return { y: layers.featureMap(i, options) };
     case 'adamW':
       return { ...layers.adamW(i, options) };
     case 'doraNorms':

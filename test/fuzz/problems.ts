@@ -167,6 +167,9 @@ export function baseCall(entry: EntryDescription, seed: number): BaseCall {
       if (takes(entry, 'eps') && maybe()) options.eps = 1e-3;
       shapes = rowShapes([...dims.batch, dims.D]);
       break;
+    case 'featureMap':
+      [shapes, skip] = featureShapes(dims, options, random);
+      break;
     case 'adamW':
       Object.assign(options, { step: upTo(5), lr: 0.01 });
       if (maybe()) options.weightDecay = 0.1;
@@ -269,7 +272,7 @@ export function baseCall(entry: EntryDescription, seed: number): BaseCall {
     if (group === undefined) inputs[name] = value(name, dtypes);
     else if (group === 'gate') gate[name] = value(name, dtypes);
   }
-  const either = family === 'doraNorms' ? ['weight'] : [];
+  const either = ['doraNorms', 'featureMap'].includes(family) ? ['weight'] : [];
   // A coin does not say whether there is a beta, a g, what a fused gate needs, or what stands for one another.
   for (const { name, dtypes } of entry.inputs)
     if (
@@ -489,6 +492,35 @@ function ropeShapes({ B, T, H, HV, D, batch }: Dims, rotaryDim: number): Shapes 
     positions: [batch.length ? [T] : [B, T], 'index'],
     inverseFrequencies: [[rotaryDim / 2], 'normal'],
   };
+}
+
+function featureShapes(
+  dims: Dims,
+  options: Record<string, unknown>,
+  random: Random,
+): [Shapes, string[]] {
+  const { batch, H, K, D } = dims;
+  const kinds = ['elu1', 'relu', 'softmax', 'hedgehog', 'hedgehogExp', 'focused', 'taylor2'];
+  const kind = kinds[random.integer(kinds.length)];
+  options.kind = kind;
+  const projected = kind.startsWith('hedgehog');
+  const learned = projected && random.integer(3) > 0;
+  if (kind === 'focused' && random.integer(2)) options.power = 1 + random.integer(5);
+  const heads = random.integer(2) ? [H] : [];
+  const width = projected
+    ? 2 * (learned ? D : K)
+    : kind === 'taylor2'
+      ? 1 + K + (K * (K + 1)) / 2
+      : K;
+  const shapes: Shapes = {
+    x: [[...batch, H, K], 'normal'],
+    weight: [[...heads, K, D], 'small'],
+    bias: [[...heads, D], 'small'],
+    scale: [[K], 'small'],
+    dY: [[...batch, H, width], 'normal'],
+  };
+  const skip = [...(learned ? [] : ['weight', 'bias']), ...(kind === 'focused' ? [] : ['scale'])];
+  return [shapes, skip];
 }
 
 function doraShapes({ rows, D, W }: Dims): Shapes {

@@ -120,6 +120,11 @@ Arguments argumentsOf(const std::string& function) {
             {"weight", r.normals({19})},
             {"dY", r.normals({5, 19})}};
   if (starts("l2norm")) return {{"x", r.normals({5, 19})}, {"dY", r.normals({5, 19})}};
+  if (starts("featureMap"))
+    return {{"x", r.normals({2, 19, 2, 9})},
+            {"weight", r.normals({2, 9, 5})},
+            {"bias", r.normals({2, 5})},
+            {"dY", r.normals({2, 19, 2, 10})}};
   if (starts("rope"))
     return {{"x", r.normals({2, 19, 2, 10})},
             {"dY", r.normals({2, 19, 2, 10})},
@@ -259,6 +264,15 @@ Invocation ofDType(Invocation call, DType dtype) {
   return call;
 }
 
+// Hedgehog, focused and second-order features.
+void featureSample(Invocation& call, const SampleForm& form) {
+  if (!form.fused && !form.packed) return void(call.choose("kind", "hedgehog"));
+  Random r(46);
+  call.in("weight", Array()).in("bias", Array()).choose("kind", form.fused ? "focused" : "taylor2");
+  if (form.fused) call.in("scale", r.normals({9})).set("power", 4);
+  if (takes(call, "dY")) call.in("dY", r.normals({2, 19, 2, form.fused ? 9 : 55}));
+}
+
 Invocation plainSample(const std::string& function, const SampleForm& form) {
   for (const Preset& p : presets())
     if (function == p.name || function == std::string(p.name) + "Backward") return presetSample(&p, function, form);
@@ -273,6 +287,7 @@ Invocation plainSample(const std::string& function, const SampleForm& form) {
     if (form.fused) call.set("causal", form.packed ? 1 : 0);
     if (function == "attention") call.set("outputLse", 1);
   }
+  if (function.starts_with("featureMap")) featureSample(call, form);
   if (function == "adamW") call.set("lr", 1e-3).set("step", 2);
   if (function == "spmm") call.set("outFeatures", 9);
   if (function == "rowSketch") call.set("size", 4);

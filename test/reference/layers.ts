@@ -3,6 +3,7 @@ export * from './adamW.ts';
 export * from './attention.ts';
 export * from './crossEntropy.ts';
 export * from './embedding.ts';
+export * from './featureMap.ts';
 export * from './l2norm.ts';
 export * from './matmul.ts';
 export * from './rmsNorm.ts';

@@ -13,6 +13,7 @@ Operations:
   scans beyond the grid: dplr rwkv7 rwkv6 hgrn s4d s4d/convolution tttLinear
   parts of a layer: matmul bf16/matmul rmsNorm rmsNormGated l2norm rope swiglu shortConv embedding crossEntropy adamW
     sigmoid/rmsNormGated after/rmsNormGated sigmoid/after/rmsNormGated partial/rope packed/shortConv
+    featureMap/elu1 featureMap/relu featureMap/softmax featureMap/focused featureMap/hedgehog featureMap/taylor2
     attention attention/token (one token after many)
   companions of adapters: spmm sddmm scatterAdd kroneckerLinear basisCombination randLora doraNorms rowSketch
     rowSketchGradient
@@ -38,7 +39,7 @@ export const benchHelp = `${operationsHelp}
 
 Shapes: B,T,H,HV,K,V of the recurrences (of mamba2 H is its groups, K its state width, V its head width);
   B,T,H,K,V of dplr, rwkv7 and rwkv6; B,T,D of hgrn; B,T,D,N of s4d; B,T,H,D of tttLinear;
-  M,N,K of matmul: y [M,N] = a [M,K] b^T; rows,D of the norms, swiglu and adamW; B,T,D,W of shortConv; B,T,H,D of rope;
+  M,N,K of matmul: y [M,N] = a [M,K] b^T; rows,D of the norms, swiglu and adamW; B,T,D,W of shortConv; B,T,H,D of rope; B,T,H,K of featureMap (D of hedgehog);
   B,T,S,H,HKV,K,V of attention (T queries after S - T keys); rows,D,N of embedding (N ids); N,V of crossEntropy; M,N,K,r,E of lora (M rows, W [N,K], E adapters of rank r).
 
 Suite lora-linear: the fused LoRA product beside its base product, in the same turns. --op names lora operations, --shape is
