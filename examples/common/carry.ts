@@ -72,6 +72,17 @@ export class Carry {
     return cache;
   }
 
+  /** What LoLCATs' layer keeps: a state for what has left its window, and the window. */
+  windowLinear(layer: object, shape: Omit<WindowLinearCacheShape, 'batch'>): WindowLinearCache {
+    let [state, cache] = [this.states.get(layer), this.caches.get(layer)];
+    if (!state || !cache) {
+      ({ state, cache } = createWindowLinearCache({ ...shape, batch: this.batch }));
+      this.states.set(layer, state);
+      this.caches.set(layer, cache);
+    }
+    return { state, cache };
+  }
+
   /** Of states, windows and caches, with the room that is not used yet. */
   get bytes(): number {
     let sum = 0;

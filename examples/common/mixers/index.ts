@@ -19,6 +19,7 @@ import { LogSigmoidDecay, SoftplusDecay, WriteStrength } from './gates.ts';
 import { GridCell } from './gridCell.ts';
 import { HedgehogCell } from './hedgehog.ts';
 import { LigerCell } from './liger.ts';
+import { LolcatsCell } from './lolcats.ts';
 import { Mamba2Cell } from './mamba2.ts';
 import { Mixer, type MixerShape } from './mixer.ts';
 
@@ -143,6 +144,13 @@ export const mixers = {
   hedgehog(parameters, config) {
     const shape = shapeOf(config);
     const cell = new HedgehogCell(parameters, shape);
+    return new AttentionMixer(parameters, shape, cell, config.outputGain);
+  },
+
+  /** Zhang et al. 2024: a window of softmax, and what Hedgehog has before it. */
+  lolcats(parameters, config) {
+    const shape = shapeOf(config);
+    const cell = new LolcatsCell(parameters, shape, config.window ?? WINDOW);
     return new AttentionMixer(parameters, shape, cell, config.outputGain);
   },
 
