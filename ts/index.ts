@@ -77,6 +77,7 @@ export * from './ops/shortConv';
 export * from './ops/sparse';
 export * from './ops/swiglu';
 export * from './ops/tttLinear';
+export * from './ops/windowLinearAttention';
 export type { PeftConfig } from './peft/configKeys';
 export type { StoredArrays, StoredDType, StoredTensor } from './peft/dtypes';
 export {
