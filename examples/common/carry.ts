@@ -1,9 +1,12 @@
 import {
   createKvCache,
   createState,
+  createWindowLinearCache,
   type KvCache,
   type RecurrentState,
   type Tensor,
+  type WindowLinearCache,
+  type WindowLinearCacheShape,
 } from 'rankone';
 import { sizeOf, zeros } from './tensor.ts';
 
