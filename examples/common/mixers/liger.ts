@@ -10,7 +10,7 @@ import type { Carry } from '../carry.ts';
 import { add, logSigmoid, logSigmoidBackward } from '../elementwise.ts';
 import { Buffers } from '../tensor.ts';
 import { SoftmaxCell } from './attention.ts';
-import type { Cell, CellGradients, CellInputs } from './mixer.ts';
+import type { CellGradients, CellInputs, HybridCell } from './mixer.ts';
 
 /** GLA's divisor of the log decay. */
 const FACTOR = 1 / 16;
@@ -25,7 +25,8 @@ interface Kept {
  * Liger (Lan et al. 2025), without a parameter of its own: half of what GLA makes of the softmax of queries and of keys, with
  * decays from the keys themselves, and half of softmax attention in a window. Positions are in the window alone.
  */
-export class LigerCell implements Cell {
+export class LigerCell implements HybridCell {
+  tail = true;
   private readonly window: SoftmaxCell;
   private readonly buffers = new Buffers();
   private kept?: Kept;
@@ -55,6 +56,7 @@ export class LigerCell implements Cell {
       this.saved = glaSync(inputs, { ...options, saveForBackward: true }).saved;
       this.kept = { raw, inputs };
     }
+    if (!this.tail) o.data.fill(0);
     add(o.data, this.window.forward({ x, q, k, v }, carry).data, o.data);
     halve(o);
     return o;

@@ -4,7 +4,7 @@ import { add } from '../elementwise.ts';
 import type { Parameter, Parameters } from '../parameters.ts';
 import { Buffers } from '../tensor.ts';
 import { FeatureMaps } from './hedgehog.ts';
-import type { Cell, CellGradients, CellInputs, MixerShape } from './mixer.ts';
+import type { CellGradients, CellInputs, HybridCell, MixerShape } from './mixer.ts';
 
 /** What the window weighs at first, beside the linear part: its paper's. */
 const FIRST_FACTOR = 0.1;
@@ -19,7 +19,8 @@ interface Kept {
 }
 
 /** LoLCATs (Zhang et al. 2024): softmax in a window, and linear attention with learned maps before it, under one normaliser. */
-export class LolcatsCell implements Cell {
+export class LolcatsCell implements HybridCell {
+  tail = true;
   private readonly window: number;
   private readonly shape: MixerShape;
   private readonly maps: FeatureMaps;
@@ -37,6 +38,7 @@ export class LolcatsCell implements Cell {
 
   forward({ q, k, v }: CellInputs, carry?: Carry): Tensor {
     const mapped = this.maps.forward(q, k);
+    if (!this.tail) mapped.q.data.fill(0);
     const inputs = { q, k, v, phiQ: mapped.q, phiK: mapped.k, windowFactors: this.factors.value };
     const o = this.buffers.get('o', ...v.shape);
     const options = { window: this.window, out: { o } };

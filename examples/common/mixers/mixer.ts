@@ -52,6 +52,12 @@ export interface Cell {
   backward(dO: Tensor): CellGradients;
 }
 
+/** A cell of softmax in a window and something linear before it. */
+export interface HybridCell extends Cell {
+  /** False leaves the window alone, to see what the rest is worth. */
+  tail: boolean;
+}
+
 const TAPS = 4;
 
 /**
