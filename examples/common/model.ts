@@ -18,7 +18,7 @@ export interface ModelConfig extends MixerOptions {
   /** Blocks of mixer and MLP. */
   layers: number;
   headDim: number;
-  /** Inner width of the MLP. */
+  /** Inner width of the MLP; 0: blocks of the mixer alone. */
   hidden: number;
 }
 
@@ -51,9 +51,10 @@ export class SequenceModel {
     for (let i = 0; i < layers; i++) {
       const p = this.parameters.scope(`blocks.${i}`);
       const mixer = mixers[config.mixer](p.scope('mixer'), { ...config, outputGain });
-      const mlp = new SwigluMlp(p.scope('mlp'), width, hidden, outputGain);
       made.push(mixer);
       chain.push(new Residual(new Chain(new RmsNorm(p.scope('mixerNorm'), width), mixer)));
+      if (hidden === 0) continue;
+      const mlp = new SwigluMlp(p.scope('mlp'), width, hidden, outputGain);
       chain.push(new Residual(new Chain(new RmsNorm(p.scope('mlpNorm'), width), mlp)));
     }
     chain.push(new RmsNorm(this.parameters.scope('norm'), width));

@@ -32,6 +32,7 @@ function stages(before: number, rows: readonly Row[]): Chart {
     title: 'From softmax to linear attention and back',
     x: '',
     y: 'held-out bits per byte',
+    beside: true,
     marks: STAGES.map((label, x) => ({ label, x })),
     levels: [{ label: `softmax ${before.toFixed(3)}`, y: before }],
     lines: rows.flatMap((row) => {
@@ -48,6 +49,7 @@ function recovery(before: number, rows: readonly Row[]): Chart {
     title: 'LoRA on q, k, v and out after the swap; faint: without attention transfer',
     x: 'training step',
     y: 'bits per byte of the batch, smoothed',
+    beside: true,
     levels: [{ label: `held out ${before.toFixed(3)}`, y: before }],
     lines: rows.flatMap(({ name, runs }): Line[] => {
       const color = COLORS[name];
@@ -70,7 +72,8 @@ function decode(
     title,
     x: 'tokens of context',
     y,
-    legend: 'left',
+    from: Math.log2(contexts[0]),
+    beside: true,
     marks: contexts.map((context) => ({ label: `${context}`, x: Math.log2(context) })),
     levels: [],
     lines: rows.map((row) => ({

@@ -470,7 +470,17 @@ test('bad input', async () => {
   assert.ok(held.state.toTensor().data.every((x) => x === 0));
   for (const x of [held.state, held.cache, other.state, other.cache, full]) x.dispose();
   fails({ ...none, ...held }, {}, Error, /disposed/);
-  assert.throws(() => createWindowLinearCache({ ...shape, keyDim: 2000 }), /keyDim/);
+  for (const [change, kind, pattern] of [
+    [{ keyDim: 2000 }, RangeError, /^\[createWindowLinearCache\] keyDim: /],
+    [{ featureHeads: 3 }, RangeError, /featureHeads: expected a multiple of kvHeads = 2, got 3/],
+    [{ window: 0 }, RangeError, /window: expected an integer from 1, got 0/],
+    [{ batch: '1' }, TypeError, /batch: expected an integer/],
+    [{ terraced: 1 }, TypeError, /terraced: expected true or false/],
+    [{ dtype: 'f64' }, TypeError, /^\[createWindowLinearCache\] dtype: expected/],
+    [{ windows: 3 }, TypeError, /windows/],
+  ] as const)
+    throwsWith(() => createWindowLinearCache({ ...shape, ...change } as any), kind, pattern);
+  throwsWith(() => createWindowLinearCache(null as any), TypeError, /shape: expected/);
   const back = (change: object, kind: any, pattern: RegExp): void => {
     const given = { ...inputs, ...gradients, ...change };
     throwsWith(() => native[`${name}BackwardSync`](given), kind, pattern);

@@ -182,6 +182,7 @@ export function windowLinearAttentionBackward(
     let dGamma = 0;
     let dLambda = 0;
     let dMost = 0;
+    const alone = first === 0 && !initialState; // gamma cancels
     keys.forEach((token, i) => {
       const value = (token * HKV + Math.floor(head / (H / HKV))) * V;
       const dWeight = dMean((c) => v.data[value + c]) - own;
@@ -194,7 +195,7 @@ export function windowLinearAttentionBackward(
           dPhiK.data[at + c] += dWeight * lambda * phiQ.data[row * F + c];
         }
       } else {
-        dGamma += (dWeight * weights[i]) / gamma;
+        if (!alone) dGamma += (dWeight * weights[i]) / gamma;
         dMost -= dWeight * weights[i];
         dScores[i] = dWeight * weights[i];
       }

@@ -1,3 +1,4 @@
+import { rangeError, show, typeError, unknownKey } from '../errors';
 import { createKvCache, type KvCache } from '../kvCache';
 import { asynchronous, synchronous } from '../marshal';
 import { createState, type RecurrentState } from '../state';
@@ -223,27 +224,63 @@ export interface WindowLinearCache {
  * where both are emptied: `cache.reset(slot)`, and zeros copied into the state.
  * @throws TypeError or RangeError as {@link createState} and {@link createKvCache}
  */
-export function createWindowLinearCache({
-  batch,
-  kvHeads,
-  featureHeads = kvHeads,
-  keyDim,
-  valueDim,
-  featureDim,
-  window = 64,
-  terraced = false,
-  dtype = 'f32',
-}: WindowLinearCacheShape): WindowLinearCache {
+export function createWindowLinearCache(shape: WindowLinearCacheShape): WindowLinearCache {
+  const name = 'createWindowLinearCache';
+  if (typeof shape !== 'object' || shape === null)
+    throw typeError(name, `shape: expected {${FIELDS.join(', ')}}, got ${show(shape)}`);
+  for (const key in shape)
+    if (!FIELDS.includes(key)) throw unknownKey(name, 'an input', key, FIELDS);
+  const { batch, kvHeads, featureHeads = kvHeads, keyDim, valueDim, featureDim } = shape;
+  const { window = 64, terraced = false, dtype } = shape;
+  const sizes = { batch, kvHeads, featureHeads, keyDim, valueDim, featureDim, window };
+  for (const [field, value] of Object.entries(sizes)) {
+    if (typeof value !== 'number')
+      throw typeError(name, `${field}: expected an integer, got ${show(value)}`);
+    if (!Number.isInteger(value) || value < 1 || value > 1 << 30)
+      throw rangeError(name, `${field}: expected an integer from 1, got ${value}`);
+  }
+  if (featureHeads % kvHeads !== 0)
+    throw rangeError(
+      name,
+      `featureHeads: expected a multiple of kvHeads = ${kvHeads}, got ${featureHeads}`,
+    );
+  if (typeof terraced !== 'boolean')
+    throw typeError(name, `terraced: expected true or false, got ${show(terraced)}`);
   const group = featureHeads / kvHeads;
   const reach = terraced ? 2 * window - 1 : window - 1;
   const heads = { valueHeads: featureHeads, keyHeads: featureHeads };
-  const state = createState({ batch, ...heads, keyDim: featureDim, valueDim });
+  return under(name, () => {
+    const state = createState({ batch, ...heads, keyDim: featureDim, valueDim });
+    try {
+      const width = keyDim + group * featureDim;
+      const ring = { window: Math.max(1, reach), dtype };
+      return { state, cache: createKvCache({ batch, kvHeads, keyDim: width, valueDim, ...ring }) };
+    } catch (error) {
+      state.dispose();
+      throw error;
+    }
+  });
+}
+
+const FIELDS = [
+  'batch',
+  'kvHeads',
+  'featureHeads',
+  'keyDim',
+  'valueDim',
+  'featureDim',
+  'window',
+  'terraced',
+  'dtype',
+];
+
+/** What `body` returns; its error under the name of the function that was called. */
+function under<T>(name: string, body: () => T): T {
   try {
-    const width = keyDim + group * featureDim;
-    const ring = { window: Math.max(1, reach), dtype };
-    return { state, cache: createKvCache({ batch, kvHeads, keyDim: width, valueDim, ...ring }) };
+    return body();
   } catch (error) {
-    state.dispose();
-    throw error;
+    const { message, constructor: Kind } = error as Error;
+    const text = message.replace(/^\[[^\]]*\]/, `[${name}]`);
+    throw new (Kind as ErrorConstructor)(text, { cause: error });
   }
 }

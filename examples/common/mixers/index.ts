@@ -1,6 +1,8 @@
 import {
   deltaNetBackwardSync,
   deltaNetSync,
+  deltaProductBackwardSync,
+  deltaProductSync,
   gatedDeltaNetBackwardSync,
   gatedDeltaNetSync,
   gatedDeltaProductBackwardSync,
@@ -27,6 +29,12 @@ import { Mixer, type MixerShape } from './mixer.ts';
 export interface MixerOptions {
   /** Tokens under softmax beside a linear form, the query's own among them; 32 without it. */
   window?: number;
+  /** beta in [0,2] instead of [0,1] (Grazzi et al. 2024), for the delta rules. */
+  negativeEigenvalues?: boolean;
+  /** n of the Householder products; 2 without it. */
+  householders?: number;
+  /** Without the short convolution; silu remains. */
+  noConvolution?: boolean;
 }
 
 export interface MixerConfig extends MixerOptions {
@@ -37,11 +45,18 @@ export interface MixerConfig extends MixerOptions {
   outputGain: number;
 }
 
+/** Of the short convolution. */
+const TAPS = 4;
+
+/** Tokens that attention in a window sees. */
 const WINDOW = 32;
 
 type MakeMixer = (parameters: Parameters, config: MixerConfig) => Layer;
 
-function shapeOf({ width, headDim }: MixerConfig, changes: Partial<MixerShape> = {}): MixerShape {
+function shapeOf(
+  { width, headDim, noConvolution }: MixerConfig,
+  changes: Partial<MixerShape> = {},
+): MixerShape {
   if (width % headDim !== 0) throw new RangeError(`width ${width} is no multiple of ${headDim}`);
   const heads = width / headDim;
   return {
@@ -52,6 +67,7 @@ function shapeOf({ width, headDim }: MixerConfig, changes: Partial<MixerShape> =
     valueDim: headDim,
     keysPerToken: 1,
     unitKeys: false,
+    taps: noConvolution ? 1 : TAPS,
     ...changes,
   };
 }
@@ -82,7 +98,7 @@ export const mixers = {
     const cell = new GridCell(
       shape,
       { forward: deltaNetSync, backward: deltaNetBackwardSync },
-      { strength: new WriteStrength(parameters, shape) },
+      { strength: new WriteStrength(parameters, shape, config) },
     );
     return new Mixer(parameters, shape, cell, config.outputGain);
   },
@@ -95,7 +111,7 @@ export const mixers = {
       { forward: gatedDeltaNetSync, backward: gatedDeltaNetBackwardSync },
       {
         decay: new SoftplusDecay(parameters, shape, false),
-        strength: new WriteStrength(parameters, shape),
+        strength: new WriteStrength(parameters, shape, config),
       },
     );
     return new Mixer(parameters, shape, cell, config.outputGain);
@@ -109,21 +125,32 @@ export const mixers = {
       { forward: kdaSync, backward: kdaBackwardSync },
       {
         decay: new SoftplusDecay(parameters, shape, true),
-        strength: new WriteStrength(parameters, shape),
+        strength: new WriteStrength(parameters, shape, config),
       },
     );
     return new Mixer(parameters, shape, cell, config.outputGain);
   },
 
-  /** Siems et al. 2025: two delta updates per token, each with its own key, value and strength. */
+  /** Siems et al. 2025: two delta updates per token or more, each with its own key, value and strength. */
+  deltaProduct(parameters, config) {
+    const shape = shapeOf(config, { unitKeys: true, keysPerToken: config.householders ?? 2 });
+    const cell = new GridCell(
+      shape,
+      { forward: deltaProductSync, backward: deltaProductBackwardSync },
+      { strength: new WriteStrength(parameters, shape, config) },
+    );
+    return new Mixer(parameters, shape, cell, config.outputGain);
+  },
+
+  /** The same with a decay per head. */
   gatedDeltaProduct(parameters, config) {
-    const shape = shapeOf(config, { unitKeys: true, keysPerToken: 2 });
+    const shape = shapeOf(config, { unitKeys: true, keysPerToken: config.householders ?? 2 });
     const cell = new GridCell(
       shape,
       { forward: gatedDeltaProductSync, backward: gatedDeltaProductBackwardSync },
       {
         decay: new SoftplusDecay(parameters, shape, false),
-        strength: new WriteStrength(parameters, shape),
+        strength: new WriteStrength(parameters, shape, config),
       },
     );
     return new Mixer(parameters, shape, cell, config.outputGain);

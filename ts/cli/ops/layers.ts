@@ -22,7 +22,7 @@ export interface Definition {
   rounded?: readonly string[];
   /** Relative error over a whole result, in float32. */
   limits: { other: number; [result: string]: number };
-  /** `dY`, or one of `dO`, `dSum` and `dDelta`, is the gradient of the result. */
+  /** `dY`, or one or more of the others of GRADIENTS, are the gradients of the results. */
   draw: (shape: Shape, make: Maker) => Tensors;
   forward: (inputs: any) => References;
   backward?: (inputs: any) => object;
@@ -50,7 +50,7 @@ export interface Maker {
   indices: (bound: number, ...shape: number[]) => Indices;
 }
 
-const GRADIENTS = ['dY', 'dO', 'dSum', 'dDelta'];
+const GRADIENTS = ['dY', 'dO', 'dSum', 'dDelta', 'dTransition', 'dState', 'dInitialStates'];
 
 export function operation(definition: Definition): Operation {
   const { name, limits, draw, backward, rounded: narrow = ['y'], ...rest } = definition;
