@@ -27,7 +27,7 @@ import { Mixer, type MixerShape } from './mixer.ts';
 
 /** How a mixer may differ from its paper's layer. */
 export interface MixerOptions {
-  /** Tokens under softmax beside a linear form, the query's own among them; 32 without it. */
+  /** Tokens under softmax beside a linear form, the query's own among them; 8 without it. */
   window?: number;
   /** beta in [0,2] instead of [0,1] (Grazzi et al. 2024), for the delta rules. */
   negativeEigenvalues?: boolean;
@@ -49,7 +49,7 @@ export interface MixerConfig extends MixerOptions {
 const TAPS = 4;
 
 /** Tokens that attention in a window sees. */
-const WINDOW = 32;
+const WINDOW = 8;
 
 type MakeMixer = (parameters: Parameters, config: MixerConfig) => Layer;
 
