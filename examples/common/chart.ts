@@ -17,6 +17,8 @@ export interface Chart {
   lines: readonly Line[];
   /** Dashed horizontal lines to compare with. */
   levels: readonly { label: string; y: number }[];
+  /** Labels along x, in the place of round numbers. */
+  marks?: readonly { label: string; x: number }[];
   /** Where the x axis begins, instead of 0. */
   from?: number;
   /** The legend stands beside the plot and not in it. */
@@ -56,7 +58,7 @@ export function smooth(
 }
 
 /** A line chart as SVG text. */
-export function renderChart({ title, x, y, lines, levels, from, beside }: Chart): string {
+export function renderChart({ title, x, y, lines, levels, from, beside, marks }: Chart): string {
   const all = lines.flatMap((line) => line.points);
   const xs = all.map((p) => p[0]);
   const ys = [...all.map((p) => p[1]), ...levels.map((l) => l.y)];
@@ -76,10 +78,11 @@ export function renderChart({ title, x, y, lines, levels, from, beside }: Chart)
     `<rect width="${WIDTH}" height="${HEIGHT}" fill="#fff"/>`,
     text(`x="${BOX.left}" y="28"`, 'start', title, 'font-size="16"'),
   ];
-  for (const mark of ticks(x0, x1)) {
-    const at = px(mark);
+  const round = ticks(x0, x1).map((at) => ({ label: number(at), x: at }));
+  for (const mark of marks ?? round) {
+    const at = px(mark.x);
     out.push(`<path d="M${at} ${BOX.top}V${bottom}" stroke="#eee"/>`);
-    out.push(text(`x="${at}" y="${bottom + 18}"`, 'middle', number(mark), 'fill="#555"'));
+    out.push(text(`x="${at}" y="${bottom + 18}"`, 'middle', mark.label, 'fill="#555"'));
   }
   for (const mark of ticks(y0, y1)) {
     const at = py(mark);

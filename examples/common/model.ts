@@ -32,6 +32,8 @@ export interface Batch {
 export class SequenceModel {
   readonly config: ModelConfig;
   readonly parameters: Parameters;
+  /** Of the blocks, the first one first. */
+  readonly mixers: readonly Layer[];
   private readonly embedding: Embedding;
   private readonly body: Layer;
   private readonly buffers = new Buffers();
@@ -45,9 +47,11 @@ export class SequenceModel {
     // Each block adds to the residual stream twice; smaller first steps keep its size independent of the depth.
     const outputGain = 1 / Math.sqrt(2 * layers);
     const chain: Layer[] = [];
+    const made: Layer[] = [];
     for (let i = 0; i < layers; i++) {
       const p = this.parameters.scope(`blocks.${i}`);
       const mixer = mixers[config.mixer](p.scope('mixer'), { ...config, outputGain });
+      made.push(mixer);
       chain.push(new Residual(new Chain(new RmsNorm(p.scope('mixerNorm'), width), mixer)));
       if (hidden === 0) continue;
       const mlp = new SwigluMlp(p.scope('mlp'), width, hidden, outputGain);
@@ -55,6 +59,7 @@ export class SequenceModel {
     }
     chain.push(new RmsNorm(this.parameters.scope('norm'), width));
     chain.push(this.parameters.linear('head', width, vocabulary, { gain: 0.2 }));
+    this.mixers = made;
     this.body = new Chain(...chain);
   }
 

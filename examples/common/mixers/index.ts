@@ -14,14 +14,21 @@ import {
   linearAttentionBackwardSync,
   linearAttentionSync,
 } from 'rankone';
+import type { Layer } from '../layers/layer.ts';
 import type { Parameters } from '../parameters.ts';
+import { AttentionMixer, SoftmaxCell } from './attention.ts';
 import { LogSigmoidDecay, SoftplusDecay, WriteStrength } from './gates.ts';
 import { GridCell } from './gridCell.ts';
+import { HedgehogCell } from './hedgehog.ts';
+import { LigerCell } from './liger.ts';
+import { LolcatsCell } from './lolcats.ts';
 import { Mamba2Cell } from './mamba2.ts';
 import { Mixer, type MixerShape } from './mixer.ts';
 
 /** How a mixer may differ from its paper's layer. */
 export interface MixerOptions {
+  /** Tokens under softmax beside a linear form, the query's own among them; 8 without it. */
+  window?: number;
   /** beta in [0,2] instead of [0,1] (Grazzi et al. 2024), for the delta rules. */
   negativeEigenvalues?: boolean;
   /** n of the Householder products; 2 without it. */
@@ -41,7 +48,10 @@ export interface MixerConfig extends MixerOptions {
 /** Of the short convolution. */
 const TAPS = 4;
 
-type MakeMixer = (parameters: Parameters, config: MixerConfig) => Mixer;
+/** Tokens that attention in a window sees. */
+const WINDOW = 8;
+
+type MakeMixer = (parameters: Parameters, config: MixerConfig) => Layer;
 
 function shapeOf(
   { width, headDim, noConvolution }: MixerConfig,
@@ -144,6 +154,37 @@ export const mixers = {
       },
     );
     return new Mixer(parameters, shape, cell, config.outputGain);
+  },
+
+  /** Softmax attention with rotary positions: what the others are to do without. */
+  attention(parameters, config) {
+    return new AttentionMixer(parameters, shapeOf(config), new SoftmaxCell(), config.outputGain);
+  },
+
+  /** The same over the last tokens alone. */
+  windowAttention(parameters, config) {
+    const cell = new SoftmaxCell(config.window ?? WINDOW);
+    return new AttentionMixer(parameters, shapeOf(config), cell, config.outputGain);
+  },
+
+  /** Zhang et al. 2024: linear attention with learned maps that are to be like the softmax. */
+  hedgehog(parameters, config) {
+    const shape = shapeOf(config);
+    const cell = new HedgehogCell(parameters, shape);
+    return new AttentionMixer(parameters, shape, cell, config.outputGain);
+  },
+
+  /** Zhang et al. 2024: a window of softmax, and what Hedgehog has before it. */
+  lolcats(parameters, config) {
+    const shape = shapeOf(config);
+    const cell = new LolcatsCell(parameters, shape, config.window ?? WINDOW);
+    return new AttentionMixer(parameters, shape, cell, config.outputGain);
+  },
+
+  /** Lan et al. 2025: gates from the keys, half of it attention in a window. */
+  liger(parameters, config) {
+    const cell = new LigerCell(config.window ?? WINDOW);
+    return new AttentionMixer(parameters, shapeOf(config), cell, config.outputGain);
   },
 
   /** Dao and Gu 2024: values twice as wide, one query and key for all heads. */

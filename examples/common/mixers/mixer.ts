@@ -33,6 +33,8 @@ export interface CellInputs {
   q: Tensor;
   k: Tensor;
   v: Tensor;
+  /** Queries and keys before they were turned by their positions, where that is done. */
+  unturned?: { q: Tensor; k: Tensor };
 }
 
 export interface CellGradients {
@@ -41,6 +43,8 @@ export interface CellGradients {
   dq: Tensor;
   dk: Tensor;
   dv: Tensor;
+  /** What comes back to the queries and keys before they were turned, besides. */
+  unturned?: { dq: Tensor; dk: Tensor };
 }
 
 /** The recurrence itself, with the gates that belong to it. */
@@ -48,6 +52,12 @@ export interface Cell {
   /** Returns o `[B,T,HV,V]`. */
   forward(inputs: CellInputs, carry?: Carry): Tensor;
   backward(dO: Tensor): CellGradients;
+}
+
+/** A cell of softmax in a window and something linear before it. */
+export interface HybridCell extends Cell {
+  /** False leaves the window alone, to see what the rest is worth. */
+  tail: boolean;
 }
 
 /**
