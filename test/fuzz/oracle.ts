@@ -5,13 +5,13 @@ import * as companions from '../reference/companions';
 import { gatedScans } from '../reference/gatedScan';
 import { hgrn, hgrnBackward } from '../reference/hgrn';
 import * as layers from '../reference/layers';
-import * as presets from '../reference/presets';
-import * as recurrence from '../reference/recurrence';
-import { s4d, s4dBackward } from '../reference/s4d';
 import {
   localLinearAttention,
   localLinearAttentionBackward,
 } from '../reference/localLinearAttention';
+import * as presets from '../reference/presets';
+import * as recurrence from '../reference/recurrence';
+import { s4d, s4dBackward } from '../reference/s4d';
 import { tttLinear, tttLinearBackward } from '../reference/tttLinear';
 import { sizeOf, type TensorLike } from '../support/tensor';
 import { forwardName } from './problems';
