@@ -17,11 +17,16 @@ export interface Chart {
   lines: readonly Line[];
   /** Dashed horizontal lines to compare with. */
   levels: readonly { label: string; y: number }[];
+  /** Where the x axis begins, instead of 0. */
+  from?: number;
+  /** The legend stands beside the plot and not in it. */
+  beside?: boolean;
 }
 
 const WIDTH = 860;
 const HEIGHT = 480;
 const BOX = { left: 64, right: 150, top: 48, bottom: 52 };
+const LEGEND = 190;
 
 const escapeXml = (text: string) =>
   text.replaceAll('&', '&amp;').replaceAll('<', '&lt;').replaceAll('>', '&gt;');
@@ -51,14 +56,14 @@ export function smooth(
 }
 
 /** A line chart as SVG text. */
-export function renderChart({ title, x, y, lines, levels }: Chart): string {
+export function renderChart({ title, x, y, lines, levels, from, beside }: Chart): string {
   const all = lines.flatMap((line) => line.points);
   const xs = all.map((p) => p[0]);
   const ys = [...all.map((p) => p[1]), ...levels.map((l) => l.y)];
-  const [x0, x1] = [Math.min(0, ...xs), Math.max(...xs, 1e-9)];
+  const [x0, x1] = [from ?? Math.min(0, ...xs), Math.max(...xs, 1e-9)];
   const spread = Math.max(...ys) - Math.min(...ys) || 1;
   const [y0, y1] = [Math.min(...ys) - 0.05 * spread, Math.max(...ys) + 0.05 * spread];
-  const right = WIDTH - BOX.right;
+  const right = WIDTH - (beside ? LEGEND + 16 : BOX.right);
   const bottom = HEIGHT - BOX.bottom;
   const px = (v: number) => (BOX.left + ((v - x0) / (x1 - x0)) * (right - BOX.left)).toFixed(1);
   const py = (v: number) => (bottom - ((v - y0) / (y1 - y0)) * (bottom - BOX.top)).toFixed(1);
@@ -106,11 +111,11 @@ export function renderChart({ title, x, y, lines, levels }: Chart): string {
   }
   lines.forEach(({ label, color, faint }, i) => {
     const at = BOX.top + 14 + 18 * i;
-    const from = right - 190;
+    const start = beside ? right + 16 : right - LEGEND;
     out.push(
-      `<path d="M${from} ${at}h24" stroke="${color}" stroke-width="2" opacity="${faint ? 0.5 : 1}"/>`,
+      `<path d="M${start} ${at}h24" stroke="${color}" stroke-width="2" opacity="${faint ? 0.5 : 1}"/>`,
     );
-    out.push(text(`x="${from + 32}" y="${at + 4}"`, 'start', label));
+    out.push(text(`x="${start + 32}" y="${at + 4}"`, 'start', label));
   });
   out.push('</svg>');
   return `${out.join('\n')}\n`;

@@ -12,7 +12,12 @@ import {
 import * as presets from '../reference/presets';
 import * as recurrence from '../reference/recurrence';
 import { s4d, s4dBackward } from '../reference/s4d';
+import * as segments from '../reference/segments';
 import { tttLinear, tttLinearBackward } from '../reference/tttLinear';
+import {
+  windowLinearAttention,
+  windowLinearAttentionBackward,
+} from '../reference/windowLinearAttention';
 import { sizeOf, type TensorLike } from '../support/tensor';
 import { forwardName } from './problems';
 
@@ -25,6 +30,7 @@ const NEUTRAL = new Set([
   'compute',
   'device',
   'outputFinalState',
+  'outputTransition',
   'saveForBackward',
   'gradDtype',
   'withBias',
@@ -43,6 +49,8 @@ const KNOWN = new Set([
   'causal',
   'window',
   'sinkTokens',
+  'terraced',
+  'affine',
   'softcap',
   'qkL2norm',
   'gate',
@@ -58,6 +66,8 @@ const KNOWN = new Set([
   'normBeforeGate',
   'rotaryDim',
   'interleaved',
+  'kind',
+  'power',
   'theta',
   'offset',
   'eps',
@@ -93,10 +103,11 @@ export function expected(
   const backward = entry.name !== family;
   const i = inputs as any;
   // A quotient of two sums, each of which must fit into float32.
-  if (options.normalize && largest(i.q) > 1e15) return undefined;
+  if (options.normalize && i.q && largest(i.q) > 1e15) return undefined;
   // A unit vector of one number is constant, and so is a quotient whose terms have one factor: their gradients are what
   // rounding leaves of terms that cancel.
-  if (backward && (options.qkL2norm || options.normalize) && i.q.shape[3] === 1) return undefined;
+  const keys = i.k ?? i.q;
+  if (backward && (options.qkL2norm || options.normalize) && keys.shape[3] === 1) return undefined;
   switch (family) {
     case 'matmul':
       return backward ? matmulBackward(i, options, given) : { y: layers.matmul(i, options) };
@@ -111,6 +122,17 @@ export function expected(
       if (!(Math.abs(reach) < 1000) || i.o || (i.sinks && largest(i.sinks) > 1000))
         return undefined;
       return { ...(backward ? layers.attentionBackward : layers.attention)(i, options) };
+    }
+    case 'windowLinearAttention': {
+      // A normaliser of terms of one sign, and scores that float32 resolves.
+      const { q, k, v, phiQ, phiK, initialZ, windowFactors } = i;
+      const parts = [phiQ, phiK, ...(initialZ ? [initialZ] : [])];
+      if (!tame(q, k, v, ...parts, ...(windowFactors ? [windowFactors] : []))) return undefined;
+      if (parts.some(({ data }) => Array.from(data as number[]).some((x) => x < 0)))
+        return undefined;
+      const reach = (options.scale ?? 1 / Math.sqrt(q.shape[3])) * q.shape[3] * 400;
+      if (!(Math.abs(reach) < 1e4)) return undefined;
+      return { ...(backward ? windowLinearAttentionBackward : windowLinearAttention)(i, options) };
     }
     case 'localLinearAttention': {
       // The matrix's largest value over its least one is what float32 loses bits by.
@@ -143,6 +165,13 @@ export function expected(
       const { da, db } = layers.swigluBackward({ ...pair, dY: i.dY });
       return { dGate: da, dUp: db };
     }
+    case 'featureMap':
+      // Projections that cancel; and a softmax of one number, which is constant.
+      if ((i.weight || i.scale) && !tame(i.x, i.weight ?? i.x, i.bias ?? i.x, i.scale ?? i.x))
+        return undefined;
+      if (backward && (i.weight ?? i.x).shape.slice(-1)[0] === 1) return undefined;
+      if (backward) return { ...layers.featureMapBackward(i, options) };
+      return { y: layers.featureMap(i, options) };
     case 'adamW':
       return { ...layers.adamW(i, options) };
     case 'doraNorms':
@@ -172,6 +201,14 @@ export function expected(
     case 's4d':
       if (!tame(i.logDt, i.logAReal, i.AImag, i.C)) return undefined;
       return { ...(backward ? s4dBackward : s4d)(i, options) };
+    case 'segmentSummary':
+      return {
+        ...(backward ? segments.segmentSummaryBackward : segments.segmentSummary)(i, options),
+      };
+    case 'segmentGradient':
+      return { ...segments.segmentGradient(i, options) };
+    case 'composeStates':
+      return { ...(backward ? segments.composeStatesBackward : segments.composeStates)(i) };
     case 'mamba2':
       if (!backward) return { ...presets.mamba2(i, options) };
       return { ...presets.mamba2Backward(i, options) };

@@ -158,6 +158,15 @@ export function baseCall(entry: EntryDescription, seed: number): BaseCall {
       skip = ['o', 'lse']; // results of a forward, or nothing
       if (takes(entry, 'outputLse') && maybe()) options.outputLse = maybe();
       break;
+    case 'windowLinearAttention':
+      shapes = windowLinearShapes(dims, options, random);
+      // A state and its sum of keys come together.
+      skip = [
+        ...(maybe() ? ['initialState', 'initialZ'] : []),
+        ...(maybe() ? ['dFinalState', 'dFinalZ'] : []),
+        ...(maybe() && !options.affine ? ['windowFactors'] : []),
+      ];
+      break;
     case 'localLinearAttention':
       shapes = localLinearShapes(dims, options, random);
       skip = ['solution']; // of a forward, or nothing
@@ -172,6 +181,9 @@ export function baseCall(entry: EntryDescription, seed: number): BaseCall {
       if (takes(entry, 'normBeforeGate') && maybe()) options.normBeforeGate = maybe();
       if (takes(entry, 'eps') && maybe()) options.eps = 1e-3;
       shapes = rowShapes([...dims.batch, dims.D]);
+      break;
+    case 'featureMap':
+      [shapes, skip] = featureShapes(dims, options, random);
       break;
     case 'adamW':
       Object.assign(options, { step: upTo(5), lr: 0.01 });
@@ -207,6 +219,9 @@ export function baseCall(entry: EntryDescription, seed: number): BaseCall {
       if (maybe()) options.discretisation = maybe() ? 'zoh' : 'bilinear';
       [dims.HV, dims.K, dims.V] = [dims.D, dims.W, 2];
       shapes = s4dShapes(dims);
+      break;
+    case 'composeStates':
+      shapes = chainShapes(dims, upTo(4) + (maybe() ? 0 : 1), [3, 4, 5][random.integer(3)]);
       break;
     case 'doraNorms':
       if (maybe()) options.scale = 0.5;
@@ -256,6 +271,7 @@ export function baseCall(entry: EntryDescription, seed: number): BaseCall {
   if (takes(entry, 'mode') && takes(entry, 'chunkSize') && maybe())
     options.mode = ['auto', 'recurrent', 'chunk'][random.integer(3)];
   if (takes(entry, 'chunkSize') && maybe()) options.chunkSize = 16 << random.integer(3);
+  if (takes(entry, 'outputTransition') && maybe()) options.outputTransition = maybe();
   if (takes(entry, 'outputFinalState') && maybe()) options.outputFinalState = maybe();
   if (takes(entry, 'saveForBackward') && maybe()) options.saveForBackward = maybe();
   const half: HalfDtype | undefined = ([undefined, undefined, 'bf16', 'f16'] as const)[
@@ -275,7 +291,11 @@ export function baseCall(entry: EntryDescription, seed: number): BaseCall {
     if (group === undefined) inputs[name] = value(name, dtypes);
     else if (group === 'gate') gate[name] = value(name, dtypes);
   }
-  const either = family === 'doraNorms' ? ['weight'] : [];
+  const pairs = ['initialState', 'initialZ', 'dFinalState', 'dFinalZ', 'windowFactors'];
+  const either =
+    { doraNorms: ['weight'], featureMap: ['weight'], windowLinearAttention: pairs }[
+      family as string
+    ] ?? ([] as string[]);
   // A coin does not say whether there is a beta, a g, what a fused gate needs, or what stands for one another.
   for (const { name, dtypes } of entry.inputs)
     if (
@@ -292,7 +312,7 @@ export function baseCall(entry: EntryDescription, seed: number): BaseCall {
   const base: BaseCall = { inputs, options };
   if (entry.name === 'shortConv') {
     if (dims.W > 1) base.state = { shape: [dims.N, dims.D, 1, dims.W - 1], keyHeads: 0 };
-  } else if (entry.takesState)
+  } else if (entry.takesState && !entry.takesCache)
     base.state = {
       shape: [dims.N, dims.HV, dims.K, dims.V],
       keyHeads: options.normalize ? dims.H : 0,
@@ -314,7 +334,7 @@ function gridShapes(
   random: Random,
 ): [Shapes, string[]] {
   const family = forwardName(entry);
-  const free = family === 'recurrence';
+  const free = ['recurrence', 'segmentSummary', 'segmentGradient'].includes(family);
   const rank = free ? [0, 1, 3, 4][random.integer(4)] : (GATE_RANK[family] ?? 0);
   const delta = free
     ? random.integer(2) === 0
@@ -349,15 +369,32 @@ function gridShapes(
     dO: [[B, T, HV, V], 'normal'],
     dFinalState: [state, 'normal'],
     dFinalZ: [[N, H, K], 'normal'],
+    dTransition: [[N, HV, ...(delta ? [K, K] : rank === 4 ? [K] : [])], 'normal'],
+    dState: [state, 'normal'],
+    dZ: [[N, H, K], 'normal'],
     aLog: [[HV], 'small'],
     dtBias: [rank === 4 ? [HV, K] : [HV], 'small'],
   };
   const skip = [];
   if (rank === 0 && family !== 'hgrn2') skip.push('g');
   if (!delta) skip.push('beta');
-  if (!normalize) skip.push('initialZ', 'dFinalZ');
+  if (!normalize) skip.push('initialZ', 'dFinalZ', 'dZ');
   if (!gated) skip.push('aLog', 'dtBias');
   return [shapes, skip];
+}
+
+/** R segments, transitions of rank 3, 4 or 5. */
+function chainShapes({ B, HV, K, V }: Dims, R: number, rank: number): Shapes {
+  const all = [R, B, HV, K, V];
+  const state = all.slice(1);
+  return {
+    transitions: [[R, B, HV, K, K].slice(0, rank), 'small'],
+    states: [all, 'normal'],
+    initialState: [state, 'normal'],
+    initialStates: [all, 'normal'],
+    dInitialStates: [all, 'normal'],
+    dFinalState: [state, 'normal'],
+  };
 }
 
 /** Of dplr, rwkv7 and rwkv6, whose names do not clash. */
@@ -424,6 +461,28 @@ function attentionShapes(dims: Dims, options: Record<string, unknown>, random: R
     dLse: [[B, T, H], 'normal'],
     o: [[B, T, H, V], 'normal'],
     lse: [[B, T, H], 'normal'],
+  };
+}
+
+function windowLinearShapes(dims: Dims, options: Record<string, unknown>, random: Random): Shapes {
+  const { B, T, N, H: HKV, HV: H, K, V, D: F } = dims;
+  const HF = random.integer(2) ? H : HKV;
+  if (random.integer(4)) options.window = 1 + random.integer(9);
+  if (random.integer(2)) options.terraced = random.integer(2) === 0;
+  if (random.integer(3) === 0) options.affine = random.integer(2) === 0;
+  if (random.integer(3) === 0) options.scale = 0.5;
+  return {
+    q: [[B, T, H, K], 'normal'],
+    k: [[B, T, HKV, K], 'normal'],
+    v: [[B, T, HKV, V], 'normal'],
+    phiQ: [[B, T, H, F], 'positive'],
+    phiK: [[B, T, HF, F], 'positive'],
+    windowFactors: [[H], 'normal'],
+    initialState: [[N, HF, F, V], 'normal'],
+    initialZ: [[N, HF, F], 'positive'],
+    dO: [[B, T, H, V], 'normal'],
+    dFinalState: [[N, HF, F, V], 'normal'],
+    dFinalZ: [[N, HF, F], 'normal'],
   };
 }
 
@@ -502,6 +561,35 @@ function ropeShapes({ B, T, H, HV, D, batch }: Dims, rotaryDim: number): Shapes 
     positions: [batch.length ? [T] : [B, T], 'index'],
     inverseFrequencies: [[rotaryDim / 2], 'normal'],
   };
+}
+
+function featureShapes(
+  dims: Dims,
+  options: Record<string, unknown>,
+  random: Random,
+): [Shapes, string[]] {
+  const { batch, H, K, D } = dims;
+  const kinds = ['elu1', 'relu', 'softmax', 'hedgehog', 'hedgehogExp', 'focused', 'taylor2'];
+  const kind = kinds[random.integer(kinds.length)];
+  options.kind = kind;
+  const projected = kind.startsWith('hedgehog');
+  const learned = projected && random.integer(3) > 0;
+  if (kind === 'focused' && random.integer(2)) options.power = 1 + random.integer(5);
+  const heads = random.integer(2) ? [H] : [];
+  const width = projected
+    ? 2 * (learned ? D : K)
+    : kind === 'taylor2'
+      ? 1 + K + (K * (K + 1)) / 2
+      : K;
+  const shapes: Shapes = {
+    x: [[...batch, H, K], 'normal'],
+    weight: [[...heads, K, D], 'small'],
+    bias: [[...heads, D], 'small'],
+    scale: [[K], 'small'],
+    dY: [[...batch, H, width], 'normal'],
+  };
+  const skip = [...(learned ? [] : ['weight', 'bias']), ...(kind === 'focused' ? [] : ['scale'])];
+  return [shapes, skip];
 }
 
 function doraShapes({ rows, D, W }: Dims): Shapes {

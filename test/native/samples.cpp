@@ -85,6 +85,24 @@ Arguments argumentsOf(const std::string& function) {
             {"initialState", r.normals({2, 9, 4, 2})},
             {"dY", r.normals({2, 19, 9})},
             {"dFinalState", r.normals({2, 9, 4, 2})}};
+  if (starts("segment"))
+    return {{"q", r.normals({2, 19, 1, 9})},
+            {"k", r.normals({2, 19, 1, 9})},
+            {"v", r.normals({2, 19, 2, 5})},
+            {"g", r.fill({2, 19, 2, 9}, [&] { return -r.uniform(); })},
+            {"beta", r.fill({2, 19, 2}, [&] { return r.uniform() / 9; })},
+            {"aLog", r.normals({2})},
+            {"dtBias", r.normals({2, 9})},
+            {"dO", r.normals({2, 19, 2, 5})},
+            {"dTransition", r.normals({2, 2, 9, 9})},
+            {"dState", r.normals({2, 2, 9, 5})}};
+  if (starts("composeStates"))
+    return {{"transitions", r.fill({3, 1, 2, 9, 9}, [&] { return r.uniform() / 9; })},
+            {"states", r.normals({3, 1, 2, 9, 5})},
+            {"initialState", r.normals({1, 2, 9, 5})},
+            {"initialStates", r.normals({3, 1, 2, 9, 5})},
+            {"dInitialStates", r.normals({3, 1, 2, 9, 5})},
+            {"dFinalState", r.normals({1, 2, 9, 5})}};
   if (starts("dplr") || starts("rwkv"))
     return {{"q", r.normals({2, 19, 2, 9})},
             {"r", r.normals({2, 19, 2, 9})},
@@ -110,6 +128,18 @@ Arguments argumentsOf(const std::string& function) {
     return {{"q", r.normals({2, 19, 2, 9})}, {"k", r.normals({2, 19, 1, 9})},    {"v", r.normals({2, 19, 1, 5})},
             {"sinks", r.normals({2})},       {"gate", r.normals({2, 19, 2, 5})}, {"dO", r.normals({2, 19, 2, 5})},
             {"dLse", r.normals({2, 19, 2})}, {"o", r.normals({2, 19, 2, 5})},    {"lse", r.normals({2, 19, 2})}};
+  if (starts("windowLinearAttention"))
+    return {{"q", r.normals({2, 19, 2, 9})},
+            {"k", r.normals({2, 19, 1, 9})},
+            {"v", r.normals({2, 19, 1, 5})},
+            {"phiQ", r.fill({2, 19, 2, 7}, [&] { return r.uniform(); })},
+            {"phiK", r.fill({2, 19, 2, 7}, [&] { return r.uniform(); })},
+            {"windowFactors", r.normals({2})},
+            {"initialState", r.normals({2, 2, 7, 5})},
+            {"initialZ", r.fill({2, 2, 7}, [&] { return r.uniform(); })},
+            {"dO", r.normals({2, 19, 2, 5})},
+            {"dFinalState", r.normals({2, 2, 7, 5})},
+            {"dFinalZ", r.normals({2, 2, 7})}};
   if (starts("localLinearAttention"))
     return {{"q", r.normals({2, 19, 2, 9})},
             {"k", r.normals({2, 19, 1, 9})},
@@ -126,6 +156,11 @@ Arguments argumentsOf(const std::string& function) {
             {"weight", r.normals({19})},
             {"dY", r.normals({5, 19})}};
   if (starts("l2norm")) return {{"x", r.normals({5, 19})}, {"dY", r.normals({5, 19})}};
+  if (starts("featureMap"))
+    return {{"x", r.normals({2, 19, 2, 9})},
+            {"weight", r.normals({2, 9, 5})},
+            {"bias", r.normals({2, 5})},
+            {"dY", r.normals({2, 19, 2, 10})}};
   if (starts("rope"))
     return {{"x", r.normals({2, 19, 2, 10})},
             {"dY", r.normals({2, 19, 2, 10})},
@@ -238,7 +273,8 @@ bool isParameter(const Invocation& call, std::string_view name) {
 }
 
 bool isState(std::string_view name) {
-  return name == "initialState" || name == "initialZ" || name.starts_with("dFinal");
+  return name == "initialState" || name == "initialZ" || name == "dTransition" || name == "dState" ||
+         name.starts_with("dFinal");
 }
 
 // Only the first row of a batch stays, cut into sequences with as many states.
@@ -265,6 +301,15 @@ Invocation ofDType(Invocation call, DType dtype) {
   return call;
 }
 
+// Hedgehog, focused and second-order features.
+void featureSample(Invocation& call, const SampleForm& form) {
+  if (!form.fused && !form.packed) return void(call.choose("kind", "hedgehog"));
+  Random r(46);
+  call.in("weight", Array()).in("bias", Array()).choose("kind", form.fused ? "focused" : "taylor2");
+  if (form.fused) call.in("scale", r.normals({9})).set("power", 4);
+  if (takes(call, "dY")) call.in("dY", r.normals({2, 19, 2, form.fused ? 9 : 55}));
+}
+
 Invocation plainSample(const std::string& function, const SampleForm& form) {
   for (const Preset& p : presets())
     if (function == p.name || function == std::string(p.name) + "Backward") return presetSample(&p, function, form);
@@ -278,6 +323,11 @@ Invocation plainSample(const std::string& function, const SampleForm& form) {
     if (form.fused) call.setPair("window", 5, 2).set("sinkTokens", 2).set("softcap", 4);
     if (form.fused) call.set("causal", form.packed ? 1 : 0);
     if (function == "attention") call.set("outputLse", 1);
+  }
+  if (function.starts_with("featureMap")) featureSample(call, form);
+  if (function.starts_with("windowLinearAttention")) {
+    call.set("window", 5);
+    if (form.fused) call.set("terraced", 1).set("affine", 1);
   }
   if (function.starts_with("localLinearAttention")) {
     if (form.fused) call.setPair("window", 5, 2).set("sinkTokens", 2).set("causal", form.packed ? 1 : 0);

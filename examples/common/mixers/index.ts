@@ -1,6 +1,8 @@
 import {
   deltaNetBackwardSync,
   deltaNetSync,
+  deltaProductBackwardSync,
+  deltaProductSync,
   gatedDeltaNetBackwardSync,
   gatedDeltaNetSync,
   gatedDeltaProductBackwardSync,
@@ -18,7 +20,17 @@ import { GridCell } from './gridCell.ts';
 import { Mamba2Cell } from './mamba2.ts';
 import { Mixer, type MixerShape } from './mixer.ts';
 
-export interface MixerConfig {
+/** How a mixer may differ from its paper's layer. */
+export interface MixerOptions {
+  /** beta in [0,2] instead of [0,1] (Grazzi et al. 2024), for the delta rules. */
+  negativeEigenvalues?: boolean;
+  /** n of the Householder products; 2 without it. */
+  householders?: number;
+  /** Without the short convolution; silu remains. */
+  noConvolution?: boolean;
+}
+
+export interface MixerConfig extends MixerOptions {
   width: number;
   /** K and V of a head; there are width / headDim heads. */
   headDim: number;
@@ -26,9 +38,15 @@ export interface MixerConfig {
   outputGain: number;
 }
 
+/** Of the short convolution. */
+const TAPS = 4;
+
 type MakeMixer = (parameters: Parameters, config: MixerConfig) => Mixer;
 
-function shapeOf({ width, headDim }: MixerConfig, changes: Partial<MixerShape> = {}): MixerShape {
+function shapeOf(
+  { width, headDim, noConvolution }: MixerConfig,
+  changes: Partial<MixerShape> = {},
+): MixerShape {
   if (width % headDim !== 0) throw new RangeError(`width ${width} is no multiple of ${headDim}`);
   const heads = width / headDim;
   return {
@@ -39,6 +57,7 @@ function shapeOf({ width, headDim }: MixerConfig, changes: Partial<MixerShape> =
     valueDim: headDim,
     keysPerToken: 1,
     unitKeys: false,
+    taps: noConvolution ? 1 : TAPS,
     ...changes,
   };
 }
@@ -69,7 +88,7 @@ export const mixers = {
     const cell = new GridCell(
       shape,
       { forward: deltaNetSync, backward: deltaNetBackwardSync },
-      { strength: new WriteStrength(parameters, shape) },
+      { strength: new WriteStrength(parameters, shape, config) },
     );
     return new Mixer(parameters, shape, cell, config.outputGain);
   },
@@ -82,7 +101,7 @@ export const mixers = {
       { forward: gatedDeltaNetSync, backward: gatedDeltaNetBackwardSync },
       {
         decay: new SoftplusDecay(parameters, shape, false),
-        strength: new WriteStrength(parameters, shape),
+        strength: new WriteStrength(parameters, shape, config),
       },
     );
     return new Mixer(parameters, shape, cell, config.outputGain);
@@ -96,21 +115,32 @@ export const mixers = {
       { forward: kdaSync, backward: kdaBackwardSync },
       {
         decay: new SoftplusDecay(parameters, shape, true),
-        strength: new WriteStrength(parameters, shape),
+        strength: new WriteStrength(parameters, shape, config),
       },
     );
     return new Mixer(parameters, shape, cell, config.outputGain);
   },
 
-  /** Siems et al. 2025: two delta updates per token, each with its own key, value and strength. */
+  /** Siems et al. 2025: two delta updates per token or more, each with its own key, value and strength. */
+  deltaProduct(parameters, config) {
+    const shape = shapeOf(config, { unitKeys: true, keysPerToken: config.householders ?? 2 });
+    const cell = new GridCell(
+      shape,
+      { forward: deltaProductSync, backward: deltaProductBackwardSync },
+      { strength: new WriteStrength(parameters, shape, config) },
+    );
+    return new Mixer(parameters, shape, cell, config.outputGain);
+  },
+
+  /** The same with a decay per head. */
   gatedDeltaProduct(parameters, config) {
-    const shape = shapeOf(config, { unitKeys: true, keysPerToken: 2 });
+    const shape = shapeOf(config, { unitKeys: true, keysPerToken: config.householders ?? 2 });
     const cell = new GridCell(
       shape,
       { forward: gatedDeltaProductSync, backward: gatedDeltaProductBackwardSync },
       {
         decay: new SoftplusDecay(parameters, shape, false),
-        strength: new WriteStrength(parameters, shape),
+        strength: new WriteStrength(parameters, shape, config),
       },
     );
     return new Mixer(parameters, shape, cell, config.outputGain);

@@ -23,6 +23,8 @@ export interface MixerShape {
   keysPerToken: number;
   /** Whether the recurrence brings queries and keys to length 1, as the delta rule needs. */
   unitKeys: boolean;
+  /** Of the short convolution; 1 leaves its silu alone. */
+  taps: number;
 }
 
 export interface CellInputs {
@@ -48,8 +50,6 @@ export interface Cell {
   backward(dO: Tensor): CellGradients;
 }
 
-const TAPS = 4;
-
 /**
  * What the papers' layers have in common: queries, keys and values by one projection and a short causal convolution; the
  * recurrence; a normalization per head with an output gate; a projection back.
@@ -66,7 +66,7 @@ export class Mixer implements Layer {
   private readonly buffers = new Buffers();
 
   constructor(parameters: Parameters, shape: MixerShape, cell: Cell, outputGain: number) {
-    const { width, keyHeads, valueHeads, keyDim, valueDim, keysPerToken } = shape;
+    const { width, keyHeads, valueHeads, keyDim, valueDim, keysPerToken, taps } = shape;
     const keys = keyHeads * keyDim;
     const values = valueHeads * valueDim;
     this.shape = shape;
@@ -74,7 +74,7 @@ export class Mixer implements Layer {
     this.widths = [keys, keysPerToken * keys, keysPerToken * values];
     const channels = this.widths.reduce((a, b) => a + b);
     this.qkv = parameters.linear('qkv', width, channels);
-    this.conv = new ShortConv(parameters.scope('conv'), channels, TAPS);
+    this.conv = new ShortConv(parameters.scope('conv'), channels, taps);
     this.gate = parameters.linear('gate', width, values);
     this.norm = new RmsNormGated(parameters.scope('norm'), valueDim);
     this.out = parameters.linear('out', values, width, { gain: outputGain });
