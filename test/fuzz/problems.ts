@@ -182,6 +182,9 @@ export function baseCall(entry: EntryDescription, seed: number): BaseCall {
       if (takes(entry, 'eps') && maybe()) options.eps = 1e-3;
       shapes = rowShapes([...dims.batch, dims.D]);
       break;
+    case 'bidirectionalLinearAttention':
+      [shapes, skip] = bidirectionalShapes(dims, options, random);
+      break;
     case 'featureMap':
       [shapes, skip] = featureShapes(dims, options, random);
       break;
@@ -293,9 +296,12 @@ export function baseCall(entry: EntryDescription, seed: number): BaseCall {
   }
   const pairs = ['initialState', 'initialZ', 'dFinalState', 'dFinalZ', 'windowFactors'];
   const either =
-    { doraNorms: ['weight'], featureMap: ['weight'], windowLinearAttention: pairs }[
-      family as string
-    ] ?? ([] as string[]);
+    {
+      doraNorms: ['weight'],
+      featureMap: ['weight'],
+      bidirectionalLinearAttention: ['qWeight', 'kWeight'],
+      windowLinearAttention: pairs,
+    }[family as string] ?? ([] as string[]);
   // A coin does not say whether there is a beta, a g, what a fused gate needs, or what stands for one another.
   for (const { name, dtypes } of entry.inputs)
     if (
@@ -561,6 +567,40 @@ function ropeShapes({ B, T, H, HV, D, batch }: Dims, rotaryDim: number): Shapes 
     positions: [batch.length ? [T] : [B, T], 'index'],
     inverseFrequencies: [[rotaryDim / 2], 'normal'],
   };
+}
+
+function bidirectionalShapes(
+  dims: Dims,
+  options: Record<string, unknown>,
+  random: Random,
+): [Shapes, string[]] {
+  const { B, T, H: HKV, HV: H, K, V, D } = dims;
+  const S = options.cuSeqlens ? T : Math.max(0, T + random.integer(20) - 5);
+  const kinds = ['none', 'elu1', 'relu', 'softmax', 'hedgehog', 'focused', 'taylor2'];
+  const kind = kinds[random.integer(kinds.length)];
+  options.featureMap = kind;
+  if (kind === 'none' || random.integer(3) === 0) options.normalize = false;
+  else if (random.integer(2)) options.eps = 0.01;
+  if (random.integer(2)) options.scale = 0.5;
+  if (random.integer(3) === 0) options.rankAugmented = true;
+  const shared = random.integer(2) === 0;
+  const weight = (heads: number): number[] => (shared ? [K, D] : [heads, K, D]);
+  const shapes: Shapes = {
+    q: [[B, T, H, K], 'normal'],
+    k: [[B, S, HKV, K], 'normal'],
+    v: [[B, S, HKV, V], 'normal'],
+    alpha: [[B, S, HKV], 'positive'],
+    modulate: [[B, T, H, V], 'normal'],
+    qWeight: [weight(H), 'small'],
+    kWeight: [weight(HKV), 'small'],
+    dO: [[B, T, H, V], 'normal'],
+  };
+  const learned = kind === 'hedgehog' && random.integer(2) === 0;
+  const skip = [
+    ...(learned ? [] : ['qWeight', 'kWeight']),
+    ...(options.rankAugmented ? ['alpha'] : []),
+  ];
+  return [shapes, skip];
 }
 
 function featureShapes(
