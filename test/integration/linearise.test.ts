@@ -3,7 +3,7 @@ import { spawnSync } from 'node:child_process';
 import { mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
-import { type Tensor } from 'rankone';
+import type { Tensor } from 'rankone';
 import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { randomBatch } from '../../examples/common/batches.ts';
