@@ -80,6 +80,22 @@ class PreparedFeatures {
   float *inverseScale_ = nullptr, *scaleSlope_ = nullptr;
 };
 
+// Rows `row` to `row + count` of one head of a tensor [rows, H, width], and back.
+struct HeadRows {
+  DType dtype;
+  int64_t H, width;
+  void read(const void* tensor, int64_t row, int64_t count, int64_t h, float* to) const {
+    for (int64_t r = 0; r < count; ++r, to += paddedLanes(width)) {
+      widen(tensor, dtype, ((row + r) * H + h) * width, width, to);
+      for (int64_t i = width; i < paddedLanes(width); ++i) to[i] = 0;
+    }
+  }
+  void write(const float* from, int64_t row, int64_t count, int64_t h, void* tensor) const {
+    for (int64_t r = 0; r < count; ++r, from += paddedLanes(width))
+      narrow(from, width, tensor, dtype, ((row + r) * H + h) * width);
+  }
+};
+
 // Rows that are worked on at a time: by shape alone, with tiles that stay in cache.
 inline int64_t featureTileRows(const FeatureForm& form) {
   const int64_t width = 2 * form.K + 2 * form.D + 2 * form.width();

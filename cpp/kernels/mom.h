@@ -56,10 +56,10 @@ struct MomCombineArgs : MomRowsArgs {
   DType yDType;
 };
 struct MomCombineBackwardArgs : MomRowsArgs {
-  FloatView o, dY;               // [tokens k,width] and [tokens,width]
-  const float* weights;          // [tokens,k]
-  const int32_t *order, *slots;  // [tokens k] and [tokens,k], in range
-  void* dO;                      // [tokens k,width]
+  FloatView o, dY;       // [tokens k,width] and [tokens,width]
+  const float* weights;  // [tokens,k]
+  const int32_t* slots;  // [tokens,k], in range
+  void* dO;              // [tokens k,width]
   DType dODType;
   float* dWeights;  // [tokens,k]
 };

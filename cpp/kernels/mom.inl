@@ -160,16 +160,27 @@ void momCombine(const MomCombineArgs& a) {
 }
 
 void momCombineBackward(const MomCombineBackwardArgs& a) {
+  // The entries of every row, in ascending order: one each where slots come from a route.
+  const int64_t entries = a.tokens * a.k;
+  std::vector<int32_t> first(static_cast<size_t>(entries) + 2), found(static_cast<size_t>(entries));
+  for (int64_t i = 0; i < entries; ++i) ++first[static_cast<size_t>(a.slots[i]) + 2];
+  for (int64_t i = 0; i < entries; ++i) first[static_cast<size_t>(i) + 2] += first[static_cast<size_t>(i) + 1];
+  for (int64_t i = 0; i < entries; ++i)
+    found[static_cast<size_t>(first[static_cast<size_t>(a.slots[i]) + 1]++)] = static_cast<int32_t>(i);
   withGradients(a.dY.dtype, a.dODType, [&](auto d, auto g) {
     using D = decltype(d);
     using G = decltype(g);
-    forTokens(a, a.tokens * a.k, 4 * a.width, [&](int64_t i) {
-      const int64_t entry = a.order[i];
-      const Vec weight = splat(a.weights[entry]);
+    forTokens(a, entries, 4 * a.width, [&](int64_t i) {
+      const int32_t begin = first[static_cast<size_t>(i)], end = first[static_cast<size_t>(i) + 1];
       for (int64_t c = 0; c < a.width; c += kLanes) {
         const int n = lanesLeft(c, a.width);
-        const Vec dY = get<D>(elements<D>(a.dY.data, entry / a.k * a.width + c), n);
-        put<G>(elements<G>(a.dO, i * a.width + c), weight * dY, n);
+        const Vec sum = sumAt<D>(
+            a.dY, a.width, c, n, end - begin, zero(),
+            [&](int64_t j) { return found[static_cast<size_t>(begin + j)] / a.k; },
+            [&](Vec x, int64_t j, Vec sum) {
+              return fma(splat(a.weights[found[static_cast<size_t>(begin + j)]]), x, sum);
+            });
+        put<G>(elements<G>(a.dO, i * a.width + c), sum, n);
       }
     });
     forTokens(a, a.tokens * a.k, 4 * a.width, [&](int64_t entry) {

@@ -215,12 +215,13 @@ class ScanPack {
       return x.reads ? packPair<false, true, false>(x) : packPair<false, false, false>(x);
     } else {
       const Vec scale = splat(a_.scale);
+      const bool reads = a_.o;
       for (int s = x.first; s < x.first + x.count; ++s) {
-        const float *k = rows_.k(s0_ + s), *q = a_.o ? rows_.q(s0_ + s) : zeroRow_;
+        const float *k = rows_.k(s0_ + s), *q = reads ? rows_.q(s0_ + s) : nullptr;
         float *kOut = kWrite_ + s * ld_, *qOut = qRead_ + s * ld_;
         forVectors([=](int64_t i, auto from) __attribute__((always_inline)) {
           store(kOut + i, from(k, i));
-          store(qOut + i, from(q, i) * scale);
+          if (reads) store(qOut + i, from(q, i) * scale);
         });
       }
     }

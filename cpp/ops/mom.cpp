@@ -92,8 +92,7 @@ void runBackward(const Call& call) {
 constexpr InputSpec kInputs[] = {{"logits", true, kFloats}, {"cuSeqlens", false, kIndices, Access::Read, ""}};
 constexpr InputSpec kBackwardInputs[] = {{"logits", true, kFloats}, {"dWeights"}};
 constexpr OptionSpec kOptions[] = {{"topK", OptionKind::Integer}, {"renormalize", OptionKind::Flag}};
-constexpr OutputSpec kOutputs[] = {
-    {"weights"}, {"memories", false}, {"order", false}, {"slots", false}, {"cuSeqlens", false}};
+constexpr OutputSpec kOutputs[] = {{"weights"}, {"memories"}, {"order"}, {"slots"}, {"cuSeqlens"}};
 constexpr OutputSpec kGradients[] = {{"dLogits"}};
 }  // namespace route
 
@@ -124,6 +123,9 @@ void bindEntries(Rows& rows, int64_t B, int64_t T, int64_t k) {
   rows.T = T;
   rows.k = k;
   expectCountable("slots", {B, T, k});
+  if (rows.entries() > kMostEntries)
+    fail(ErrorKind::Range, "slots: expected at most %lld entries, got [%lld,%lld,%lld]", text(kMostEntries), text(B),
+         text(T), text(k));
 }
 
 // A tensor of rows or of entries, as the binding has them.
@@ -222,7 +224,7 @@ constexpr OutputSpec kGradients[] = {{"dx"}};
 }  // namespace gather
 
 namespace combine {
-enum { kO, kWeights, kSlots, kShared, kOrder = kShared, kDY };
+enum { kO, kWeights, kSlots, kShared, kDY = kShared };
 
 Rows bind(const Call& call) {
   Rows rows;
@@ -255,9 +257,7 @@ void planBackward(Call& call) {
   const Rows rows = bind(call);
   expectRows(call, kDY, rows, false);
   expectDType(call, kDY, kO);
-  expectShape(call, kOrder, {rows.entries()}, "[B T k]");
   expectEntryIndices(call, kSlots, rows.entries());
-  expectEntryIndices(call, kOrder, rows.entries());
   setRows(call, 0, rows, true, gradientDType(call, 0, call.input(kO)));
   setOutputLike(call, 1, call.input(kWeights));
 }
@@ -265,13 +265,13 @@ void planBackward(Call& call) {
 void runBackward(const Call& call) {
   const Rows rows = bind(call);
   momCombineBackward({rows.args(call), FloatView(call.input(kO)), FloatView(call.input(kDY)),
-                      call.input(kWeights).f32(), call.input(kOrder).as<int32_t>(), call.input(kSlots).as<int32_t>(),
-                      call.outputs[0].data, call.outputs[0].dtype, call.outputs[1].f32()});
+                      call.input(kWeights).f32(), call.input(kSlots).as<int32_t>(), call.outputs[0].data,
+                      call.outputs[0].dtype, call.outputs[1].f32()});
 }
 
 constexpr InputSpec kInputs[] = {{"o", true, kFloats}, {"weights"}, {"slots", true, kI32}, {"shared", false, kFloats}};
 constexpr InputSpec kBackwardInputs[] = {
-    {"o", true, kFloats}, {"weights"}, {"slots", true, kI32}, {"order", true, kI32}, {"dY", true, kFloats}};
+    {"o", true, kFloats}, {"weights"}, {"slots", true, kI32}, {"dY", true, kFloats}};
 constexpr OutputSpec kGradients[] = {{"dO"}, {"dWeights"}};
 }  // namespace combine
 

@@ -1,13 +1,17 @@
 /** How many pairs does a state of fixed size remember? `--help` says more. */
 import { mkdirSync, writeFileSync } from 'node:fs';
+import { availableParallelism } from 'node:os';
 import path from 'node:path';
-import { getNumThreads, info } from 'rankone';
+import { info } from 'rankone';
 import { saveChart } from '../common/chart.ts';
+import { trainInWorkers } from '../common/pool.ts';
 import { Progress } from '../common/progress.ts';
+import { mean } from '../common/statistics.ts';
 import { table } from '../common/table.ts';
 import { HELP, type Options, parseOptions } from './options.ts';
 import { best, claims, json, type Result, stateChart } from './report.ts';
-import { run, SETTINGS, stateSize } from './study.ts';
+import { type Run, SETTINGS, stateSize } from './study.ts';
+import type { Job } from './worker.ts';
 
 function plan({ mixers, widths, pairs, steps, rates, seeds }: Options): Result[] {
   return widths.flatMap((width) =>
@@ -19,30 +23,30 @@ function plan({ mixers, widths, pairs, steps, rates, seeds }: Options): Result[]
   );
 }
 
-function trainAll(results: readonly Result[], { rates, seeds }: Options): void {
+async function trainAll(results: readonly Result[], { rates, seeds }: Options): Promise<void> {
+  const variants = seeds.flatMap((seed) => rates.map((learningRate) => ({ seed, learningRate })));
+  const jobs = results.flatMap(({ mixer, settings }) =>
+    variants.map((variant): Job => ({ mixer, settings: { ...settings, ...variant } })),
+  );
   const progress = new Progress();
-  const total = results.length * rates.length * seeds.length;
-  let done = 0;
-  for (const { mixer, settings, runs } of results) {
-    for (const seed of seeds) {
-      for (const learningRate of rates) {
-        const note = `${mixer}, width ${settings.width}, rate ${learningRate}`;
-        const made = run(mixer, { ...settings, seed, learningRate }, (share, loss) => {
-          progress.update((done + share) / total, `${note}, loss ${loss.toFixed(3)}`);
-        });
-        runs.push({ seed, learningRate, run: made });
-        done += 1;
-      }
-    }
-  }
+  const shares = new Float64Array(jobs.length);
+  const script = path.join(__dirname, 'worker.ts');
+  const runs = await trainInWorkers<Job, Run>(script, jobs, (i, share, loss) => {
+    shares[i] = share;
+    const { mixer, settings } = jobs[i];
+    const note = `${mixer}, width ${settings.width}, rate ${settings.learningRate}`;
+    progress.update(mean([...shares]), `${note}, loss ${loss.toFixed(3)}`);
+  });
   progress.stop();
+  for (const [i, run] of runs.entries())
+    results[Math.floor(i / variants.length)].runs.push({ ...variants[i % variants.length], run });
 }
 
-function main(options: Options): void {
-  console.log(`${getNumThreads()} threads, ${info().isa}`);
+async function main(options: Options): Promise<void> {
+  console.log(`${availableParallelism()} cores, ${info().isa}`);
   const results = plan(options);
   const start = performance.now();
-  trainAll(results, options);
+  await trainAll(results, options);
   mkdirSync(options.out, { recursive: true });
   console.log('\naccuracy by number of pairs');
   const head = ['', 'width', 'state', ...options.pairs.map(String)];
@@ -65,11 +69,15 @@ function main(options: Options): void {
   }
 }
 
+function fail(error: unknown): void {
+  console.error(String((error as Error).message ?? error));
+  process.exitCode = 1;
+}
+
 try {
   const options = parseOptions(process.argv.slice(2));
   if (options === 'help') process.stdout.write(HELP);
-  else main(options);
+  else main(options).catch(fail);
 } catch (error) {
-  console.error(String((error as Error).message ?? error));
-  process.exitCode = 1;
+  fail(error);
 }

@@ -9,7 +9,7 @@ export const HELP = `How many pairs does a state of fixed size remember? Multi-q
   --mixers A,B    of ${MIXERS.join(', ')} (default all)
   --widths A,B    of the model and of its state's sides (default 16,32,64; with --full 16,24,32,48,64,128)
   --steps N       of each training (default 1500; with --full 4000)
-  --rates A,B     learning rates; the best one counts (default 0.01,0.02; with --full 0.003,0.01,0.02)
+  --rates A,B     learning rates; the best one counts (default 0.02; with --full 0.005,0.01,0.02)
   --seed N        of weights and words (default 1)
   --seeds N       trainings at each rate, from that seed on; the best one counts (default 1; with --full 2)
   --out DIR       where plots and figures go (default examples/recall/out)
@@ -60,7 +60,7 @@ export function parseOptions(args: string[]): Options | 'help' {
   const { quick, full, out } = values;
   if (quick && full) throw new Error('--quick and --full exclude each other');
   const widths = values.widths ?? (quick ? '16' : full ? '16,24,32,48,64,128' : '16,32,64');
-  const rates = values.rates ?? (quick ? '0.02' : full ? '0.003,0.01,0.02' : '0.01,0.02');
+  const rates = values.rates ?? (full ? '0.005,0.01,0.02' : '0.02');
   const seed = wholeNumber('--seed', values.seed, 0);
   const count = wholeNumber('--seeds', values.seeds ?? (full ? '2' : '1'), 1);
   return {

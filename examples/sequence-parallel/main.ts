@@ -3,7 +3,7 @@ import { info } from 'rankone';
 import { launch } from './launch.ts';
 import { findMpi } from './mpi.ts';
 import { HELP, type Options, parseOptions } from './options.ts';
-import type { Report, Seconds } from './rank.ts';
+import type { Report, Seconds, Times } from './rank.ts';
 
 /** What a result of float32 may be off a float64 reference where T is over 8192; gates have a row of their own. */
 const LIMITS: Record<string, number> = { o: 2e-5, dg: 5e-5, dbeta: 5e-5 };
@@ -30,14 +30,20 @@ function chooseTransport({ transport }: Options): 'mpi' | 'processes' {
   return 'processes';
 }
 
-const slowest = (reports: Report[]): Seconds => ({
-  forward: Math.max(...reports.map(({ seconds }) => seconds.forward)),
-  backward: Math.max(...reports.map(({ seconds }) => seconds.backward)),
+const most = (all: Seconds[]): Seconds => ({
+  forward: Math.max(...all.map(({ forward }) => forward)),
+  backward: Math.max(...all.map(({ backward }) => backward)),
 });
 
-function printTimes(rows: [string, Seconds][]): void {
+/** Of the slowest rank. */
+const slowest = (reports: Report[]): Times => ({
+  clock: most(reports.map(({ times }) => times.clock)),
+  work: most(reports.map(({ times }) => times.work)),
+});
+
+function printTimes(title: string, rows: [string, Seconds][]): void {
   const [, base] = rows[0];
-  console.log(`  ${''.padEnd(26)}   forward            backward           both`);
+  console.log(`${title}\n  ${''.padEnd(26)}   forward            backward           both`);
   for (const [name, { forward, backward }] of rows) {
     const cells = [
       [forward, base.forward],
@@ -64,11 +70,19 @@ async function main(): Promise<void> {
   const [one] = await launch(1, { ...job, transport: 'alone', plain: true });
   const many = await launch(ranks, { ...job, transport, plain: false });
 
-  printTimes([
-    ['plain scan, 1 rank', one.plain!.seconds],
-    [`${segments} segments, 1 rank`, one.seconds],
+  const rows: [string, Times][] = [
+    ['plain scan, 1 rank', one.plain!.times],
+    [`${segments} segments, 1 rank`, one.times],
     [`${segments} segments, ${ranks} rank${ranks > 1 ? 's' : ''}`, slowest(many)],
-  ]);
+  ];
+  printTimes(
+    'by the clock, the fastest of the repetitions',
+    rows.map(([name, { clock }]) => [name, clock]),
+  );
+  printTimes(
+    'processor time of the busiest rank, without waiting',
+    rows.map(([name, { work }]) => [name, work]),
+  );
   const [{ bytes }] = many;
   console.log(
     `bytes that a rank sends, forward and backward: ${bytes.toLocaleString('en-US')}, for any number of tokens`,

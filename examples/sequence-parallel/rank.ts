@@ -31,23 +31,74 @@ export interface Seconds {
   backward: number;
 }
 
+/** By the clock, from one barrier to the next; and of the processor, without what waiting for others takes. */
+export interface Times {
+  clock: Seconds;
+  work: Seconds;
+}
+
 export interface Report {
   rank: number;
-  seconds: Seconds;
+  times: Times;
   /** Sent by this rank in one forward and one backward. */
   bytes: number;
   /** By segment and tensor, in the order of the segments: of one rank's or of many's, they are the same. */
   digests: Record<string, string>[];
-  plain?: { seconds: Seconds; errors: Record<string, number> };
+  plain?: { times: Times; errors: Record<string, number> };
 }
 
-const now = (): number => performance.now() / 1000;
 const fastest = (all: Seconds[]): Seconds => ({
   forward: Math.min(...all.map(({ forward }) => forward)),
   backward: Math.min(...all.map(({ backward }) => backward)),
 });
 
-/** Of rows [from, end) of a share [0, 1) each, so that rows of tokens and of steps are cut alike. */
+function processorSeconds(): number {
+  const { user, system } = process.cpuUsage();
+  return (user + system) / 1e6;
+}
+
+/** Times forward and backward between barriers, again and again; what the last repetition returned is kept. */
+class Stopwatch {
+  private readonly clocks: Seconds[] = [];
+  private readonly works: Seconds[] = [];
+  private waited = 0;
+  readonly communicator: Communicator;
+
+  constructor(communicator: Communicator) {
+    const waiting = async <T>(wait: () => Promise<T>): Promise<T> => {
+      const before = processorSeconds();
+      const result = await wait();
+      this.waited += processorSeconds() - before;
+      return result;
+    };
+    this.communicator = {
+      ...communicator,
+      allGather: (part) => waiting(() => communicator.allGather(part)),
+      barrier: () => waiting(() => communicator.barrier()),
+    };
+  }
+
+  async time(forward: () => Promise<void>, backward: () => Promise<void>): Promise<void> {
+    await this.communicator.barrier();
+    const [ahead, back] = [await this.part(forward), await this.part(backward)];
+    this.clocks.push({ forward: ahead.clock, backward: back.clock });
+    this.works.push({ forward: ahead.work, backward: back.work });
+  }
+
+  private async part(run: () => Promise<void>): Promise<{ clock: number; work: number }> {
+    const [began, worked, waited] = [performance.now(), processorSeconds(), this.waited];
+    await run();
+    const work = processorSeconds() - worked - (this.waited - waited);
+    await this.communicator.barrier();
+    return { clock: (performance.now() - began) / 1000, work };
+  }
+
+  times(): Times {
+    return { clock: fastest(this.clocks), work: fastest(this.works) };
+  }
+}
+
+/** Of tokens [from, end) of so many; a tensor may have several rows a token. */
 function digest({ data, shape }: Tensor, tokens: number, from: number, end: number): string {
   const width = data.length / tokens;
   const bytes = new Uint8Array(
@@ -83,7 +134,8 @@ function communicatorOf({ transport }: Job): Communicator {
 
 async function run(job: Job): Promise<void> {
   setNumThreads(1);
-  const communicator = communicatorOf(job);
+  const watch = new Stopwatch(communicatorOf(job));
+  const { communicator } = watch;
   const { rank, size } = communicator;
   const { cell, tokens, repeat } = job;
   const segments = job.segments / size;
@@ -94,25 +146,23 @@ async function run(job: Job): Promise<void> {
   const starts = Int32Array.from(bounds, (x) => x - first);
   const { inputs, dO } = tokensOf(cell, job, first, end);
   const options = optionsOf(cell);
-  const all: Seconds[] = [];
   let results: Results = {};
   let bytes = 0;
   for (let i = 0; i < repeat; i++) {
     const layer = new SequenceParallelLayer(communicator, starts, options);
-    await communicator.barrier();
-    const began = now();
-    const { o } = await layer.forward(inputs);
-    await communicator.barrier();
-    const between = now();
-    const gradients = await layer.backward(dO);
-    await communicator.barrier();
-    all.push({ forward: between - began, backward: now() - between });
-    results = compared({ ...gradients, o } as Results);
+    await watch.time(
+      async () => {
+        results = { ...(await layer.forward(inputs)) } as Results;
+      },
+      async () => {
+        results = compared({ ...results, ...(await layer.backward(dO)) } as Results);
+      },
+    );
     bytes = layer.bytesSent;
   }
   const report: Report = {
     rank,
-    seconds: fastest(all),
+    times: watch.times(),
     bytes,
     digests: bounds.slice(1).map((_, i) => {
       const entries = Object.entries(results).map(([name, x]) => [
@@ -123,19 +173,21 @@ async function run(job: Job): Promise<void> {
     }),
   };
   if (job.plain) {
-    const times: Seconds[] = [];
+    const plainWatch = new Stopwatch(alone);
     let plain: Results = {};
-    for (let i = 0; i < repeat; i++) {
-      const began = now();
-      const { o } = recurrenceSync(inputs, options);
-      const between = now();
-      const gradients = recurrenceBackwardSync({ ...inputs, dO }, options);
-      times.push({ forward: between - began, backward: now() - between });
-      plain = compared({ ...gradients, o } as unknown as Results);
-    }
+    for (let i = 0; i < repeat; i++)
+      await plainWatch.time(
+        async () => {
+          plain = { ...recurrenceSync(inputs, options) } as unknown as Results;
+        },
+        async () => {
+          const gradients = recurrenceBackwardSync({ ...inputs, dO }, options);
+          plain = compared({ ...plain, ...gradients } as unknown as Results);
+        },
+      );
     const names = Object.keys(plain);
     const errors = names.map((name) => [name, relativeError(results[name], plain[name])]);
-    report.plain = { seconds: fastest(times), errors: Object.fromEntries(errors) };
+    report.plain = { times: plainWatch.times(), errors: Object.fromEntries(errors) };
   }
   writeFileSync(path.join(job.folder, `${rank}.json`), JSON.stringify(report));
   communicator.close();

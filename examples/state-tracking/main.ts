@@ -1,17 +1,20 @@
 /** Which mixers keep track of a state, and for how long? `--help` says more. */
 import { mkdirSync, writeFileSync } from 'node:fs';
+import { availableParallelism } from 'node:os';
 import path from 'node:path';
-import { getNumThreads, info } from 'rankone';
+import { info } from 'rankone';
 import { saveChart } from '../common/chart.ts';
+import { trainInWorkers } from '../common/pool.ts';
 import { Progress } from '../common/progress.ts';
 import { table } from '../common/table.ts';
 import { HELP, type Options, parseOptions } from './options.ts';
-import { ARMS, TASKS } from './problems.ts';
+import { ARMS, TASKS, type TaskName } from './problems.ts';
 import { best, beyond, claims, json, lengthChart, type Result, within } from './report.ts';
-import { run, SETTINGS } from './study.ts';
+import { type Run, SETTINGS } from './study.ts';
+import type { Job } from './worker.ts';
 
 /** The models to be trained, in the order of the tables. */
-function plan({ tasks, mixers, layers, steps, seeds, full }: Options): Result[] {
+function plan({ tasks, mixers, layers, steps, seeds, changes, full }: Options): Result[] {
   const results: Result[] = [];
   for (const name of tasks)
     for (const depth of layers)
@@ -20,31 +23,37 @@ function plan({ tasks, mixers, layers, steps, seeds, full }: Options): Result[] 
         results.push({
           task: TASKS[name](),
           arm,
-          settings: { ...SETTINGS, layers: depth, steps: steps[name], seed: seeds[0] },
+          settings: { ...SETTINGS, ...changes, layers: depth, steps: steps[name], seed: seeds[0] },
           runs: [],
         });
       }
   return results;
 }
 
-function trainAll(results: readonly Result[], seeds: readonly number[]): void {
+async function trainAll(results: readonly Result[], seeds: readonly number[]): Promise<void> {
+  const jobs = results.flatMap(({ task, arm, settings }) =>
+    seeds.map(
+      (seed): Job => ({
+        task: task.name as TaskName,
+        mixer: arm.name,
+        settings: { ...settings, seed },
+      }),
+    ),
+  );
   const progress = new Progress();
-  const total = results.reduce((sum, r) => sum + seeds.length * r.settings.steps, 0);
-  let done = 0;
-  for (const { task, arm, settings, runs } of results) {
-    for (const seed of seeds) {
-      const note = `${task.name}, ${settings.layers} x ${arm.label}`;
-      const made = run(task, arm, { ...settings, seed }, (share, loss) => {
-        progress.update(
-          (done + share * settings.steps) / total,
-          `${note}, loss ${loss.toFixed(3)}`,
-        );
-      });
-      runs.push({ seed, run: made });
-      done += settings.steps;
-    }
-  }
+  const shares = new Float64Array(jobs.length);
+  const total = jobs.reduce((sum, job) => sum + job.settings.steps, 0);
+  const script = path.join(__dirname, 'worker.ts');
+  const runs = await trainInWorkers<Job, Run>(script, jobs, (i, share, loss) => {
+    shares[i] = share;
+    const done = jobs.reduce((sum, job, j) => sum + shares[j] * job.settings.steps, 0);
+    const { task, mixer, settings } = jobs[i];
+    const note = `${task}, ${settings.layers} x ${mixer}, loss ${loss.toFixed(3)}`;
+    progress.update(done / total, note);
+  });
   progress.stop();
+  for (const [i, run] of runs.entries())
+    results[Math.floor(i / seeds.length)].runs.push({ seed: jobs[i].settings.seed, run });
 }
 
 /** A row per mixer, a pair of columns per task: within the trained lengths, and beyond. */
@@ -68,11 +77,11 @@ function printTable(results: readonly Result[], layers: number): void {
   console.log(table(head, [...body, ['guessing', ...guess]]));
 }
 
-function main(options: Options): void {
-  console.log(`${getNumThreads()} threads, ${info().isa}`);
+async function main(options: Options): Promise<void> {
+  console.log(`${availableParallelism()} cores, ${info().isa}`);
   const results = plan(options);
   const start = performance.now();
-  trainAll(results, options.seeds);
+  await trainAll(results, options.seeds);
   mkdirSync(options.out, { recursive: true });
   for (const layers of options.layers) {
     printTable(results, layers);
@@ -92,11 +101,15 @@ function main(options: Options): void {
   }
 }
 
+function fail(error: unknown): void {
+  console.error(String((error as Error).message ?? error));
+  process.exitCode = 1;
+}
+
 try {
   const options = parseOptions(process.argv.slice(2));
   if (options === 'help') process.stdout.write(HELP);
-  else main(options);
+  else main(options).catch(fail);
 } catch (error) {
-  console.error(String((error as Error).message ?? error));
-  process.exitCode = 1;
+  fail(error);
 }

@@ -11,6 +11,8 @@ export interface Settings {
   headDim: number;
   /** Inner width of the MLP. */
   hidden: number;
+  /** Whether the mixers have their short convolution. */
+  convolution: boolean;
   steps: number;
   /** Letters of a batch: many short words, or fewer long ones. */
   letters: number;
@@ -24,6 +26,7 @@ export const SETTINGS: Omit<Settings, 'layers' | 'steps' | 'seed'> = {
   width: 64,
   headDim: 8,
   hidden: 128,
+  convolution: false,
   letters: 1500,
   learningRate: 0.01,
   strengthRate: 4,
@@ -38,7 +41,7 @@ export const TESTED = { words: 256, length: 256, batch: 64 };
  * of -0.98 is as good as -1 in words of 40 letters and useless in words of 256; the higher rate drives beta to its end.
  */
 export function build(task: Task, arm: Arm, settings: Settings): SequenceModel {
-  const { layers, width, headDim, hidden, seed, strengthRate } = settings;
+  const { layers, width, headDim, hidden, convolution, seed, strengthRate } = settings;
   const model = new SequenceModel(
     {
       mixer: arm.mixer,
@@ -47,7 +50,7 @@ export function build(task: Task, arm: Arm, settings: Settings): SequenceModel {
       layers,
       headDim,
       hidden,
-      noConvolution: true,
+      noConvolution: !convolution,
       ...arm.options,
     },
     seed,

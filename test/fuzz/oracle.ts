@@ -5,10 +5,12 @@ import * as companions from '../reference/companions';
 import { gatedScans } from '../reference/gatedScan';
 import { hgrn, hgrnBackward } from '../reference/hgrn';
 import * as layers from '../reference/layers';
+import { ligerAttention, ligerAttentionBackward } from '../reference/ligerAttention';
 import {
   localLinearAttention,
   localLinearAttentionBackward,
 } from '../reference/localLinearAttention';
+import * as mom from '../reference/mom';
 import * as presets from '../reference/presets';
 import * as recurrence from '../reference/recurrence';
 import { s4d, s4dBackward } from '../reference/s4d';
@@ -48,6 +50,10 @@ const KNOWN = new Set([
   'cuSeqlensK',
   'causal',
   'window',
+  'gateNormalizer',
+  'mix',
+  'topK',
+  'renormalize',
   'sinkTokens',
   'terraced',
   'affine',
@@ -108,6 +114,7 @@ export function expected(
   // rounding leaves of terms that cancel.
   const keys = i.k ?? i.q;
   if (backward && (options.qkL2norm || options.normalize) && keys.shape[3] === 1) return undefined;
+  if (backward && family === 'rwkv7' && i.kappa.shape[3] === 1) return undefined;
   switch (family) {
     case 'matmul':
       return backward ? matmulBackward(i, options, given) : { y: layers.matmul(i, options) };
@@ -123,6 +130,22 @@ export function expected(
         return undefined;
       return { ...(backward ? layers.attentionBackward : layers.attention)(i, options) };
     }
+    case 'ligerAttention': {
+      // The softmax of one channel is constant.
+      const { q, k, v, windowQ = q, windowK = k } = i;
+      if (!tame(q, k, v, windowQ, windowK) || (backward && q.shape[3] === 1)) return undefined;
+      const scales = [
+        options.scale ?? 0,
+        1 / (options.gateNormalizer ?? 16),
+        ...(options.mix ?? []),
+      ];
+      if (scales.some((x: number) => Math.abs(x) > 100)) return undefined;
+      return { ...(backward ? ligerAttentionBackward : ligerAttention)(i, options) };
+    }
+    case 'momRoute':
+    case 'momGather':
+    case 'momCombine':
+      return { ...(mom as Record<string, any>)[entry.name](i, options) };
     case 'windowLinearAttention': {
       // A normaliser of terms of one sign, and scores that float32 resolves.
       const { q, k, v, phiQ, phiK, initialZ, windowFactors } = i;

@@ -158,6 +158,15 @@ export function baseCall(entry: EntryDescription, seed: number): BaseCall {
       skip = ['o', 'lse']; // results of a forward, or nothing
       if (takes(entry, 'outputLse') && maybe()) options.outputLse = maybe();
       break;
+    case 'ligerAttention':
+      shapes = ligerShapes(dims, options, random);
+      skip = maybe() ? ['windowQ', 'windowK'] : [];
+      break;
+    case 'momRoute':
+    case 'momGather':
+    case 'momCombine':
+      shapes = momShapes(family, dims, options, random);
+      break;
     case 'windowLinearAttention':
       shapes = windowLinearShapes(dims, options, random);
       // A state and its sum of keys come together.
@@ -293,9 +302,12 @@ export function baseCall(entry: EntryDescription, seed: number): BaseCall {
   }
   const pairs = ['initialState', 'initialZ', 'dFinalState', 'dFinalZ', 'windowFactors'];
   const either =
-    { doraNorms: ['weight'], featureMap: ['weight'], windowLinearAttention: pairs }[
-      family as string
-    ] ?? ([] as string[]);
+    {
+      doraNorms: ['weight'],
+      featureMap: ['weight'],
+      windowLinearAttention: pairs,
+      ligerAttention: ['windowQ', 'windowK'],
+    }[family as string] ?? ([] as string[]);
   // A coin does not say whether there is a beta, a g, what a fused gate needs, or what stands for one another.
   for (const { name, dtypes } of entry.inputs)
     if (
@@ -461,6 +473,51 @@ function attentionShapes(dims: Dims, options: Record<string, unknown>, random: R
     dLse: [[B, T, H], 'normal'],
     o: [[B, T, H, V], 'normal'],
     lse: [[B, T, H], 'normal'],
+  };
+}
+
+function ligerShapes(dims: Dims, options: Record<string, unknown>, random: Random): Shapes {
+  const { B, T, N, H: HKV, HV: H, K, V } = dims;
+  if (random.integer(4)) options.window = 1 + random.integer(9);
+  if (random.integer(2)) options.gateNormalizer = 1 + random.integer(20);
+  if (random.integer(2)) options.mix = [random.integer(3), 0.5];
+  if (random.integer(3) === 0) options.scale = 0.5;
+  return {
+    q: [[B, T, H, K], 'normal'],
+    k: [[B, T, HKV, K], 'normal'],
+    v: [[B, T, HKV, V], 'normal'],
+    windowQ: [[B, T, H, K], 'normal'],
+    windowK: [[B, T, HKV, K], 'normal'],
+    initialState: [[N, H, K, V], 'normal'],
+    dO: [[B, T, H, V], 'normal'],
+    dFinalState: [[N, H, K, V], 'normal'],
+  };
+}
+
+function momShapes(
+  family: string,
+  dims: Dims,
+  options: Record<string, unknown>,
+  random: Random,
+): Shapes {
+  const { B, T, K, V, D: M } = dims;
+  const k = 1 + random.integer(Math.min(M, 4));
+  if (family === 'momRoute') {
+    options.topK = k;
+    if (random.integer(2)) options.renormalize = random.integer(2) === 0;
+  }
+  const entries = B * T * k;
+  dims.rows = Math.max(1, entries);
+  return {
+    logits: [[B, T, M], 'normal'],
+    dWeights: [[B, T, k], 'normal'],
+    x: [[B, T, K, V], 'normal'],
+    dY: [family === 'momGather' ? [1, entries, K, V] : [B, T, K, V], 'normal'],
+    o: [[1, entries, K, V], 'normal'],
+    shared: [[B, T, K, V], 'normal'],
+    weights: [[B, T, k], 'unit'],
+    order: [[entries], 'index'],
+    slots: [[B, T, k], 'index'],
   };
 }
 

@@ -7,15 +7,14 @@ import { Matrix, SingularValueDecomposition } from 'ml-matrix';
 import { createState, deltaProductSync } from 'rankone';
 import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
+import { Random } from '../../examples/common/random.ts';
 import {
-  alternating,
   cyclic,
   type Group,
   permutationGroup,
   permutations,
   symmetric,
 } from '../../examples/state-tracking/groups.ts';
-import { Random } from '../../examples/common/random.ts';
 
 const test = suite('group words');
 

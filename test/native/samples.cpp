@@ -128,6 +128,23 @@ Arguments argumentsOf(const std::string& function) {
     return {{"q", r.normals({2, 19, 2, 9})}, {"k", r.normals({2, 19, 1, 9})},    {"v", r.normals({2, 19, 1, 5})},
             {"sinks", r.normals({2})},       {"gate", r.normals({2, 19, 2, 5})}, {"dO", r.normals({2, 19, 2, 5})},
             {"dLse", r.normals({2, 19, 2})}, {"o", r.normals({2, 19, 2, 5})},    {"lse", r.normals({2, 19, 2})}};
+  if (starts("ligerAttention"))
+    return {{"q", r.normals({2, 19, 2, 9})},       {"k", r.normals({2, 19, 1, 9})},
+            {"v", r.normals({2, 19, 1, 5})},       {"windowQ", r.normals({2, 19, 2, 9})},
+            {"windowK", r.normals({2, 19, 1, 9})}, {"initialState", r.normals({2, 2, 9, 5})},
+            {"dO", r.normals({2, 19, 2, 5})},      {"dFinalState", r.normals({2, 2, 9, 5})}};
+  if (starts("momRoute")) return {{"logits", r.normals({2, 19, 5})}, {"dWeights", r.normals({2, 19, 2})}};
+  if (starts("momGather"))
+    return {{"x", r.normals({2, 19, 3, 7})},
+            {"order", r.indices({76}, 76)},
+            {"dY", r.normals({1, 76, 3, 7})},
+            {"slots", r.indices({2, 19, 2}, 76)}};
+  if (starts("momCombine"))
+    return {{"o", r.normals({1, 76, 3, 7})},
+            {"weights", r.normals({2, 19, 2})},
+            {"slots", r.indices({2, 19, 2}, 76)},
+            {"shared", r.normals({2, 19, 3, 7})},
+            {"dY", r.normals({2, 19, 3, 7})}};
   if (starts("windowLinearAttention"))
     return {{"q", r.normals({2, 19, 2, 9})},
             {"k", r.normals({2, 19, 1, 9})},
@@ -328,6 +345,10 @@ Invocation plainSample(const std::string& function, const SampleForm& form) {
   if (function.starts_with("windowLinearAttention")) {
     call.set("window", 5);
     if (form.fused) call.set("terraced", 1).set("affine", 1);
+  }
+  if (function.starts_with("ligerAttention")) {
+    call.set("window", 5);
+    if (form.fused) call.set("gateNormalizer", 4).setPair("mix", 0.25, 0.75);
   }
   if (function.starts_with("localLinearAttention")) {
     if (form.fused) call.setPair("window", 5, 2).set("sinkTokens", 2).set("causal", form.packed ? 1 : 0);

@@ -103,7 +103,7 @@ for (const dtype of ['bf16', 'f16'] as const)
     const seen = { o: decode(o), weights, slots, shared: decode(shared) };
     expectNear('combine', { y: decode(combined.y) }, { ...reference.momCombine(seen) }, limit);
     const dY = encode(dtype, make(2, 9, 3, 5)) as any;
-    const all = { o, weights, slots, order, dY };
+    const all = { o, weights, slots, dY };
     const wide = { ...all, o: decode(o), dY: decode(dY) };
     const grads = (await call('momCombineBackward', all)) as Named;
     expectNear('gradients', grads, { ...reference.momCombineBackward(wide) }, 1e-6);
@@ -140,7 +140,7 @@ test('gather and combine, with their gradients', async () => {
       const given = { o, weights, slots, shared };
       near(await call('momCombine', given), { ...reference.momCombine(given) });
     }
-    const all = { o, weights, slots, order, dY: make(B, T, ...rest) };
+    const all = { o, weights, slots, dY: make(B, T, ...rest) };
     const { dO, dWeights } = (await call('momCombineBackward', all)) as Named;
     const wanted = reference.momCombineBackward(all);
     near({ dO }, { dO: wanted.dO });
@@ -221,7 +221,7 @@ test('a routed gatedDeltaNet is a loop over memories, with its gradients', () =>
   expectNear('states', { finalState }, { finalState: states }, 2e-6);
 
   const dY = normals(77)(B, T, H, V);
-  const { dO, dWeights } = rankone.momCombineBackwardSync({ o, weights, slots, order, dY });
+  const { dO, dWeights } = rankone.momCombineBackwardSync({ o, weights, slots, dY });
   const inner = native.gatedDeltaNetBackwardSync({ ...packed, dO }, options);
   const loss = () => dot(naive(wide, topK).y, dY);
   for (const name of PARTS) {
@@ -258,13 +258,26 @@ test('decode: tokens one by one over a pool of states are the whole', () => {
   state.dispose();
 });
 
-test('into memory of the caller, and no trace of what is not taken', () => {
+test('slots that name a row twice, or never: the gradient of what combine does', async () => {
+  const make = normals(9);
+  const slots = { data: Int32Array.of(0, 3, 3, 5, 1, 1), shape: [1, 3, 2] };
+  const all = { o: make(1, 6, 20), weights: make(1, 3, 2), slots, dY: make(1, 3, 20) };
+  const { dO, dWeights } = await call('momCombineBackward', all);
+  const wanted = reference.momCombineBackward(all);
+  expectNear('gradients', { dO, dWeights }, { ...wanted }, 1e-6);
+});
+
+test('into memory of the caller, and no trace of what is not taken', async () => {
   const logits = normals(3)(1, 20, 4);
   const route = momRouteSync({ logits });
   const { order, slots, weights } = route;
   const out = { weights: { data: new Float32Array(40).fill(NaN), shape: [1, 20, 2] } };
   momRouteSync({ logits }, { out });
   expectSame('weights', out.weights as any, weights as any);
+  const indices = (x: any) => ({ data: new Int32Array(x.data.length).fill(-1), shape: x.shape });
+  const own = { order: indices(order), slots: indices(slots) };
+  await rankone.momRoute({ logits }, { out: own });
+  assert.equal([own.order.data, own.slots.data], [order.data, slots.data]);
   const o = normals(4)(1, 40, 6);
   const clean = momCombineSync({ o, weights, slots }).y;
   const spoilt = { ...o, data: o.data.slice().fill(NaN, 0, 6) };
@@ -315,7 +328,13 @@ test('bad input', async () => {
     RangeError,
     /cuSeqlens: expected/,
   );
-  fails('momRoute', { logits }, { out: { order } }, TypeError, /order/);
+  fails(
+    'momRoute',
+    { logits },
+    { out: { order: weights } },
+    TypeError,
+    /out.order: expected dtype i32/,
+  );
   const dWeights = make(1, 4, 3);
   fails(
     'momRouteBackward',
@@ -388,22 +407,9 @@ test('bad input', async () => {
     TypeError,
     /shared: expected dtype f32/,
   );
-  const all = { o, weights, slots, order, dY: x };
-  fails(
-    'momCombineBackward',
-    { ...all, order: ids(1) },
-    {},
-    RangeError,
-    /order: expected shape \[B T k\]/,
-  );
+  const all = { o, weights, slots, dY: x };
   fails('momCombineBackward', { ...all, dY }, {}, RangeError, /dY: expected shape \[B,T,...\]/);
-  fails(
-    'momCombineBackward',
-    { ...all, order: ids(0, 1, 2, 3, 4, 5, 6, 9) },
-    {},
-    RangeError,
-    /order: expected indices/,
-  );
+  fails('momCombineBackward', { ...all, slots: wrong }, {}, RangeError, /slots: expected indices/);
   await rejectsWith(
     () => native.momRoute({ logits }, { renormalize: 1 }),
     TypeError,

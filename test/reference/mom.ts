@@ -140,27 +140,20 @@ export function momCombine({ o, weights, slots, shared }: CombineInputs): { y: T
   return { y };
 }
 
-export function momCombineBackward({
-  o,
-  weights,
-  slots,
-  order,
-  dY,
-}: CombineInputs & { order: TensorLike; dY: TensorLike }): { dO: Tensor64; dWeights: Tensor64 } {
+export function momCombineBackward({ o, weights, slots, dY }: CombineInputs & { dY: TensorLike }): {
+  dO: Tensor64;
+  dWeights: Tensor64;
+} {
   const k = slots.shape[2];
   const width = sizeOf(inner(o));
   const dO = zeros(o.shape);
   const dWeights = zeros(weights.shape);
-  for (let i = 0; i < order.data.length; i++) {
-    const entry = Number(order.data[i]);
-    for (let c = 0; c < width; c++)
-      dO.data[i * width + c] =
-        Number(weights.data[entry]) * Number(dY.data[Math.floor(entry / k) * width + c]);
-  }
   for (let entry = 0; entry < dWeights.data.length; entry++)
-    for (let c = 0; c < width; c++)
-      dWeights.data[entry] +=
-        Number(o.data[Number(slots.data[entry]) * width + c]) *
-        Number(dY.data[Math.floor(entry / k) * width + c]);
+    for (let c = 0; c < width; c++) {
+      const at = Number(slots.data[entry]) * width + c;
+      const d = Number(dY.data[Math.floor(entry / k) * width + c]);
+      dO.data[at] += Number(weights.data[entry]) * d;
+      dWeights.data[entry] += Number(o.data[at]) * d;
+    }
   return { dO, dWeights };
 }

@@ -108,7 +108,7 @@ function keyOf(p: Bound, step: number, hv: number): Float64Array {
   return p.k.data.subarray(at, at + p.K);
 }
 
-function valueOf(p: Bound, step: number, hv: number): Float64Array {
+function valueRowOf(p: Bound, step: number, hv: number): Float64Array {
   const at = (step * p.HV + hv) * p.V;
   return p.v.data.subarray(at, at + p.V);
 }
@@ -149,7 +149,7 @@ function scan(p: Bound, [first, end]: [number, number], hv: number, seen?: (step
     [M, N] = [decayed(p, M, p.K, token, hv), decayed(p, N, p.V, token, hv)];
     for (let step = token * p.n; step < (token + 1) * p.n; step++) {
       seen?.({ M, N, token, step });
-      const [A, k, v] = [factor(p, step, hv), keyOf(p, step, hv), valueOf(p, step, hv)];
+      const [A, k, v] = [factor(p, step, hv), keyOf(p, step, hv), valueRowOf(p, step, hv)];
       const by = p.beta ? p.beta.data[step * p.HV + hv] : 1;
       M = product(A, M, p.K, p.K, p.K);
       N = product(A, N, p.K, p.K, p.V);
@@ -210,8 +210,11 @@ function addHead(
   scan(p, bounds, hv, (step) => steps.push(step));
   let { dM, dN } = dEnd;
   for (const { M, N, token, step } of steps.reverse()) {
-    const [A, k, v] = [factor(p, step, hv), keyOf(p, step, hv), valueOf(p, step, hv)];
-    const [dk, dv] = [keyOf({ ...p, k: to.dk }, step, hv), valueOf({ ...p, v: to.dv }, step, hv)];
+    const [A, k, v] = [factor(p, step, hv), keyOf(p, step, hv), valueRowOf(p, step, hv)];
+    const [dk, dv] = [
+      keyOf({ ...p, k: to.dk }, step, hv),
+      valueRowOf({ ...p, v: to.dv }, step, hv),
+    ];
     const beta = p.beta ? p.beta.data[step * p.HV + hv] : 1;
     let dbeta = 0;
     for (let i = 0; i < K; i++)

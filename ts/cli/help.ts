@@ -16,6 +16,7 @@ Operations:
     sigmoid/rmsNormGated after/rmsNormGated sigmoid/after/rmsNormGated partial/rope packed/shortConv
     featureMap/elu1 featureMap/relu featureMap/softmax featureMap/focused featureMap/hedgehog featureMap/taylor2
     attention attention/token (one token after many) localLinearAttention windowLinearAttention
+    ligerAttention momRoute momGather momCombine
   companions of adapters: spmm sddmm scatterAdd kroneckerLinear basisCombination randLora doraNorms rowSketch
     rowSketchGradient
   the fused LoRA product: lora/FORMAT on a base of FORMAT f32, bf16, f16, int8, q8, nf4, q4; lora/FORMAT/top2 with two adapters
@@ -44,7 +45,8 @@ Shapes: B,T,H,HV,K,V of the recurrences (of mamba2 H is its groups, K its state 
   M,N,K of matmul: y [M,N] = a [M,K] b^T; rows,D of the norms, swiglu and adamW; B,T,D,W of shortConv; B,T,H,D of rope;
   B,T,H,K of featureMap (D of hedgehog);
   B,T,S,H,HKV,K,V of attention and localLinearAttention (T queries after S - T keys);
-  B,T,H,HKV,K,V,F of windowLinearAttention (F features, a window of 64);
+  B,T,H,HKV,K,V,F of windowLinearAttention and, without F, of ligerAttention (F features, a window of 64);
+  B,T,M,H,V of momRoute, momGather and momCombine (2 of M memories a token);
   rows,D,N of embedding (N ids); N,V of crossEntropy; M,N,K,r,E of lora (M rows, W [N,K], E adapters of rank r).
 
 Suite lora-linear: the fused LoRA product beside its base product, in the same turns. --op names lora operations, --shape is

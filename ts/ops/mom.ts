@@ -30,7 +30,15 @@ export interface MomChoice {
 }
 
 /** Options of {@link momRoute}. */
-export interface MomRouteOptions extends MomChoice, CallOptions<'weights'> {
+export interface MomRouteOptions extends MomChoice {
+  /** Memory for the results, in place of new. */
+  out?: {
+    weights?: Tensor;
+    memories?: IndexTensor;
+    order?: IndexTensor;
+    slots?: IndexTensor;
+    cuSeqlens?: IndexTensor;
+  };
   /** Starts of packed sequences, `[N+1]`: B = 1. Else every row of the batch is one, N = B. */
   cuSeqlens?: IndexArray;
 }
@@ -121,8 +129,6 @@ export interface MomCombineBackwardInputs {
   weights: Tensor;
   /** As in the forward. */
   slots: IndexTensor;
-  /** `[P]`, of {@link momRoute} */
-  order: IndexTensor;
   /** Gradient of y, `[B,T,...]`; it is that of `shared` too. */
   dY: Tensor;
 }

@@ -150,8 +150,8 @@ export interface SegmentSummaryBackwardResult {
 }
 
 /**
- * Gradients of {@link segmentSummary}, as a system that differentiates operation by operation needs them. Written by hand,
- * a backward does without: {@link segmentGradient} says how, at a third of the cost.
+ * Gradients of {@link segmentSummary}, as a system that differentiates operation by operation needs them. A backward that is
+ * written by hand does without, at a fraction of the cost: {@link segmentGradient} says how.
  * @throws (rejects) as {@link segmentSummary}
  */
 export const segmentSummaryBackward: AsyncLayerBackward<
