@@ -30,7 +30,7 @@ function tool(name) {
 /** The first of the tools that is missing, as an error's message; undefined where none is. */
 function missingTool() {
   try {
-    for (const name of ['llvm-readobj', 'llvm-objdump', 'llvm-nm']) tool(name);
+    for (const name of ['llvm-readobj', 'llvm-objdump', 'llvm-nm', 'llvm-strip']) tool(name);
     return undefined;
   } catch (error) {
     return error.message;
@@ -91,11 +91,13 @@ function readMachO(file) {
   const names = output('llvm-nm', ['-m', file]).split('\n');
   const outside = names.filter((line) => line.includes('(undefined)') && line.includes(' _'));
   const last = (line) => line.replace(/ \((from|dynamically looked up).*/, '').replace(/.* _/, '');
+  const ownName = /^\s*name (\S+) \(offset/m.exec(headers.split('cmd LC_ID_DYLIB')[1] ?? '')?.[1];
   return {
     needed: all(
       output('llvm-objdump', ['--macho', '--dylibs-used', file]),
       /^\s+(\/\S+|@\S+) \(compat/gm,
-    ),
+    ).filter((name) => name !== ownName),
+    ownName,
     exports: unique(
       output('llvm-objdump', ['--macho', '--exports-trie', file])
         .split('\n')
@@ -173,4 +175,4 @@ async function disassemble(files, visit) {
   if ((await ended) !== 0) throw new Error(`llvm-objdump cannot read ${files}`);
 }
 
-module.exports = { disassemble, missingTool, readBinary };
+module.exports = { disassemble, missingTool, readBinary, tool };

@@ -1,15 +1,17 @@
 // Holds the binaries of prebuilds/ against what the package promises of them, and lists their sizes.
 //   node scripts/check-prebuilds.cjs [target...]     linux-x64-glibc and so on; all that lie there without one
-//   node scripts/check-prebuilds.cjs --all           as well, and a missing one is a fault
+//   node scripts/check-prebuilds.cjs --all           as well, a missing one is a fault, and the package is weighed
 // Names of functions are gone from what is shipped: the instructions are read from the objects that it was linked from, in
 // build-prebuilds/<target>/, and not at all where those are missing (which is said). Exits 1 on a fault.
+const { spawnSync } = require('node:child_process');
 const fs = require('node:fs');
 const path = require('node:path');
 const { disassemble, missingTool, readBinary } = require('./binary.cjs');
 const { GLIBC, MACOS, root, selectTargets, targets } = require('./targets.cjs');
 
 const ENTRIES = ['napi_register_module_v1', 'node_api_module_get_api_version_v1'];
-const LIMIT = 12 << 20; // bytes of one binary; all of them compressed stay below 15 MB
+const LIMIT = 12 << 20; // bytes of one binary
+const PACKED_LIMIT = 15e6; // bytes of the tarball with all of them
 
 const later = (a, b) => a.localeCompare(b, 'en', { numeric: true }) > 0;
 
@@ -49,6 +51,8 @@ function faultsOf(target, found) {
   } else {
     for (const name of found.imports.filter((n) => /^(napi|node_api)_/.test(n)))
       if (!found.lookedUp.includes(name)) faults.push(`${name} is bound to a library`);
+    if (found.ownName && !found.ownName.startsWith('@rpath/'))
+      faults.push(`it calls itself ${found.ownName}`);
     if (!found.minimum || later(found.minimum, MACOS))
       faults.push(`it needs macOS ${found.minimum}, newer than ${MACOS}`);
     if (target.arch === 'arm64' && !found.signed) faults.push('its signature does not hold');
@@ -111,6 +115,33 @@ function objectsOf(target) {
   return names.map((name) => path.join(folder, name));
 }
 
+/** What is wrong with the tarball, by what `npm pack --json` says of it. */
+function packedFaults({ size, files }) {
+  const faults = [];
+  if (size >= PACKED_LIMIT)
+    faults.push(`it has ${size} bytes, and the package stays below ${PACKED_LIMIT}`);
+  const packed = new Set(files.map((file) => file.path));
+  for (const { file } of targets) if (!packed.has(file)) faults.push(`it lacks ${file}`);
+  for (const file of ['dist/index.js', 'dist/index.d.ts'])
+    if (!packed.has(file)) faults.push(`it lacks ${file}: npm run build`);
+  return faults;
+}
+
+function readPacked() {
+  const args = ['pack', '--dry-run', '--json', '--ignore-scripts', '--silent'];
+  // npm is a script of the shell on Windows.
+  const options = { cwd: root, encoding: 'utf8', shell: process.platform === 'win32' };
+  const { status, stdout, stderr, error } = spawnSync('npm', args, options);
+  if (status !== 0) throw new Error(`npm ${args.join(' ')}: ${error?.message ?? stderr}`);
+  return JSON.parse(stdout)[0];
+}
+
+function report(name, notes, faults) {
+  console.log(`${faults.length ? 'FAIL' : 'ok  '} ${name}  ${notes.filter(Boolean).join(', ')}`);
+  for (const fault of faults.slice(0, 20)) console.log(`     ${fault}`);
+  if (faults.length > 20) console.log(`     and ${faults.length - 20} more`);
+}
+
 async function main() {
   const args = process.argv.slice(2);
   const missing = missingTool();
@@ -151,17 +182,19 @@ async function main() {
     ];
     sum += found.size;
     bad += faults.length ? 1 : 0;
-    console.log(
-      `${faults.length ? 'FAIL' : 'ok  '} ${target.name}  ${notes.filter(Boolean).join(', ')}`,
-    );
-    for (const fault of faults.slice(0, 20)) console.log(`     ${fault}`);
-    if (faults.length > 20) console.log(`     and ${faults.length - 20} more`);
+    report(target.name, notes, faults);
+  }
+  if (args.includes('--all')) {
+    const packed = readPacked();
+    const faults = packedFaults(packed);
+    bad += faults.length ? 1 : 0;
+    report('the package', [`${(packed.size / 1e6).toFixed(2)} MB packed`], faults);
   }
   console.log(`${wanted.length} binaries, ${(sum / 1e6).toFixed(2)} MB, ${bad} with faults`);
   process.exitCode = bad ? 1 : 0;
 }
 
-module.exports = { faultsOf, levelOf, levelOfSymbol, straySymbols };
+module.exports = { faultsOf, levelOf, levelOfSymbol, packedFaults, straySymbols };
 if (require.main === module)
   main().catch((error) => {
     console.error(error.message);

@@ -8,7 +8,8 @@ const { spawnSync } = require('node:child_process');
 const fs = require('node:fs');
 const path = require('node:path');
 const { parseArgs } = require('node:util');
-const { hostTarget, root, selectTargets } = require('./targets.cjs');
+const { missingTool, tool } = require('./binary.cjs');
+const { hostTarget, root, selectTargets, targets } = require('./targets.cjs');
 
 function fail(message) {
   console.error(message);
@@ -51,11 +52,15 @@ function prebuild({ name, platform, arch, libc, zig: triple, file }, zig) {
   const args = ['--napi', '-t', process.versions.node, '--name', 'rankone', '--cwd', folder];
   args.push('--out', root, '--platform', platform, '--arch', arch);
   if (libc) args.push('--tag-libc', '--libc', libc);
-  // Apple's linker leaves that to strip, which signs again; zig's strips before it signs.
-  if (!zig && platform === 'darwin') args.push('--strip');
+  // What links for macOS leaves that to strip, Apple's or LLVM's, which sign again.
+  if (platform === 'darwin') args.push('--strip');
   run(process.execPath, [require.resolve('prebuildify/bin.js'), ...args], {
     PREBUILD_NODE_GYP: path.join(__dirname, 'cmake-gyp.cjs'),
-    ...(zig && { RANKONE_ZIG: zig, RANKONE_ZIG_TARGET: triple }),
+    ...(zig && {
+      RANKONE_ZIG: zig,
+      RANKONE_ZIG_TARGET: triple,
+      PREBUILD_STRIP_BIN: tool('llvm-strip'),
+    }),
   });
 }
 
@@ -90,5 +95,9 @@ try {
   fail(error.message);
 }
 const zig = wish.native ? undefined : findZig();
+// Now, and not after minutes of compiling.
+const missing = missingTool();
+if (missing) fail(missing);
 for (const target of chosen) prebuild(target, zig);
-run(process.execPath, [path.join(__dirname, 'check-prebuilds.cjs'), ...chosen.map((t) => t.name)]);
+const checked = chosen.length === targets.length ? ['--all'] : chosen.map((t) => t.name);
+run(process.execPath, [path.join(__dirname, 'check-prebuilds.cjs'), ...checked]);

@@ -8,6 +8,26 @@ const { root } = require('./targets.cjs');
 const stage = path.join(root, 'build-prebuilds/stage');
 const linked = ['package.json', 'node_modules', 'dist', 'docs', 'README.md', 'sources.json'];
 
+// What TensorFlow.js registers its gradients by is a module of ECMAScript that names its own files without their
+// extensions, and plain Node finds none of them.
+const gradients = '@tensorflow/tfjs-core/dist/register_all_gradients';
+
+function bundleGradients() {
+  const bundle = path.join(stage, 'test/registerGradients.js');
+  const { buildSync } = require(require.resolve('esbuild', { paths: [require.resolve('tsx')] }));
+  buildSync({
+    entryPoints: [path.join(root, 'node_modules', `${gradients}.js`)],
+    ...{ bundle: true, platform: 'node', format: 'cjs', outfile: bundle, logLevel: 'error' },
+  });
+  for (const name of fs.readdirSync(path.join(stage, 'test'), { recursive: true })) {
+    const file = path.join(stage, 'test', name);
+    if (!file.endsWith('.js') || file === bundle) continue;
+    const text = fs.readFileSync(file, 'utf8');
+    const own = path.relative(path.dirname(file), bundle).split(path.sep).join('/');
+    if (text.includes(gradients)) fs.writeFileSync(file, text.replaceAll(gradients, own));
+  }
+}
+
 function makeStage() {
   fs.rmSync(stage, { recursive: true, force: true });
   fs.mkdirSync(path.join(stage, 'test'), { recursive: true });
@@ -32,6 +52,7 @@ function makeStage() {
   const tsc = path.join(path.dirname(require.resolve('typescript/package.json')), 'bin/tsc');
   const { status } = spawnSync(process.execPath, [tsc, '-p', project], { stdio: 'inherit' });
   if (status !== 0) throw new Error('the tests could not be compiled');
+  bundleGradients();
   for (const name of [...linked, 'test/fixtures'])
     fs.symlinkSync(path.join(root, name), path.join(stage, name));
   return stage;

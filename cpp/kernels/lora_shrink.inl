@@ -31,8 +31,10 @@ struct SumsOut {
   }
 };
 
+}  // namespace
+
 // MR rows against one panel: blocks [first, first + C) of whole kShrinkUnits, side by side, added to t in order.
-// `whole`: or the last one, of any length.
+// `whole`: or the last one, of any length. Not in a namespace without a name: lora.inl and lora_backward.inl share it.
 template <PanelFormat F, int MR, int C, int NV, bool kWhole>
 __attribute__((noinline)) void shrinkBlocks(const Panels& m, int64_t p, int64_t first, const float* x,
                                             const int64_t (&row)[MR], float* const (&t)[MR]) {
@@ -64,6 +66,8 @@ __attribute__((noinline)) void shrinkBlocks(const Panels& m, int64_t p, int64_t 
       store(to, total);
     }
 }
+
+namespace {
 
 template <PanelFormat F, int MR, int NV>
 void shrinkSome(const Panels& m, int64_t p, const float* x, const int64_t (&row)[MR], float* const (&t)[MR]) {

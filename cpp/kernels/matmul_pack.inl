@@ -1,11 +1,11 @@
 // Packing for matmul: either operand as panels [units, W] that the micro kernel reads in order. Part of matmul.inl.
+// Not in a namespace without a name: files that pack alike share the code.
 #if !defined(RANKONE_BF16_DOT)
 #include "kernels/matmul_unit.inl"
 #endif
 
 namespace rankone {
 namespace RANKONE_ISA_NS {
-namespace {
 
 // A matrix of dtype D with a side (rows of a, columns of b) and K. Its lines, contiguous, run along one of the two.
 template <class D>
@@ -198,6 +198,5 @@ void packPanels(const Operand<D>& x, int64_t side, int64_t count, int64_t k0, in
   }
 }
 
-}  // namespace
 }  // namespace RANKONE_ISA_NS
 }  // namespace rankone

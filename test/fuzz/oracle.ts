@@ -5,11 +5,21 @@ import * as companions from '../reference/companions';
 import { gatedScans } from '../reference/gatedScan';
 import { hgrn, hgrnBackward } from '../reference/hgrn';
 import * as layers from '../reference/layers';
+import { ligerAttention, ligerAttentionBackward } from '../reference/ligerAttention';
+import {
+  localLinearAttention,
+  localLinearAttentionBackward,
+} from '../reference/localLinearAttention';
+import * as mom from '../reference/mom';
 import * as presets from '../reference/presets';
 import * as recurrence from '../reference/recurrence';
 import { s4d, s4dBackward } from '../reference/s4d';
 import * as segments from '../reference/segments';
 import { tttLinear, tttLinearBackward } from '../reference/tttLinear';
+import {
+  windowLinearAttention,
+  windowLinearAttentionBackward,
+} from '../reference/windowLinearAttention';
 import { sizeOf, type TensorLike } from '../support/tensor';
 import { forwardName } from './problems';
 
@@ -40,7 +50,13 @@ const KNOWN = new Set([
   'cuSeqlensK',
   'causal',
   'window',
+  'gateNormalizer',
+  'mix',
+  'topK',
+  'renormalize',
   'sinkTokens',
+  'terraced',
+  'affine',
   'softcap',
   'qkL2norm',
   'gate',
@@ -55,7 +71,11 @@ const KNOWN = new Set([
   'activation',
   'normBeforeGate',
   'rotaryDim',
+  'featureMap',
+  'rankAugmented',
   'interleaved',
+  'kind',
+  'power',
   'theta',
   'offset',
   'eps',
@@ -112,6 +132,40 @@ export function expected(
         return undefined;
       return { ...(backward ? layers.attentionBackward : layers.attention)(i, options) };
     }
+    case 'ligerAttention': {
+      // The softmax of one channel is constant.
+      const { q, k, v, windowQ = q, windowK = k } = i;
+      if (!tame(q, k, v, windowQ, windowK) || (backward && q.shape[3] === 1)) return undefined;
+      const scales = [
+        options.scale ?? 0,
+        1 / (options.gateNormalizer ?? 16),
+        ...(options.mix ?? []),
+      ];
+      if (scales.some((x: number) => Math.abs(x) > 100)) return undefined;
+      return { ...(backward ? ligerAttentionBackward : ligerAttention)(i, options) };
+    }
+    case 'momRoute':
+    case 'momGather':
+    case 'momCombine':
+      return { ...(mom as Record<string, any>)[entry.name](i, options) };
+    case 'windowLinearAttention': {
+      // A normaliser of terms of one sign, and scores that float32 resolves.
+      const { q, k, v, phiQ, phiK, initialZ, windowFactors } = i;
+      const parts = [phiQ, phiK, ...(initialZ ? [initialZ] : [])];
+      if (!tame(q, k, v, ...parts, ...(windowFactors ? [windowFactors] : []))) return undefined;
+      if (parts.some(({ data }) => Array.from(data as number[]).some((x) => x < 0)))
+        return undefined;
+      const reach = (options.scale ?? 1 / Math.sqrt(q.shape[3])) * q.shape[3] * 400;
+      if (!(Math.abs(reach) < 1e4)) return undefined;
+      return { ...(backward ? windowLinearAttentionBackward : windowLinearAttention)(i, options) };
+    }
+    case 'localLinearAttention': {
+      // The matrix's largest value over its least one is what float32 loses bits by.
+      const reach = i.q.shape[3] * largest(i.k) * Math.max(largest(i.q), largest(i.k));
+      if (!(Math.abs(options.scale ?? 1) * reach < 1000) || i.solution) return undefined;
+      if (!i.lambda.data.every((x: number) => x > 0.01 * reach && x < 1e6)) return undefined;
+      return { ...(backward ? localLinearAttentionBackward : localLinearAttention)(i, options) };
+    }
     case 'shortConv':
       return shortConv(i, options, backward);
     case 'rope':
@@ -136,6 +190,26 @@ export function expected(
       const { da, db } = layers.swigluBackward({ ...pair, dY: i.dY });
       return { dGate: da, dUp: db };
     }
+    case 'bidirectionalLinearAttention': {
+      const { q, k, v, alpha = q, modulate = q, qWeight = q, kWeight = k } = i;
+      if (!tame(q, k, v, alpha, modulate, qWeight, kWeight)) return undefined;
+      // Where all weights are a sum's only ones, or of any sign, terms cancel.
+      if (alpha.data.some((x: number) => x < 0.01) && i.alpha) return undefined;
+      if (options.normalize !== false && (options.featureMap ?? 'none') === 'none')
+        return undefined;
+      const call = backward
+        ? layers.bidirectionalLinearAttentionBackward
+        : layers.bidirectionalLinearAttention;
+      if (backward && (options.normalize !== false || options.rankAugmented)) return undefined;
+      return { ...call(i, options) };
+    }
+    case 'featureMap':
+      // Projections that cancel; and a softmax of one number, which is constant.
+      if ((i.weight || i.scale) && !tame(i.x, i.weight ?? i.x, i.bias ?? i.x, i.scale ?? i.x))
+        return undefined;
+      if (backward && (i.weight ?? i.x).shape.slice(-1)[0] === 1) return undefined;
+      if (backward) return { ...layers.featureMapBackward(i, options) };
+      return { y: layers.featureMap(i, options) };
     case 'adamW':
       return { ...layers.adamW(i, options) };
     case 'doraNorms':

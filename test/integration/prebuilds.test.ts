@@ -14,6 +14,7 @@ const {
   faultsOf,
   levelOf,
   levelOfSymbol,
+  packedFaults,
   straySymbols,
 } = require('../../scripts/check-prebuilds.cjs');
 const { hostTarget, selectTargets, targets } = require('../../scripts/targets.cjs');
@@ -56,6 +57,7 @@ const sound: Record<string, any> = {
     arch: 'arm64',
     size: 1e6,
     needed: ['/usr/lib/libSystem.B.dylib'],
+    ownName: '@rpath/rankone.node',
     exports: ['napi_register_module_v1'],
     imports: ['napi_create_array', 'malloc'],
     lookedUp: ['napi_create_array'],
@@ -97,6 +99,7 @@ const faulty: [name: string, change: object, fault: RegExp][] = [
   ['darwin-arm64', { minimum: undefined }, /^it needs macOS undefined/],
   ['darwin-arm64', { signed: false }, /^its signature does not hold$/],
   ['darwin-arm64', { needed: ['@rpath/libx.dylib'] }, /^it needs @rpath/],
+  ['darwin-arm64', { ownName: '/home/x/rankone.node' }, /^it calls itself \/home\/x/],
 ];
 
 test('each fault is named, and alone', () => {
@@ -108,6 +111,16 @@ test('each fault is named, and alone', () => {
   const exports = [...sound['linux-x64-glibc'].exports, '_Znwm'];
   const found = { ...sound['linux-x64-glibc'], exports };
   assert.equal(faultsOf(target('linux-x64-glibc'), found), ['it exports _Znwm']);
+});
+
+test('a package that is too large, or lacks a binary, is found', () => {
+  const files = [...targets.map((t: any) => t.file), 'dist/index.js', 'dist/index.d.ts'].map(
+    (name) => ({ path: name }),
+  );
+  assert.equal(packedFaults({ size: 14_999_999, files }), []);
+  assert.match(packedFaults({ size: 15_000_000, files })[0], /^it has 15000000 bytes/);
+  const [missing] = packedFaults({ size: 1, files: files.slice(1) });
+  assert.is(missing, `it lacks ${targets[0].file}`);
 });
 
 test('instructions and names tell their levels', () => {

@@ -178,6 +178,18 @@ function layerDtypes(): void {
   same<'bf16'>(rankone.l2normSync({ x: b }).y.dtype);
   same<ResultTensor>(rankone.l2normBackwardSync({ x: b, dY: b }).dx);
   rankone.rmsNormGatedSync({ x: t, gate: t }, { activation: 'sigmoid', normBeforeGate: false });
+  same<'bf16'>(rankone.featureMapSync({ x: b, weight: t, bias: b }, { kind: 'hedgehog' }).y.dtype);
+  const seen = { q: b, k: b, v: b, qWeight: t, kWeight: b };
+  same<'bf16'>(
+    rankone.bidirectionalLinearAttentionSync(seen, { featureMap: 'hedgehog', rankAugmented: true })
+      .o.dtype,
+  );
+  same<ResultTensor | undefined>(
+    rankone.bidirectionalLinearAttentionBackwardSync({ ...seen, dO: b }).dQWeight,
+  );
+  const mapped = { x: h, scale: h, dY: h };
+  const slopes = { kind: 'focused', power: 2, gradDtype: 'input' } as const;
+  same<'f16'>(rankone.featureMapBackwardSync(mapped, slopes).dx.dtype);
   same<'f16'>(rankone.ropeSync({ x: h, positions: ids, inverseFrequencies: t }).y.dtype);
   same<'f16'>(rankone.ropeBackwardSync({ dY: h }, { theta: 5, gradDtype: 'input' }).dx.dtype);
   rankone.ropeInPlaceSync({ q: b, k: b }, { offset: 4, interleaved: true, rotaryDim: 8 });
@@ -203,6 +215,8 @@ function layerDtypes(): void {
   rankone.ropeInPlaceSync({ q: b, k: t });
   // @ts-expect-error frequencies are float32
   rankone.ropeSync({ x: b, inverseFrequencies: b });
+  // @ts-expect-error which map
+  rankone.featureMapSync({ x: t }, {});
   // @ts-expect-error not an activation
   rankone.rmsNormGatedSync({ x: t, gate: t }, { activation: 'relu' });
   // @ts-expect-error not a precision

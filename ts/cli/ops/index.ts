@@ -3,6 +3,8 @@ import { UsageError } from '../errors';
 import type { Operation } from '../operation';
 import { attentions } from './attention';
 import { companions } from './companions';
+import { features } from './features';
+import { hybrids } from './hybrids';
 import { layers } from './layers';
 import { loras } from './lora';
 import { cells, presets, variants } from './recurrence';
@@ -17,6 +19,8 @@ export const operations: readonly Operation[] = [
   ...segments,
   ...layers,
   ...attentions,
+  ...features,
+  ...hybrids,
   ...companions,
   ...loras,
 ];
