@@ -4,9 +4,10 @@
 //   f_j = 1 + (k_j - m)^T x,  c_j = g_j - sum_j p_j g_j - (k_j - m)^T y,  ds_j = p_j (c_j f_j - e),
 // differentiating A x = q - m, not the steps that solve it, gives
 //   dv_j = p_j f_j dO,  dk_j = p_j c_j x - p_j f_j y + scale ds_j q,  dq = y + scale sum_j ds_j k_j,  dlambda = -x^T y
-// to be summed over the queries. First every panel of queries solves for x, where it is not given, and y; then tasks
-// own some keys of a head each, go over all queries that see them and sum dk and dv, in the order of the queries; dq as
-// in attention_backward.inl.
+// to be summed over the queries. As sum_j ds_j is 0, every k_j here may stand less the reference
+// (local_linear_keys.inl) of the query's panel, as in SolveTask. First every panel of queries solves for x, where it is
+// not given, and y; then tasks own some keys of a head each, go over all queries that see them and sum dk and dv, in
+// the order of the queries; dq as in attention_backward.inl.
 #include "kernels/local_linear_solve.inl"
 
 namespace rankone {
@@ -15,7 +16,7 @@ namespace {
 
 // What the first half leaves of a row.
 struct RowScalars {
-  float top, share, meanX, meanY, meanG, excess;  // of its SolvePanel; m^T x, m^T y, sum_j p_j g_j, e
+  float top, share, meanX, meanY, meanG, excess;  // of its SolvePanel; mean^T x, mean^T y, sum_j p_j g_j, e
 };
 
 struct SolvedRows {
@@ -187,12 +188,10 @@ class KeyGradientTask {
         dq_(dq),
         ldK_(padded(a_.K)),
         ldV_(padded(a_.V)),
-        scratch_(alignFloats(kKeys * a_.K) + alignFloats(kKeys * a_.V) + (2 * kKeys + 4 * kQueries) * ldK_ +
-                 (2 * kKeys + kQueries) * ldV_ + 3 * alignFloats(kQueries * a_.K) + alignFloats(kQueries * a_.V) +
-                 4 * kKeys * kQueries + 64) {
-    keyT_ = scratch_.take(kKeys * a_.K);
+        keys_(a_, *item.sequence, item.head),
+        scratch_(alignFloats(kKeys * a_.V) + (kKeys + 4 * kQueries) * ldK_ + (2 * kKeys + kQueries) * ldV_ +
+                 3 * alignFloats(kQueries * a_.K) + alignFloats(kQueries * a_.V) + 4 * kKeys * kQueries + 64) {
     valueT_ = scratch_.take(kKeys * a_.V);
-    key_ = scratch_.take(kKeys * ldK_);
     dKey_ = scratch_.take(kKeys * ldK_);
     value_ = scratch_.take(kKeys * ldV_);
     dValue_ = scratch_.take(kKeys * ldV_);
@@ -217,11 +216,9 @@ class KeyGradientTask {
     }
     for (int64_t at = item_.keys.begin; at < item_.keys.end; at += kKeys) {
       const KeyRange keys{at, std::min(at + kKeys, item_.keys.end)};
-      KeyRows{a_.k, nullptr, a_.K}.read(a_, s, item_.head, keys, key_);
+      keys_.read(keys);
       KeyRows{a_.v, nullptr, a_.V}.read(a_, s, item_.head, keys, value_);
-      transposed(key_, ldK_, kKeys, a_.K, keyT_, kKeys);
       transposed(value_, ldV_, kKeys, a_.V, valueT_, kKeys);
-      finiteKeys_ = isFinite(key_, kKeys * ldK_);
       std::memset(dKey_, 0, static_cast<size_t>(kKeys * ldK_) * sizeof(float));
       std::memset(dValue_, 0, static_cast<size_t>(kKeys * ldV_) * sizeof(float));
       for (int64_t row = 0; row < rows; row += kQueries) {
@@ -266,8 +263,10 @@ class KeyGradientTask {
     for (int64_t at = 0; at < a_.K * kQueries; at += kLanes)
       store(query_.lanes + at, load(query_.lanes + at) * log2Scale);
     const int64_t n = used.count(), skip = used.begin * kQueries;
-    const Scalars keyScalars{keyT_ + used.begin, kKeys, a_.K};
-    product<1>(n, kQueries, keyScalars, query_.lanes, kQueries, weights_ + skip, kQueries, false);
+    keys_.shift(referenceOf(a_, rows_, row));
+    const Scalars plainKeys{keys_.plainColumns() + used.begin, kKeys, a_.K};
+    const Scalars keyScalars{keys_.columns() + used.begin, kKeys, a_.K};
+    product<1>(n, kQueries, plainKeys, query_.lanes, kQueries, weights_ + skip, kQueries, false);
     product<1>(n, kQueries, keyScalars, x_.lanes, kQueries, f_ + skip, kQueries, false);
     product<1>(n, kQueries, keyScalars, y_.lanes, kQueries, c_ + skip, kQueries, false);
     product<1>(n, kQueries, {valueT_ + used.begin, kKeys, a_.V}, dOut_.lanes, kQueries, g_ + skip, kQueries, false);
@@ -315,8 +314,8 @@ class KeyGradientTask {
   }
 
   void addQueries(int64_t row, int64_t count, KeyRange used, bool plain) {
-    const float *ds = g_ + used.begin * kQueries, *key = key_ + used.begin * ldK_;
-    if (plain || finiteKeys_) {
+    const float *ds = g_ + used.begin * kQueries, *key = keys_.rows() + used.begin * ldK_;
+    if (plain || keys_.isFinite()) {
       product<1>(count, ldK_, {ds, kQueries, used.count()}, key, ldK_, dQuery_, ldK_, false);
     } else {
       std::memset(dQuery_, 0, static_cast<size_t>(kQueries * ldK_) * sizeof(float));
@@ -338,11 +337,11 @@ class KeyGradientTask {
   const SolvedRows& solved_;
   float* const dq_;
   const int64_t ldK_, ldV_;
+  KeyBlock keys_;
   Scratch scratch_;
-  float *keyT_, *valueT_, *key_, *dKey_, *value_, *dValue_, *dQuery_;
+  float *valueT_, *dKey_, *value_, *dValue_, *dQuery_;
   PanelVectors query_, x_, y_, dOut_;
   float *weights_, *f_, *c_, *g_;
-  bool finiteKeys_ = true;
 };
 
 }  // namespace

@@ -4,7 +4,7 @@
 // by conjugate gradients with A's diagonal as preconditioner. A is never formed: A x is two products with each block of
 // keys. Everything of a query stands in its lane, so a query's steps depend on nothing but the query: it stops on its
 // own, and the panel goes on until all have.
-#include "kernels/attention_common.inl"
+#include "kernels/local_linear_keys.inl"
 
 namespace rankone {
 namespace RANKONE_ISA_NS {
@@ -16,16 +16,17 @@ using Lanes = float[kQueries];
 // Vectors stand as [K, kQueries].
 struct SolvePanel {
   float* scores;                        // queries, scaled for scores that are logarithms to base 2
-  float* mean;                          // of the keys seen
+  float* mean;                          // of the keys seen, less the reference like them
   float* diagonal;                      // its inverse
   float *residual, *direction, *image;  // image: A direction
   float* x;
-  float* weights;       // of the first blocks, [kept][kKeys, kQueries]; made once
-  Lanes top, share;     // weights are 2^(score - top), and `share` times them add up to 1; share 0: nothing is seen
-  Lanes lambda, scale;  // b and x stand times `scale`, a power of two
-  Lanes limit, start, progress;  // of the squared residual: where to stop, how it began; residual^T diagonal residual
-  Lanes offset, total;           // of a product: mean^T vector, and the sum of the keys' coefficients
-  Lanes active;                  // 1 or 0
+  float* weights;         // of the first blocks, [kept][kKeys, kQueries]; made once
+  Lanes top, share;       // weights are 2^(score - top), and `share` times them add up to 1; share 0: nothing is seen
+  Lanes lambda, scale;    // b and x stand times `scale`, a power of two
+  Lanes limit, progress;  // of the squared residual: where to stop; residual^T diagonal residual
+  Lanes offset, total;    // of a product: mean^T vector, and the sum of the keys' coefficients
+  Lanes active;           // 1 or 0
+  int64_t reference;      // see referenceOf
 };
 
 // A block of keys as a panel sees it.
@@ -63,11 +64,9 @@ class SolveTask {
         panels_((item.rows + kQueries - 1) / kQueries),
         blocks_(blocksOf()),
         kept_(std::min<int64_t>(kKeptBlocks, static_cast<int64_t>(blocks_.size()))),
-        scratch_(panels_ * panelFloats() + 2 * alignFloats(kKeys * ldK_) + alignFloats(kKeys * a_.K) +
-                 2 * kKeys * kQueries + kQueries * ldK_) {
-    key_ = scratch_.take(alignFloats(kKeys * ldK_));
+        keys_(a_, *item.sequence, item.head),
+        scratch_(panels_ * panelFloats() + alignFloats(kKeys * ldK_) + 2 * kKeys * kQueries + kQueries * ldK_) {
     square_ = scratch_.take(alignFloats(kKeys * ldK_));
-    keyT_ = scratch_.take(alignFloats(kKeys * a_.K));
     made_ = scratch_.take(kKeys * kQueries);
     products_ = scratch_.take(kKeys * kQueries);
     lines_ = scratch_.take(kQueries * ldK_);
@@ -80,25 +79,21 @@ class SolveTask {
   int64_t rowsOf(int64_t i) const { return std::min<int64_t>(kQueries, item_.rows - i * kQueries); }
   SolvePanel& panel(int64_t i) { return panel_[static_cast<size_t>(i)]; }
   const QueryRows& rows() const { return rows_; }
-  bool finiteKeys() const { return finiteKeys_; }
-  const float* key() const { return key_; }
-  const float* keyT() const { return keyT_; }
 
-  // f(panel, what it sees) for every block and every panel that sees some of it, with the block's keys at hand. False
-  // where the call was aborted.
+  // f(panel, what it sees) for every block and every panel that sees some of it, with the block's keys at hand, plain
+  // and less the panel's reference. False where the call was aborted.
   template <class F>
   bool forBlocks(F&& f) {
     for (size_t index = 0; index < blocks_.size(); ++index) {
       if (isCancelled(a_)) return false;
       const KeyRange keys = blocks_[index];
-      KeyRows{a_.k, a_.cache.k, a_.K}.read(a_, *item_.sequence, item_.head, keys, key_);
-      transposed(key_, ldK_, kKeys, a_.K, keyT_, kKeys);
-      finiteKeys_ = isFinite(key_, kKeys * ldK_);
+      keys_.read(keys);
       for (int64_t i = 0; i < panels_; ++i) {
         const int64_t count = rowsOf(i), low = rows_.position(first(i)), high = rows_.position(first(i) + count - 1);
         const KeyRange used = usedKeys(a_.mask, low, high, keys);
         if (used.count() == 0) continue;
         const bool whole = used.end <= keys.count() && count == kQueries && seesAll(a_.mask, low, high, keys);
+        keys_.shift(panel(i).reference);
         f(i, SeenKeys{static_cast<int64_t>(index), keys, used, !whole});
       }
     }
@@ -132,10 +127,11 @@ class SolveTask {
     return w;
   }
 
-  // Products of the block's keys with the panel's vectors x, less `offset`, to [kKeys, kQueries].
+  // Products of the block's shifted keys with the panel's vectors x, less `offset`, to [kKeys, kQueries].
   void project(const SeenKeys& seen, const float* x, const float* offset, float* to) const {
     float* out = to + seen.used.begin * kQueries;
-    product<1>(seen.used.count(), kQueries, {keyT_ + seen.used.begin, kKeys, a_.K}, x, kQueries, out, kQueries, false);
+    product<1>(seen.used.count(), kQueries, {keys_.columns() + seen.used.begin, kKeys, a_.K}, x, kQueries, out,
+               kQueries, false);
     forLanes([&](int j) __attribute__((always_inline)) {
       const Vec less = load(offset + j);
       for (int64_t key = 0; key < seen.used.count(); ++key) {
@@ -146,7 +142,9 @@ class SolveTask {
   }
 
   // to [K, kQueries] += key^T c for coefficients c [kKeys, kQueries] that are 0 where a key is not seen.
-  void gather(const SeenKeys& seen, const float* c, float* to) const { gather(seen, key_, finiteKeys_, c, to); }
+  void gather(const SeenKeys& seen, const float* c, float* to) const {
+    gather(seen, keys_.rows(), keys_.isFinite(), c, to);
+  }
 
   // Sums over K of the products of two panels' vectors.
   void dots(const float* a, const float* b, float* to) const {
@@ -161,12 +159,13 @@ class SolveTask {
   // q - mean, the forward's b; 0 where nothing is seen.
   void startOf(int64_t i, float* to) {
     const SolvePanel& p = panel(i);
+    const float* less = keys_.row(p.reference);
     readRows(i, a_.q, a_.dtype, 1, to);
     forLanes([&](int j) __attribute__((always_inline)) {
       const Vec share = load(p.share + j);
       for (int64_t c = 0; c < a_.K; ++c) {
         float* b = to + c * kQueries + j;
-        store(b, select(share == 0.0f, zero(), load(b) - load(p.mean + c * kQueries + j)));
+        store(b, select(share == 0.0f, zero(), load(b) - less[c] - load(p.mean + c * kQueries + j)));
       }
     });
   }
@@ -231,6 +230,10 @@ class SolveTask {
  private:
   static constexpr int64_t kKeptBlocks = 42;  // 4032 keys: half a megabyte a panel at most
 
+  // The residual that is carried along falls for ever, the true one no further than this; and where its squares leave
+  // float32's range, steps lead astray.
+  static constexpr float kLeastTolerance = 1e-7f;
+
   int64_t vectorFloats() const { return alignFloats(a_.K * kQueries); }
   int64_t panelFloats() const { return 7 * vectorFloats() + kept_ * kKeys * kQueries; }
 
@@ -256,6 +259,7 @@ class SolveTask {
       memory += vectorFloats();
     }
     p.weights = memory;
+    p.reference = referenceOf(a_, rows_, first(i));
     readRows(i, a_.q, a_.dtype, a_.scale * kLog2e, p.scores);
     for (int r = 0; r < kQueries; ++r) {
       p.top[r] = kMasked;
@@ -266,8 +270,8 @@ class SolveTask {
     }
   }
 
-  void scores(int64_t i, const SeenKeys& seen, float* to) const {
-    product<1>(seen.used.count(), kQueries, {keyT_ + seen.used.begin, kKeys, a_.K},
+  void scores(int64_t i, const SeenKeys& seen, float* to) {
+    product<1>(seen.used.count(), kQueries, {keys_.plainColumns() + seen.used.begin, kKeys, a_.K},
                panel_[static_cast<size_t>(i)].scores, kQueries, to + seen.used.begin * kQueries, kQueries, false);
     if (seen.masked) LaneMask(a_.mask, rows_, first(i), rowsOf(i), seen.keys).apply(to, seen.used.begin, seen.used.end);
   }
@@ -297,14 +301,15 @@ class SolveTask {
     });
     for (float* vector : {p.mean, p.diagonal})
       std::memset(vector, 0, static_cast<size_t>(a_.K * kQueries) * sizeof(float));
-    squaredBlock_ = -1;
+    squared_ = {-1, kNoReference};
   }
 
   void addMeans(SolvePanel& p, const SeenKeys& seen, const float* w) {
-    if (squaredBlock_ != seen.index) {
-      for (int64_t i = 0; i < kKeys * ldK_; i += kLanes) store(square_ + i, load(key_ + i) * load(key_ + i));
+    if (const std::pair block{seen.index, p.reference}; squared_ != block) {
+      const float* key = keys_.rows();
+      for (int64_t i = 0; i < kKeys * ldK_; i += kLanes) store(square_ + i, load(key + i) * load(key + i));
       finiteSquares_ = isFinite(square_, kKeys * ldK_);
-      squaredBlock_ = seen.index;
+      squared_ = block;
     }
     gather(seen, w, p.mean);
     gather(seen, square_, finiteSquares_, w, p.diagonal);
@@ -330,6 +335,7 @@ class SolveTask {
   }
 
   void startSolution(SolvePanel& p) {
+    const float tolerance = std::max(p_.tolerance, kLeastTolerance);
     forLanes([&](int j) __attribute__((always_inline)) {
       Vec most = zero();
       for (int64_t at = j; at < a_.K * kQueries; at += kQueries) most = larger(abs(load(p.residual + at)), most);
@@ -345,14 +351,15 @@ class SolveTask {
         progress = fma(r, z, progress);
       }
       store(p.scale + j, scale);
-      store(p.limit + j, start * (p_.tolerance * p_.tolerance));
+      store(p.limit + j, start * (tolerance * tolerance));
       store(p.progress + j, progress);
       store(p.active + j, select(start > load(p.limit + j), splat(1.0f), zero()));
     });
   }
 
-  static bool isActive(const SolvePanel& p) {
-    return std::any_of(p.active, p.active + kQueries, [](float x) { return x != 0; });
+  // Tolerance 0 is the same work whatever the data, though a query that is done stays as it is.
+  bool isActive(const SolvePanel& p) const {
+    return p_.tolerance == 0 || std::any_of(p.active, p.active + kQueries, [](float x) { return x != 0; });
   }
   bool anyActive() const {
     for (const SolvePanel& p : panel_)
@@ -417,7 +424,8 @@ class SolveTask {
       for (int64_t at = j; at < end; at += kQueries)
         store(p.direction + at, fma(turn, load(p.direction + at), load(p.residual + at) * load(p.diagonal + at)));
       store(p.progress + j, progress);
-      store(p.active + j, select(active & (left > load(p.limit + j)), splat(1.0f), zero()));
+      // Progress can underflow before `left` does: there is no next step then. NaN goes on here as well.
+      store(p.active + j, select(active & (left > load(p.limit + j)) & ~(progress <= 0.0f), splat(1.0f), zero()));
     });
   }
 
@@ -428,11 +436,12 @@ class SolveTask {
   const int64_t ldK_, panels_;
   const std::vector<KeyRange> blocks_;
   const int64_t kept_;
+  KeyBlock keys_;
   Scratch scratch_;
   std::vector<SolvePanel> panel_;
-  float *key_, *keyT_, *square_, *made_, *products_, *lines_;
-  int64_t squaredBlock_ = -1;
-  bool finiteKeys_ = true, finiteSquares_ = true, ready_ = false;
+  float *square_, *made_, *products_, *lines_;
+  std::pair<int64_t, int64_t> squared_;  // the block in `square_`, and its reference
+  bool finiteSquares_ = true, ready_ = false;
 };
 
 }  // namespace

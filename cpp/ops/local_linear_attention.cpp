@@ -23,7 +23,7 @@ enum BackwardOption { kGradDtype = kOutputSolution };
 enum Output { kOutO, kOutSolution, kOutResidual };
 enum Gradient { kDq, kDk, kDv, kDLambda, kGradResidual };
 
-constexpr double kUsualTolerance = 1e-6;
+constexpr double kUsualTolerance = 1e-7;
 
 constexpr AttentionArguments kArguments{.q = kQ,
                                         .k = kK,

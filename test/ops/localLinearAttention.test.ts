@@ -178,6 +178,95 @@ test('keys of equal distance, one key, equal keys', () => {
   expectNear('equal keys', localLinearAttentionSync(many), { ...localLinearAttention(many) }, 1e-5);
 });
 
+/** Keys some of whose channels are far from 0. */
+function drawOffset(sizes: Sizes) {
+  const { inputs, dO } = draw(sizes);
+  inputs.k.data = inputs.k.data.map((x, i) => (i % sizes[5] < 4 ? x + 100 : x));
+  return { inputs, dO };
+}
+
+for (const [sizes, options] of [
+  [[1, 200, 200, 1, 1, 32, 16], {}],
+  [[2, 70, 90, 4, 2, 20, 8], FULL],
+  [[1, 150, 150, 1, 1, 24, 8], { window: [40, 0], sinkTokens: 2 }],
+] as [Sizes, LocalLinearOptions][])
+  test(`keys with a part in common cost no digits: [${sizes}] ${JSON.stringify(options)}`, () => {
+    const { inputs, dO } = drawOffset(sizes);
+    const all = { ...inputs, dO };
+    const { o } = localLinearAttentionSync(inputs, options as any);
+    expectNear('o', { o }, { o: localLinearAttention(inputs, options).o }, 1e-5);
+    const grads = localLinearAttentionBackwardSync(all, options as any);
+    const wanted = { ...localLinearAttentionBackward(all, options) };
+    expectNear('gradients', grads, wanted, { ...LIMITS, other: 2e-5 });
+  });
+
+test('equal keys are softmax attention, whatever the ridge', () => {
+  const { inputs } = draw([1, 40, 40, 2, 1, 8, 8]);
+  inputs.k.data = inputs.k.data.map((_, i) => inputs.k.data[i % 8]);
+  const { lambda, ...rest } = inputs;
+  for (const ridge of [1e-30, 1e-10, 1e-3]) {
+    const given = { ...rest, lambda: { ...lambda, data: lambda.data.map(() => ridge) } };
+    expectNear(`${ridge}`, localLinearAttentionSync(given), { o: attentionSync(rest).o }, 1e-6);
+  }
+});
+
+test('what keys are held against is a key that every query sees', () => {
+  const { inputs } = drawOffset([1, 200, 200, 1, 1, 12, 10]);
+  const options = { window: [40, 0] } as const;
+  const { o } = localLinearAttentionSync(inputs, options) as any;
+  const cut = Object.fromEntries(
+    Object.entries(inputs).map(([name, x]) => [name, slice(x as any, 1, 0, 75)]),
+  ) as any;
+  expectSame('prefix', slice(o, 1, 0, 75), localLinearAttentionSync(cut, options).o as any);
+  for (const value of [1e18, NaN]) {
+    const k = { ...inputs.k, data: Float32Array.from(inputs.k.data).fill(value, 0, 5 * 12) };
+    const spoilt = localLinearAttentionSync({ ...inputs, k }, options).o as any;
+    expectSame(`after ${value}`, slice(spoilt, 1, 45, 200), slice(o, 1, 45, 200));
+  }
+});
+
+test('a tolerance that float32 cannot reach', () => {
+  const few = draw([1, 4, 4, 1, 1, 64, 8]);
+  few.inputs.lambda.data.fill(0.5);
+  const near = draw([1, 60, 60, 2, 1, 17, 5]);
+  near.inputs.lambda.data = near.inputs.lambda.data.map((x) => x - 0.25);
+  for (const [{ inputs, dO }, mask] of [
+    [few, {}],
+    [near, { window: [1, 0] }],
+  ] as const)
+    for (const tolerance of [0, 1e-24, 1e-12]) {
+      const options = { ...mask, tolerance, maxIterations: 130 } as any;
+      const asked = { ...options, outputResidual: true };
+      const { o, residual } = localLinearAttentionSync(inputs, asked);
+      expectNear(
+        `o, ${tolerance}`,
+        { o },
+        { o: localLinearAttention(inputs, mask as any).o },
+        1e-5,
+      );
+      const grads = localLinearAttentionBackwardSync({ ...inputs, dO }, asked);
+      for (const left of [residual!, grads.residual!])
+        assert.ok(
+          left.data.every((x) => x < 1e-4),
+          `residual, ${tolerance}`,
+        );
+      for (const name of ['dq', 'dk', 'dv', 'dLambda'] as const)
+        assert.ok(grads[name].data.every(Number.isFinite), name);
+    }
+});
+
+test('two keys and a small ridge: the system is solved as far as float32 goes', () => {
+  const { inputs, dO } = draw([1, 200, 200, 2, 1, 17, 5]);
+  inputs.lambda.data = inputs.lambda.data.map((x) => x - 0.25);
+  const options: LocalLinearOptions = { window: [1, 0] };
+  const { o } = localLinearAttentionSync(inputs, options as any);
+  expectNear('o', { o }, { o: localLinearAttention(inputs, options).o }, 5e-6);
+  const all = { ...inputs, dO };
+  const wanted = { ...localLinearAttentionBackward(all, options) };
+  const limits = { dLambda: 4e-4, other: 1e-5 };
+  expectNear('gradients', localLinearAttentionBackwardSync(all, options as any), wanted, limits);
+});
+
 test('scores and gradients of any size', () => {
   const { inputs, dO } = draw([1, 40, 60, 2, 2, 16, 8]);
   const sharp = localLinearAttentionSync(inputs, { scale: 300 }).o;

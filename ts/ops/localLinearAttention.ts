@@ -31,7 +31,10 @@ export interface LocalLinearAttentionInputs extends LocalLinearAttentionTensors 
 
 /** What a query sees, and how its system is solved. */
 export interface LocalLinearSolveOptions extends Omit<AttentionMaskOptions, 'softcap'> {
-  /** A query's solution is done when its residual has fallen to this times what it began as; default 1e-6. */
+  /**
+   * A query's solution is done when its residual has fallen to this times what it began as; default 1e-7, as near as float32
+   * comes, for which less is taken too. With 0 the steps are always `maxIterations`: the same work whatever the data.
+   */
   tolerance?: number;
   /** Or after so many steps, up to 10000; default 2 K. In exact arithmetic K are enough. */
   maxIterations?: number;
