@@ -263,7 +263,7 @@ class KeyGradientTask {
     for (int64_t at = 0; at < a_.K * kQueries; at += kLanes)
       store(query_.lanes + at, load(query_.lanes + at) * log2Scale);
     const int64_t n = used.count(), skip = used.begin * kQueries;
-    keys_.shift(referenceOf(a_, rows_, row));
+    keys_.shift(referenceOf(a_, rows_, row), used);
     const Scalars plainKeys{keys_.plainColumns() + used.begin, kKeys, a_.K};
     const Scalars keyScalars{keys_.columns() + used.begin, kKeys, a_.K};
     product<1>(n, kQueries, plainKeys, query_.lanes, kQueries, weights_ + skip, kQueries, false);

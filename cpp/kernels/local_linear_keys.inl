@@ -50,20 +50,32 @@ class KeyBlock {
     return plainColumns_;
   }
 
-  // For rows, columns and isFinite.
-  void shift(int64_t reference) {
-    if (shiftedBy_ == reference) return;
+  // Makes at least the rows and columns of `used`.
+  void shift(int64_t reference, KeyRange used) {
+    if (shiftedBy_ == reference && made_.begin <= used.begin && used.end <= made_.end) return;
+    made_ = {used.begin / kLanes * kLanes, roundUp(used.end, kLanes)};
     const float* less = row(reference);
-    for (int64_t i = 0; i < kKeys * ldK_; i += ldK_)
-      for (int64_t c = 0; c < ldK_; c += kLanes) store(shifted_ + i + c, load(plain_ + i + c) - load(less + c));
-    transposed(shifted_, ldK_, kKeys, a_.K, shiftedColumns_, kKeys);
-    finite_ = RANKONE_ISA_NS::isFinite(shifted_, kKeys * ldK_);
+    Vec taint = zero();
+    for (int64_t i = made_.begin * ldK_; i < made_.end * ldK_; i += ldK_)
+      for (int64_t c = 0; c < ldK_; c += kLanes) {
+        const Vec x = load(plain_ + i + c) - load(less + c);
+        store(shifted_ + i + c, x);
+        taint += x * 0.0f;
+      }
+    finite_ = sum(taint) == 0.0f;
+    if (hasPlainColumns_ || shiftedBy_ != kNotShifted)
+      shiftColumns(less);
+    else
+      transposed(shifted_ + made_.begin * ldK_, ldK_, made_.count(), a_.K, shiftedColumns_ + made_.begin, kKeys);
     shiftedBy_ = reference;
+    ++version_;
   }
 
   const float* rows() const { return shifted_; }
   const float* columns() const { return shiftedColumns_; }
   bool isFinite() const { return finite_; }
+  KeyRange made() const { return made_; }
+  int64_t version() const { return version_; }  // of rows and columns
 
   // The key of a reference, [ldK]; 0 where it is not finite, for the other keys' sake.
   const float* row(int64_t reference) {
@@ -85,12 +97,23 @@ class KeyBlock {
  private:
   static constexpr int64_t kNotShifted = -2;
 
+  // Cheaper than to transpose again.
+  void shiftColumns(const float* less) {
+    const float* from = plainColumns();
+    for (int64_t c = 0; c < a_.K; ++c) {
+      const Vec x = splat(less[c]);
+      for (int64_t i = made_.begin; i < made_.end; i += kLanes)
+        store(shiftedColumns_ + c * kKeys + i, load(from + c * kKeys + i) - x);
+    }
+  }
+
   const AttentionArgs& a_;
   const AttentionSequence& s_;
   const int64_t head_, ldK_;
   Scratch scratch_;
   float *plain_, *shifted_, *plainColumns_, *shiftedColumns_, *row_;
-  int64_t shiftedBy_ = kNotShifted, rowOf_ = kNotShifted;
+  KeyRange made_{};
+  int64_t shiftedBy_ = kNotShifted, rowOf_ = kNotShifted, version_ = 0;
   bool hasPlainColumns_ = false, finite_ = true;
 };
 

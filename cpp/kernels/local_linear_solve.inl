@@ -93,7 +93,7 @@ class SolveTask {
         const KeyRange used = usedKeys(a_.mask, low, high, keys);
         if (used.count() == 0) continue;
         const bool whole = used.end <= keys.count() && count == kQueries && seesAll(a_.mask, low, high, keys);
-        keys_.shift(panel(i).reference);
+        keys_.shift(panel(i).reference, used);
         f(i, SeenKeys{static_cast<int64_t>(index), keys, used, !whole});
       }
     }
@@ -301,15 +301,15 @@ class SolveTask {
     });
     for (float* vector : {p.mean, p.diagonal})
       std::memset(vector, 0, static_cast<size_t>(a_.K * kQueries) * sizeof(float));
-    squared_ = {-1, kNoReference};
   }
 
   void addMeans(SolvePanel& p, const SeenKeys& seen, const float* w) {
-    if (const std::pair block{seen.index, p.reference}; squared_ != block) {
+    if (squared_ != keys_.version()) {
       const float* key = keys_.rows();
-      for (int64_t i = 0; i < kKeys * ldK_; i += kLanes) store(square_ + i, load(key + i) * load(key + i));
-      finiteSquares_ = isFinite(square_, kKeys * ldK_);
-      squared_ = block;
+      const int64_t begin = keys_.made().begin * ldK_, end = keys_.made().end * ldK_;
+      for (int64_t i = begin; i < end; i += kLanes) store(square_ + i, load(key + i) * load(key + i));
+      finiteSquares_ = isFinite(square_ + begin, end - begin);
+      squared_ = keys_.version();
     }
     gather(seen, w, p.mean);
     gather(seen, square_, finiteSquares_, w, p.diagonal);
@@ -440,7 +440,7 @@ class SolveTask {
   Scratch scratch_;
   std::vector<SolvePanel> panel_;
   float *square_, *made_, *products_, *lines_;
-  std::pair<int64_t, int64_t> squared_;  // the block in `square_`, and its reference
+  int64_t squared_ = 0;  // the version of the keys in `square_`
   bool finiteSquares_ = true, ready_ = false;
 };
 
