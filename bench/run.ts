@@ -7,10 +7,14 @@
 import { parseArgs } from 'node:util';
 import { benchCases } from '../ts/cli/bench';
 import { nameOf } from '../ts/cli/benchCase';
+import { attentionCases } from './ops/attention.ts';
+import { featureCases } from './ops/features.ts';
+import { hybridCases } from './ops/hybrids.ts';
 import { loraLinearCases } from './ops/lora-linear.ts';
 import { matmulCases } from './ops/matmul.ts';
 import { recurrenceCases } from './ops/recurrence.ts';
 import { scanCases } from './ops/scans.ts';
+import { segmentCases } from './ops/segments.ts';
 
 const { values, positionals } = parseArgs({
   allowPositionals: true,
@@ -29,9 +33,15 @@ const filter = positionals[0] ?? '';
 const cases =
   filter === 'lora-linear'
     ? loraLinearCases()
-    : [...recurrenceCases(), ...scanCases(), ...matmulCases()].filter((c) =>
-        nameOf(c).includes(filter),
-      );
+    : [
+        ...recurrenceCases(),
+        ...scanCases(),
+        ...featureCases(),
+        ...hybridCases(),
+        ...segmentCases(),
+        ...attentionCases(),
+        ...matmulCases(),
+      ].filter((c) => nameOf(c).includes(filter));
 if (cases.length === 0) throw new Error(`no case has '${filter}' in its name`);
 benchCases(cases, {
   ...values,

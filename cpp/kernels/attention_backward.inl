@@ -213,27 +213,6 @@ void sinkGradient(const AttentionBackwardArgs& b, int64_t tokens, int64_t head, 
   b.dSinks[head] = static_cast<float>(total);
 }
 
-// dq of tokens [begin, end) of a sequence from its parts.
-void joinQueries(const AttentionBackwardArgs& b, const AttentionSequence& s, int64_t parts, const float* from,
-                 int64_t begin, int64_t end, float* line) {
-  const AttentionArgs& p = b.forward;
-  const int64_t width = p.H * p.K, size = s.T * width;
-  for (int64_t t = begin; t < end; ++t) {
-    const float* first = from + t * width;
-    const float* result = first;
-    if (parts > 1) {
-      for (int64_t i = 0; i < width; i += kLanes) {
-        const int n = lanesLeft(i, width);
-        Vec x = get(first + i, n);
-        for (int64_t part = 1; part < parts; ++part) x += get(first + part * size + i, n);
-        put(line + i, x, n);
-      }
-      result = line;
-    }
-    narrow(result, width, b.dq, b.gradDType, (s.q + t) * width);
-  }
-}
-
 }  // namespace
 
 void attentionBackward(const AttentionBackwardArgs& b) {
@@ -268,7 +247,7 @@ void attentionBackward(const AttentionBackwardArgs& b) {
     parallelFor(join.tasks, p.cancel, [&](int64_t t) {
       Scratch lines(alignFloats(p.H * p.K));
       float* line = lines.take(p.H * p.K);
-      joinQueries(b, s, plan.parts[i], dq + plan.queries[i], join.begin(t), join.end(t), line);
+      joinQueries(p, s, plan.parts[i], dq + plan.queries[i], join.begin(t), join.end(t), line, b.dq, b.gradDType);
     });
   }
 }

@@ -180,6 +180,26 @@ inline void addSeen(const float* a, int64_t step, int64_t rowStride, int64_t row
     }
 }
 
+// dq of tokens [begin, end) of a sequence from its parts, [T,H,K] each.
+inline void joinQueries(const AttentionArgs& p, const AttentionSequence& s, int64_t parts, const float* from,
+                        int64_t begin, int64_t end, float* line, void* dq, DType dtype) {
+  const int64_t width = p.H * p.K, size = s.T * width;
+  for (int64_t t = begin; t < end; ++t) {
+    const float* first = from + t * width;
+    const float* result = first;
+    if (parts > 1) {
+      for (int64_t i = 0; i < width; i += kLanes) {
+        const int n = lanesLeft(i, width);
+        Vec x = get(first + i, n);
+        for (int64_t part = 1; part < parts; ++part) x += get(first + part * size + i, n);
+        put(line + i, x, n);
+      }
+      result = line;
+    }
+    narrow(result, width, dq, dtype, (s.q + t) * width);
+  }
+}
+
 inline bool isCancelled(const AttentionArgs& p) { return p.cancel && p.cancel->load(std::memory_order_relaxed); }
 
 }  // namespace

@@ -8,22 +8,6 @@ namespace rankone {
 namespace RANKONE_ISA_NS {
 namespace {
 
-// Rows `row` to `row + count` of one head of a tensor [rows, H, width], and back.
-struct HeadRows {
-  DType dtype;
-  int64_t H, width;
-  void read(const void* tensor, int64_t row, int64_t count, int64_t h, float* to) const {
-    for (int64_t r = 0; r < count; ++r, to += paddedLanes(width)) {
-      widen(tensor, dtype, ((row + r) * H + h) * width, width, to);
-      for (int64_t i = width; i < paddedLanes(width); ++i) to[i] = 0;
-    }
-  }
-  void write(const float* from, int64_t row, int64_t count, int64_t h, void* tensor) const {
-    for (int64_t r = 0; r < count; ++r, from += paddedLanes(width))
-      narrow(from, width, tensor, dtype, ((row + r) * H + h) * width);
-  }
-};
-
 PreparedFeatures prepare(const FeatureMapArgs& p, bool backward) {
   return PreparedFeatures(p.form, p.H, {p.weight, p.weightDType}, {p.bias, p.biasDType}, {p.scale, p.scaleDType},
                           backward, p.cancel);

@@ -80,6 +80,29 @@ class PreparedFeatures {
   float *inverseScale_ = nullptr, *scaleSlope_ = nullptr;
 };
 
+// Rows `row` to `row + count` of one head of a tensor [rows, H, width], and back.
+struct HeadRows {
+  DType dtype;
+  int64_t H, width;
+  void read(const void* tensor, int64_t row, int64_t count, int64_t h, float* to) const {
+    withDType(dtype, [&](auto d) {
+      using D = decltype(d);
+      constexpr int64_t kAhead = 8;  // rows of other heads stand in between, too far for the hardware to see a pattern
+      const auto* from = elements<D>(tensor, (row * H + h) * width);
+      const int64_t step = H * width, lines = width * int64_t{sizeof(*from)};
+      for (int64_t r = 0; r < count; ++r, from += step) {
+        const auto* ahead = reinterpret_cast<const char*>(from + (r + kAhead < count ? kAhead : 0) * step);
+        for (int64_t line = 0; line < lines; line += 64) __builtin_prefetch(ahead + line);
+        for (int64_t i = 0; i < width; i += kLanes, to += kLanes) store(to, get<D>(from + i, lanesLeft(i, width)));
+      }
+    });
+  }
+  void write(const float* from, int64_t row, int64_t count, int64_t h, void* tensor) const {
+    for (int64_t r = 0; r < count; ++r, from += paddedLanes(width))
+      narrow(from, width, tensor, dtype, ((row + r) * H + h) * width);
+  }
+};
+
 // Rows that are worked on at a time: by shape alone, with tiles that stay in cache.
 inline int64_t featureTileRows(const FeatureForm& form) {
   const int64_t width = 2 * form.K + 2 * form.D + 2 * form.width();

@@ -2,6 +2,7 @@
 // the backward; gate and update rule are compile-time policies, a paper is never a kernel.
 #pragma once
 #include <cstdint>
+#include <memory>
 
 #include "core/parallel.h"
 #include "core/tensor.h"
@@ -27,7 +28,7 @@ struct RecurrenceProblem {
   UpdateRule update;
   GateKind gate;
   float scale;
-  FloatView q;              // [B,T,H,K]
+  FloatView q;              // [B,T,H,K]; here and in v and dO, null: zeros
   FloatView k;              // [B,T*n,H,K]
   FloatView v;              // [B,T*n,HV,V]
   FloatView g;              // by gate: null, [HV], [B,T,HV], [B,T,HV,K]
@@ -41,11 +42,17 @@ struct RecurrenceProblem {
   const float* initialState;  // [N,HV,K,V] or null
   IndexView stateRows;        // [N] rows of initialState and finalState, checked; null: 0..N-1
   const float* outputScale;   // [B*T,H] multiplies the rows of o (additive, no gate), or null
+  // Not null: a scan's state is the gradient of that problem's, from zeros behind the last token back to before the
+  // first. v is the gradient of o, [B,T,HV,V], all else is taken from there; the delta rule has an update more a token.
+  const RecurrenceProblem* reverseOf;
   const CancelFlag* cancel;
 
   // A sequence's first token, counted through the batch, and its length.
   int64_t start(int64_t sequence) const { return cuSeqlens ? cuSeqlens[sequence] : sequence * T; }
-  int64_t length(int64_t sequence) const { return cuSeqlens ? cuSeqlens[sequence + 1] - cuSeqlens[sequence] : T; }
+  int64_t length(int64_t sequence) const {
+    const int64_t tokens = cuSeqlens ? cuSeqlens[sequence + 1] - cuSeqlens[sequence] : T;
+    return reverseOf ? tokens + 1 : tokens;  // the last one lets the first one's decay through
+  }
   int64_t keyHead(int64_t hv) const { return hv / (HV / H); }
   int64_t stateRow(int64_t sequence) const { return stateRows ? stateRows[sequence] : sequence; }
   int64_t stateOffset(int64_t sequence, int64_t hv) const { return (stateRow(sequence) * HV + hv) * K * V; }

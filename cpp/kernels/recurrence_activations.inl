@@ -93,7 +93,7 @@ void gateGradients(const RecurrenceBackward& a, int64_t hv) {
 void recurrenceActivationGradients(const RecurrenceBackward& a) {
   const int64_t rows = a.B * a.T * a.H;
   if (a.qkL2norm) {
-    normGradients(a, a.q, rows, a.dq);
+    if (a.q) normGradients(a, a.q, rows, a.dq);
     normGradients(a, a.k, rows * a.n, a.dk);
   }
   if (a.betaActivation != BetaActivation::None) betaGradients(a);

@@ -74,6 +74,7 @@ class ReverseScan {
   void fetchRows(int x) const {
     const auto fetch = [&](const FloatView& rows, int64_t row, int64_t heads, int64_t head, int64_t width)
         __attribute__((always_inline)) {
+      if (!rows) return;
       const char *p = rows.at((row * heads + head) * width), *last = rows.at((row * heads + head + 1) * width);
       for (; p < last; p += 64) __builtin_prefetch(p, 0, 2);
     };

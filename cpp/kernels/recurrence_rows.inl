@@ -103,11 +103,20 @@ class Rows {
     }
   }
 
+  // Every row is this one.
+  static Rows repeated(const float* row) {
+    Rows rows;
+    rows.base_ = row;
+    return rows;
+  }
+
   static int64_t stageStride(int64_t width) { return width == 1 ? 1 : roundUp(width, kLanes); }
   bool staged() const { return stage_ != nullptr; }
   const float* at(int64_t row) const { return base_ + (row - first_) * stride_; }
   int64_t stride() const { return stride_; }
   float* stageAt(int64_t row) { return stage_ + (row - first_) * stride_; }
+  // The stage is filled by others, from this row on.
+  void stageFrom(int64_t first) { first_ = first; }
 
   // Rows [first, first + count), columns [begin, end) of them.
   void convert(int64_t first, int64_t count, int64_t begin, int64_t end) {
@@ -118,6 +127,7 @@ class Rows {
   }
 
   RANKONE_INLINE void prefetch(int64_t row, int64_t begin, int64_t end) const {
+    if (!x_) return;
     const char *p = x_.at(origin_ + row * from_ + begin), *last = x_.at(origin_ + row * from_ + end);
     for (; p < last; p += 64) __builtin_prefetch(p, 0, 2);
   }
@@ -157,9 +167,21 @@ class HeadRows {
         column1_(column1 < p.V ? column1 : p.V),
         curve_(p.gateActivation, hv),
         scratch_(scratchFloats(p, dO, capacity)) {
+    if (p.gate == GateKind::Head)
+      headGate_ = p.g ? element(p.g, hv) : 0;  // a preset's own gate is made only where there are tokens
+    if (!p.q || !p.v) {
+      const int64_t width = zeroWidth(p);
+      zeros_ = scratch_.take(width);
+      std::memset(zeros_, 0, static_cast<size_t>(width) * sizeof(float));
+    }
+    if (p.reverseOf) {
+      reverse(sequence, capacity);
+      return;
+    }
     const int64_t token = p.start(sequence), step = token * p.n, h = p.keyHead(hv);
     const auto rows = [&](const FloatView& x, bool plain, int64_t first, int64_t heads, int64_t head, int64_t width,
                           int64_t count) {
+      if (!x && zeros_) return Rows::repeated(zeros_);
       const bool direct = !x || (plain && x.dtype == DType::F32);
       float* stage = direct ? nullptr : scratch_.take(count * Rows::stageStride(width));
       return Rows(x, (first * heads + head) * width, heads * width, width, stage);
@@ -169,14 +191,13 @@ class HeadRows {
     v_ = rows(p.v, plainValues(p), step, p.HV, hv, p.V, capacity * p.n);
     dO_ = rows(dO, true, token, p.HV, hv, p.V, capacity);
     beta_ = rows(p.beta, p.betaActivation == BetaActivation::None, step, p.HV, hv, 1, capacity * p.n);
-    if (p.gate == GateKind::Head)
-      headGate_ = p.g ? element(p.g, hv) : 0;  // a preset's own gate is made only where there are tokens
-    else if (p.gate != GateKind::None)
+    if (p.gate == GateKind::Token || p.gate == GateKind::Channel)
       g_ = rows(p.g, !p.gateActivation, token, p.HV, hv, p.gate == GateKind::Channel ? p.K : 1, capacity);
   }
 
   // Makes the rows of `count` tokens from t0 on readable; the ones before may be gone.
   void prepare(int64_t t0, int64_t count, unsigned parts = kAll) {
+    if (reversed_) return prepareReversed(t0, count);
     const int64_t K = p_.K, s0 = t0 * p_.n, steps = count * p_.n;
     if (q_.staged() && (parts & kQueries)) {
       q_.convert(t0, count, 0, K);
@@ -211,6 +232,8 @@ class HeadRows {
   int64_t vStride() const { return v_.stride(); }
   const float* dO(int64_t t) const { return dO_.at(t); }
   float beta(int64_t s) const { return *beta_.at(s); }
+  // What the values of a delta step are multiplied with: beta, where nothing is reversed.
+  float written(int64_t s) const { return *written_.at(s); }
   float headGate() const { return headGate_; }
   const float* g(int64_t t) const { return g_.at(t); }  // one value, or K
 
@@ -223,6 +246,7 @@ class HeadRows {
   }
   // The rows of `count` tokens from t0 on.
   void addTo(RowsAhead& ahead, int64_t t0, int64_t count) const {
+    if (reversed_) return addReversedTo(ahead, t0, count);
     k_.addTo(ahead, t0 * p_.n, count * p_.n, 0, p_.K);
     q_.addTo(ahead, t0, count, 0, p_.K);
     if (p_.gate == GateKind::Channel) g_.addTo(ahead, t0, count, 0, p_.K);
@@ -230,12 +254,17 @@ class HeadRows {
   }
 
  private:
+  // As wide as any row, in whole column blocks.
+  static int64_t zeroWidth(const RecurrenceProblem& p) { return roundUp(p.K > p.V ? p.K : p.V, 4 * kLanes); }
+
   static size_t scratchFloats(const RecurrenceProblem& p, const FloatView& dO, int64_t capacity) {
+    const size_t zeros = !p.q || !p.v ? alignFloats(zeroWidth(p)) : 0;
+    if (p.reverseOf) return zeros + reversedFloats(p, capacity);
     const auto floats = [](const FloatView& x, bool plain, int64_t width, int64_t count) -> size_t {
       return !x || (plain && x.dtype == DType::F32) ? 0 : alignFloats(count * Rows::stageStride(width));
     };
     const bool channel = p.gate == GateKind::Channel;
-    return floats(p.q, !p.qkL2norm, p.K, capacity) + floats(p.k, plainKeys(p), p.K, capacity * p.n) +
+    return zeros + floats(p.q, !p.qkL2norm, p.K, capacity) + floats(p.k, plainKeys(p), p.K, capacity * p.n) +
            floats(p.v, plainValues(p), p.V, capacity * p.n) + floats(dO, true, p.V, capacity) +
            floats(p.beta, p.betaActivation == BetaActivation::None, 1, capacity * p.n) +
            floats(p.g, !p.gateActivation, channel ? p.K : 1, capacity);
@@ -273,13 +302,24 @@ class HeadRows {
       });
   }
 
+  // Of a reversed problem: recurrence_reversed_rows.inl.
+  static size_t reversedFloats(const RecurrenceProblem& p, int64_t capacity);
+  void reverse(int64_t sequence, int64_t capacity);
+  void prepareReversed(int64_t t0, int64_t count);
+  void addReversedTo(RowsAhead& ahead, int64_t t0, int64_t count) const;
+
   const RecurrenceProblem& p_;
   const int64_t hv_, firstStep_, column0_, column1_;
   const GateCurve curve_;
   Scratch scratch_;
-  Rows q_, k_, v_, dO_, beta_, g_;
+  Rows q_, k_, v_, dO_, beta_, written_, g_;
+  float* zeros_ = nullptr;  // what stands for an absent tensor
   float headGate_ = 0;
+  int64_t tokens_ = 0;                  // of a reversed sequence
+  std::unique_ptr<HeadRows> reversed_;  // the rows that this one has in reverse
 };
 
 }  // namespace RANKONE_ISA_NS
 }  // namespace rankone
+
+#include "kernels/recurrence_reversed_rows.inl"

@@ -18,7 +18,7 @@ class ScanPack {
   static size_t scratchFloats(const RecurrenceForward& a) {
     const size_t ld = roundUp(a.K, kLanes), P = a.packTokens * a.n;
     return ld * ((Gate::kPerChannel ? 2 : 1) * (P + 2) + a.packTokens + (Gate::kPerChannel ? P : 1) + 6) +
-           6 * alignFloats(P + kLanes) + 24 * 16;
+           7 * alignFloats(P + kLanes) + 24 * 16;
   }
 
   // Columns [column0, column1) of the values matter.
@@ -44,6 +44,7 @@ class ScanPack {
     decay_ = scratch.take(P_);
     inverse_ = scratch.take(P_);
     beta_ = scratch.take(P_);
+    written_ = a.reverseOf ? scratch.take(P_) : beta_;
     decayLow_ = scratch.take(P_);
     rescaleLog_ = scratch.take(P_);
     rescaleLow_ = scratch.take(P_);
@@ -67,7 +68,10 @@ class ScanPack {
     count_ = 0;
     rows_.prepare(tokenOf(s0), tokenOf(count));
     if constexpr (Update::kDelta)
-      for (int s = 0; s < count; ++s) beta_[s] = rows_.beta(s0 + s);
+      for (int s = 0; s < count; ++s) {
+        beta_[s] = rows_.beta(s0 + s);
+        if (a_.reverseOf) written_[s] = rows_.written(s0 + s);
+      }
     if constexpr (Gate::kPerChannel) {
       for (int s = 0; s < count;) {
         const int64_t stretch = kCalmTokens * a_.n;
@@ -109,6 +113,8 @@ class ScanPack {
   const float* decay() const { return decay_; }
   const float* inverse() const { return inverse_; }
   const float* beta() const { return beta_; }
+  // What the values of a step are multiplied with.
+  const float* written() const { return written_; }
   HeadRows& rows() { return rows_; }
   int64_t tokenOf(int64_t s) const { return a_.n == 1 ? s : s / a_.n; }
 
@@ -209,12 +215,13 @@ class ScanPack {
       return x.reads ? packPair<false, true, false>(x) : packPair<false, false, false>(x);
     } else {
       const Vec scale = splat(a_.scale);
+      const bool reads = a_.o;
       for (int s = x.first; s < x.first + x.count; ++s) {
-        const float *k = rows_.k(s0_ + s), *q = a_.o ? rows_.q(s0_ + s) : zeroRow_;
+        const float *k = rows_.k(s0_ + s), *q = reads ? rows_.q(s0_ + s) : nullptr;
         float *kOut = kWrite_ + s * ld_, *qOut = qRead_ + s * ld_;
         forVectors([=](int64_t i, auto from) __attribute__((always_inline)) {
           store(kOut + i, from(k, i));
-          store(qOut + i, from(q, i) * scale);
+          if (reads) store(qOut + i, from(q, i) * scale);
         });
       }
     }
@@ -418,7 +425,7 @@ class ScanPack {
   float *partial_, *zeroRow_;            // [ld]
   float *decay_, *inverse_, *decayLow_;  // [P] e^c, e^-c; first the log itself and its low part
   float *rescaleLog_, *rescaleLow_;      // [passes]
-  float* beta_;
+  float *beta_, *written_;
   double logDecay_ = 0;  // cumulative log decay of a gate per head or token
   std::unique_ptr<PassSteps[]> passes_;
   int count_ = 0;

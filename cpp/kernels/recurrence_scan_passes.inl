@@ -43,10 +43,11 @@ struct PassBlock {
   float* S;
   Vec *u, *overflow;  // [kDeltaSteps][kVecs] pending writes; a lane becomes NaN where one is not finite
   int64_t K, ld, vStride, oStride, rescaleStride, residualStride;
-  const float *decay, *inverse, *beta;  // per step: e^c of its token (times the output's scale), e^-c
-  const float* v;                       // [count], vStride apart
-  float *o, *residual;                  // [reads], oStride apart; [count], or null
-  const char* const* ahead;             // aheadPieces for every kChunkRows rows, of aheadLines cache lines
+  const float *decay, *inverse;  // per step: e^c of its token (times the output's scale), e^-c
+  const float *beta, *written;   // per step: of what the state holds, and of v
+  const float* v;                // [count], vStride apart
+  float *o, *residual;           // [reads], oStride apart; [count], or null
+  const char* const* ahead;      // aheadPieces for every kChunkRows rows, of aheadLines cache lines
   int64_t aheadPieces, aheadLines;
 };
 
@@ -111,8 +112,8 @@ RANKONE_PASS void deltaPass(const PassSteps& x, const PassBlock& b) {
           }
         }
       });
-  const Vec b0 = splat(b.beta[0]), i0 = splat(b.beta[0] * b.inverse[0]), d0 = splat(b.decay[0]);
-  const Vec b1 = splat(two ? b.beta[1] : 0), i1 = splat(two ? b.beta[1] * b.inverse[1] : 0),
+  const Vec b0 = splat(b.beta[0]), i0 = splat(b.written[0] * b.inverse[0]), d0 = splat(b.decay[0]);
+  const Vec b1 = splat(two ? b.beta[1] : 0), i1 = splat(two ? b.written[1] * b.inverse[1] : 0),
             d1 = splat(two ? b.decay[1] : 0);
   const float *v0 = b.v, *v1 = v0 + b.vStride;
   float *o0 = b.o, *o1 = read0 ? o0 + b.oStride : o0;

@@ -123,6 +123,7 @@ class ScanBlocks {
         b.decay = pack.decay() + x.first;
         b.inverse = pack.inverse() + x.first;
         b.beta = pack.beta() + x.first;
+        b.written = pack.written() + x.first;
         const bool fetches = at_ + aheadStep_ <= ahead_.count();
         b.ahead = ahead_.pieces() + at_;
         b.aheadPieces = fetches ? aheadPieces_ : 0;

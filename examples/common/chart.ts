@@ -17,11 +17,18 @@ export interface Chart {
   lines: readonly Line[];
   /** Dashed horizontal lines to compare with. */
   levels: readonly { label: string; y: number }[];
+  /** Labels along x, in the place of round numbers. */
+  marks?: readonly { label: string; x: number }[];
+  /** Where the x axis begins, instead of 0. */
+  from?: number;
+  /** The legend stands beside the plot and not in it. */
+  beside?: boolean;
 }
 
 const WIDTH = 860;
 const HEIGHT = 480;
 const BOX = { left: 64, right: 150, top: 48, bottom: 52 };
+const LEGEND = 190;
 
 const escapeXml = (text: string) =>
   text.replaceAll('&', '&amp;').replaceAll('<', '&lt;').replaceAll('>', '&gt;');
@@ -51,14 +58,14 @@ export function smooth(
 }
 
 /** A line chart as SVG text. */
-export function renderChart({ title, x, y, lines, levels }: Chart): string {
+export function renderChart({ title, x, y, lines, levels, from, beside, marks }: Chart): string {
   const all = lines.flatMap((line) => line.points);
   const xs = all.map((p) => p[0]);
   const ys = [...all.map((p) => p[1]), ...levels.map((l) => l.y)];
-  const [x0, x1] = [Math.min(0, ...xs), Math.max(...xs, 1e-9)];
+  const [x0, x1] = [from ?? Math.min(0, ...xs), Math.max(...xs, 1e-9)];
   const spread = Math.max(...ys) - Math.min(...ys) || 1;
   const [y0, y1] = [Math.min(...ys) - 0.05 * spread, Math.max(...ys) + 0.05 * spread];
-  const right = WIDTH - BOX.right;
+  const right = WIDTH - (beside ? LEGEND + 16 : BOX.right);
   const bottom = HEIGHT - BOX.bottom;
   const px = (v: number) => (BOX.left + ((v - x0) / (x1 - x0)) * (right - BOX.left)).toFixed(1);
   const py = (v: number) => (bottom - ((v - y0) / (y1 - y0)) * (bottom - BOX.top)).toFixed(1);
@@ -71,10 +78,11 @@ export function renderChart({ title, x, y, lines, levels }: Chart): string {
     `<rect width="${WIDTH}" height="${HEIGHT}" fill="#fff"/>`,
     text(`x="${BOX.left}" y="28"`, 'start', title, 'font-size="16"'),
   ];
-  for (const mark of ticks(x0, x1)) {
-    const at = px(mark);
+  const round = ticks(x0, x1).map((at) => ({ label: number(at), x: at }));
+  for (const mark of marks ?? round) {
+    const at = px(mark.x);
     out.push(`<path d="M${at} ${BOX.top}V${bottom}" stroke="#eee"/>`);
-    out.push(text(`x="${at}" y="${bottom + 18}"`, 'middle', number(mark), 'fill="#555"'));
+    out.push(text(`x="${at}" y="${bottom + 18}"`, 'middle', mark.label, 'fill="#555"'));
   }
   for (const mark of ticks(y0, y1)) {
     const at = py(mark);
@@ -106,11 +114,11 @@ export function renderChart({ title, x, y, lines, levels }: Chart): string {
   }
   lines.forEach(({ label, color, faint }, i) => {
     const at = BOX.top + 14 + 18 * i;
-    const from = right - 190;
+    const start = beside ? right + 16 : right - LEGEND;
     out.push(
-      `<path d="M${from} ${at}h24" stroke="${color}" stroke-width="2" opacity="${faint ? 0.5 : 1}"/>`,
+      `<path d="M${start} ${at}h24" stroke="${color}" stroke-width="2" opacity="${faint ? 0.5 : 1}"/>`,
     );
-    out.push(text(`x="${from + 32}" y="${at + 4}"`, 'start', label));
+    out.push(text(`x="${start + 32}" y="${at + 4}"`, 'start', label));
   });
   out.push('</svg>');
   return `${out.join('\n')}\n`;

@@ -26,7 +26,7 @@ export function tokensOf(bytes: Uint8Array): { data: Int32Array; shape: number[]
  */
 export function decodeError(model: SequenceModel, bytes: Uint8Array, prefill: number): number {
   const whole = model.forward(tokensOf(bytes)).data.slice();
-  const carry = new Carry(1);
+  const carry = new Carry(1, bytes.length);
   let largest = 0;
   let difference = 0;
   let at = 0;

@@ -5,12 +5,12 @@ import { Embedding } from './layers/embedding.ts';
 import type { Layer } from './layers/layer.ts';
 import { SwigluMlp } from './layers/mlp.ts';
 import { RmsNorm } from './layers/rmsNorm.ts';
-import { type MixerName, mixers } from './mixers/index.ts';
+import { type MixerName, type MixerOptions, mixers } from './mixers/index.ts';
 import { type MakeLinear, Parameters } from './parameters.ts';
 import { Random } from './random.ts';
 import { Buffers, rows } from './tensor.ts';
 
-export interface ModelConfig {
+export interface ModelConfig extends MixerOptions {
   mixer: MixerName;
   /** How many different tokens there are. */
   vocabulary: number;
@@ -18,7 +18,7 @@ export interface ModelConfig {
   /** Blocks of mixer and MLP. */
   layers: number;
   headDim: number;
-  /** Inner width of the MLP. */
+  /** Inner width of the MLP; 0: blocks of the mixer alone. */
   hidden: number;
 }
 
@@ -32,28 +32,34 @@ export interface Batch {
 export class SequenceModel {
   readonly config: ModelConfig;
   readonly parameters: Parameters;
+  /** Of the blocks, the first one first. */
+  readonly mixers: readonly Layer[];
   private readonly embedding: Embedding;
   private readonly body: Layer;
   private readonly buffers = new Buffers();
 
   /** @param makeLinear of the model's linear layers, where they are to be others than {@link Linear} */
   constructor(config: ModelConfig, seed: number, makeLinear?: MakeLinear) {
-    const { vocabulary, width, layers, headDim, hidden } = config;
+    const { vocabulary, width, layers, hidden } = config;
     this.config = config;
     this.parameters = new Parameters(new Random(seed), makeLinear);
     this.embedding = new Embedding(this.parameters.scope('embedding'), vocabulary, width, 0.5);
     // Each block adds to the residual stream twice; smaller first steps keep its size independent of the depth.
     const outputGain = 1 / Math.sqrt(2 * layers);
     const chain: Layer[] = [];
+    const made: Layer[] = [];
     for (let i = 0; i < layers; i++) {
       const p = this.parameters.scope(`blocks.${i}`);
-      const mixer = mixers[config.mixer](p.scope('mixer'), { width, headDim, outputGain });
-      const mlp = new SwigluMlp(p.scope('mlp'), width, hidden, outputGain);
+      const mixer = mixers[config.mixer](p.scope('mixer'), { ...config, outputGain });
+      made.push(mixer);
       chain.push(new Residual(new Chain(new RmsNorm(p.scope('mixerNorm'), width), mixer)));
+      if (hidden === 0) continue;
+      const mlp = new SwigluMlp(p.scope('mlp'), width, hidden, outputGain);
       chain.push(new Residual(new Chain(new RmsNorm(p.scope('mlpNorm'), width), mlp)));
     }
     chain.push(new RmsNorm(this.parameters.scope('norm'), width));
     chain.push(this.parameters.linear('head', width, vocabulary, { gain: 0.2 }));
+    this.mixers = made;
     this.body = new Chain(...chain);
   }
 

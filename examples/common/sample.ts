@@ -40,7 +40,7 @@ export function* generateRows(
   randoms: readonly Random[],
 ): Generator<number[]> {
   const batch = prompts.length;
-  const carry = new Carry(batch);
+  const carry = new Carry(batch, prompts[0].length + count);
   try {
     const { vocabulary } = model.config;
     const tokens = prompts[0].length;

@@ -2,12 +2,18 @@ import { parseArgs } from 'node:util';
 import { type MixerName, mixerNames } from '../common/mixers/index.ts';
 import type { Budget } from '../common/train.ts';
 
+function inLines(names: readonly string[]): string {
+  const lines = [];
+  for (let i = 0; i < names.length; i += 4) lines.push(names.slice(i, i + 4).join(' | '));
+  return lines.join(` |\n${' '.repeat(18)}`);
+}
+
 export const HELP = `Trains a byte-level language model on a novel and lets it write.
 
   npm start -- [options]        or  node --import tsx examples/language-model/main.ts [options]
 
-  --mixer NAME    ${mixerNames.slice(0, 4).join(' | ')} |
-                  ${mixerNames.slice(4).join(' | ')}    (default gatedDeltaNet)
+  --mixer NAME    ${inLines(mixerNames)}
+                  (default gatedDeltaNet)
   --seconds N     train for N seconds (default 90)
   --steps N       train for N steps instead: the same losses, bit by bit, for the same
                   seed, at any number of threads

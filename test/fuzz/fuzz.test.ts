@@ -53,6 +53,8 @@ test('the fuzzer knows every export', () => {
   ];
   // test/ops/kvCache.test.ts
   others.push('KvCache', 'createKvCache');
+  // test/ops/windowLinearAttention.test.ts
+  others.push('createWindowLinearCache');
   // test/integration/cudaTensors.test.ts
   const devices = [
     'DeviceTensor',

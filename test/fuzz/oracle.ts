@@ -5,10 +5,21 @@ import * as companions from '../reference/companions';
 import { gatedScans } from '../reference/gatedScan';
 import { hgrn, hgrnBackward } from '../reference/hgrn';
 import * as layers from '../reference/layers';
+import { ligerAttention, ligerAttentionBackward } from '../reference/ligerAttention';
+import {
+  localLinearAttention,
+  localLinearAttentionBackward,
+} from '../reference/localLinearAttention';
+import * as mom from '../reference/mom';
 import * as presets from '../reference/presets';
 import * as recurrence from '../reference/recurrence';
 import { s4d, s4dBackward } from '../reference/s4d';
+import * as segments from '../reference/segments';
 import { tttLinear, tttLinearBackward } from '../reference/tttLinear';
+import {
+  windowLinearAttention,
+  windowLinearAttentionBackward,
+} from '../reference/windowLinearAttention';
 import { sizeOf, type TensorLike } from '../support/tensor';
 import { forwardName } from './problems';
 
@@ -21,6 +32,7 @@ const NEUTRAL = new Set([
   'compute',
   'device',
   'outputFinalState',
+  'outputTransition',
   'saveForBackward',
   'gradDtype',
   'withBias',
@@ -38,7 +50,13 @@ const KNOWN = new Set([
   'cuSeqlensK',
   'causal',
   'window',
+  'gateNormalizer',
+  'mix',
+  'topK',
+  'renormalize',
   'sinkTokens',
+  'terraced',
+  'affine',
   'softcap',
   'qkL2norm',
   'gate',
@@ -53,6 +71,8 @@ const KNOWN = new Set([
   'activation',
   'normBeforeGate',
   'rotaryDim',
+  'featureMap',
+  'rankAugmented',
   'interleaved',
   'kind',
   'power',
@@ -91,10 +111,12 @@ export function expected(
   const backward = entry.name !== family;
   const i = inputs as any;
   // A quotient of two sums, each of which must fit into float32.
-  if (options.normalize && largest(i.q) > 1e15) return undefined;
+  if (options.normalize && i.q && largest(i.q) > 1e15) return undefined;
   // A unit vector of one number is constant, and so is a quotient whose terms have one factor: their gradients are what
   // rounding leaves of terms that cancel.
-  if (backward && (options.qkL2norm || options.normalize) && i.q.shape[3] === 1) return undefined;
+  const keys = i.k ?? i.q;
+  if (backward && (options.qkL2norm || options.normalize) && keys.shape[3] === 1) return undefined;
+  if (backward && family === 'rwkv7' && i.kappa.shape[3] === 1) return undefined;
   switch (family) {
     case 'matmul':
       return backward ? matmulBackward(i, options, given) : { y: layers.matmul(i, options) };
@@ -109,6 +131,40 @@ export function expected(
       if (!(Math.abs(reach) < 1000) || i.o || (i.sinks && largest(i.sinks) > 1000))
         return undefined;
       return { ...(backward ? layers.attentionBackward : layers.attention)(i, options) };
+    }
+    case 'ligerAttention': {
+      // The softmax of one channel is constant.
+      const { q, k, v, windowQ = q, windowK = k } = i;
+      if (!tame(q, k, v, windowQ, windowK) || (backward && q.shape[3] === 1)) return undefined;
+      const scales = [
+        options.scale ?? 0,
+        1 / (options.gateNormalizer ?? 16),
+        ...(options.mix ?? []),
+      ];
+      if (scales.some((x: number) => Math.abs(x) > 100)) return undefined;
+      return { ...(backward ? ligerAttentionBackward : ligerAttention)(i, options) };
+    }
+    case 'momRoute':
+    case 'momGather':
+    case 'momCombine':
+      return { ...(mom as Record<string, any>)[entry.name](i, options) };
+    case 'windowLinearAttention': {
+      // A normaliser of terms of one sign, and scores that float32 resolves.
+      const { q, k, v, phiQ, phiK, initialZ, windowFactors } = i;
+      const parts = [phiQ, phiK, ...(initialZ ? [initialZ] : [])];
+      if (!tame(q, k, v, ...parts, ...(windowFactors ? [windowFactors] : []))) return undefined;
+      if (parts.some(({ data }) => Array.from(data as number[]).some((x) => x < 0)))
+        return undefined;
+      const reach = (options.scale ?? 1 / Math.sqrt(q.shape[3])) * q.shape[3] * 400;
+      if (!(Math.abs(reach) < 1e4)) return undefined;
+      return { ...(backward ? windowLinearAttentionBackward : windowLinearAttention)(i, options) };
+    }
+    case 'localLinearAttention': {
+      // The matrix's largest value over its least one is what float32 loses bits by.
+      const reach = i.q.shape[3] * largest(i.k) * Math.max(largest(i.q), largest(i.k));
+      if (!(Math.abs(options.scale ?? 1) * reach < 1000) || i.solution) return undefined;
+      if (!i.lambda.data.every((x: number) => x > 0.01 * reach && x < 1e6)) return undefined;
+      return { ...(backward ? localLinearAttentionBackward : localLinearAttention)(i, options) };
     }
     case 'shortConv':
       return shortConv(i, options, backward);
@@ -133,6 +189,19 @@ export function expected(
       if (!backward) return { y: layers.swiglu(pair) };
       const { da, db } = layers.swigluBackward({ ...pair, dY: i.dY });
       return { dGate: da, dUp: db };
+    }
+    case 'bidirectionalLinearAttention': {
+      const { q, k, v, alpha = q, modulate = q, qWeight = q, kWeight = k } = i;
+      if (!tame(q, k, v, alpha, modulate, qWeight, kWeight)) return undefined;
+      // Where all weights are a sum's only ones, or of any sign, terms cancel.
+      if (alpha.data.some((x: number) => x < 0.01) && i.alpha) return undefined;
+      if (options.normalize !== false && (options.featureMap ?? 'none') === 'none')
+        return undefined;
+      const call = backward
+        ? layers.bidirectionalLinearAttentionBackward
+        : layers.bidirectionalLinearAttention;
+      if (backward && (options.normalize !== false || options.rankAugmented)) return undefined;
+      return { ...call(i, options) };
     }
     case 'featureMap':
       // Projections that cancel; and a softmax of one number, which is constant.
@@ -170,6 +239,14 @@ export function expected(
     case 's4d':
       if (!tame(i.logDt, i.logAReal, i.AImag, i.C)) return undefined;
       return { ...(backward ? s4dBackward : s4d)(i, options) };
+    case 'segmentSummary':
+      return {
+        ...(backward ? segments.segmentSummaryBackward : segments.segmentSummary)(i, options),
+      };
+    case 'segmentGradient':
+      return { ...segments.segmentGradient(i, options) };
+    case 'composeStates':
+      return { ...(backward ? segments.composeStatesBackward : segments.composeStates)(i) };
     case 'mamba2':
       if (!backward) return { ...presets.mamba2(i, options) };
       return { ...presets.mamba2Backward(i, options) };

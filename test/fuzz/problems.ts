@@ -158,6 +158,30 @@ export function baseCall(entry: EntryDescription, seed: number): BaseCall {
       skip = ['o', 'lse']; // results of a forward, or nothing
       if (takes(entry, 'outputLse') && maybe()) options.outputLse = maybe();
       break;
+    case 'ligerAttention':
+      shapes = ligerShapes(dims, options, random);
+      skip = maybe() ? ['windowQ', 'windowK'] : [];
+      break;
+    case 'momRoute':
+    case 'momGather':
+    case 'momCombine':
+      shapes = momShapes(family, dims, options, random);
+      break;
+    case 'windowLinearAttention':
+      shapes = windowLinearShapes(dims, options, random);
+      // A state and its sum of keys come together.
+      skip = [
+        ...(maybe() ? ['initialState', 'initialZ'] : []),
+        ...(maybe() ? ['dFinalState', 'dFinalZ'] : []),
+        ...(maybe() && !options.affine ? ['windowFactors'] : []),
+      ];
+      break;
+    case 'localLinearAttention':
+      shapes = localLinearShapes(dims, options, random);
+      skip = ['solution']; // of a forward, or nothing
+      if (takes(entry, 'outputSolution') && maybe()) options.outputSolution = maybe();
+      if (maybe()) options.outputResidual = maybe();
+      break;
     case 'rmsNorm':
     case 'rmsNormGated':
     case 'l2norm':
@@ -166,6 +190,9 @@ export function baseCall(entry: EntryDescription, seed: number): BaseCall {
       if (takes(entry, 'normBeforeGate') && maybe()) options.normBeforeGate = maybe();
       if (takes(entry, 'eps') && maybe()) options.eps = 1e-3;
       shapes = rowShapes([...dims.batch, dims.D]);
+      break;
+    case 'bidirectionalLinearAttention':
+      [shapes, skip] = bidirectionalShapes(dims, options, random);
       break;
     case 'featureMap':
       [shapes, skip] = featureShapes(dims, options, random);
@@ -204,6 +231,9 @@ export function baseCall(entry: EntryDescription, seed: number): BaseCall {
       if (maybe()) options.discretisation = maybe() ? 'zoh' : 'bilinear';
       [dims.HV, dims.K, dims.V] = [dims.D, dims.W, 2];
       shapes = s4dShapes(dims);
+      break;
+    case 'composeStates':
+      shapes = chainShapes(dims, upTo(4) + (maybe() ? 0 : 1), [3, 4, 5][random.integer(3)]);
       break;
     case 'doraNorms':
       if (maybe()) options.scale = 0.5;
@@ -253,6 +283,7 @@ export function baseCall(entry: EntryDescription, seed: number): BaseCall {
   if (takes(entry, 'mode') && takes(entry, 'chunkSize') && maybe())
     options.mode = ['auto', 'recurrent', 'chunk'][random.integer(3)];
   if (takes(entry, 'chunkSize') && maybe()) options.chunkSize = 16 << random.integer(3);
+  if (takes(entry, 'outputTransition') && maybe()) options.outputTransition = maybe();
   if (takes(entry, 'outputFinalState') && maybe()) options.outputFinalState = maybe();
   if (takes(entry, 'saveForBackward') && maybe()) options.saveForBackward = maybe();
   const half: HalfDtype | undefined = ([undefined, undefined, 'bf16', 'f16'] as const)[
@@ -272,7 +303,15 @@ export function baseCall(entry: EntryDescription, seed: number): BaseCall {
     if (group === undefined) inputs[name] = value(name, dtypes);
     else if (group === 'gate') gate[name] = value(name, dtypes);
   }
-  const either = ['doraNorms', 'featureMap'].includes(family) ? ['weight'] : [];
+  const pairs = ['initialState', 'initialZ', 'dFinalState', 'dFinalZ', 'windowFactors'];
+  const either =
+    {
+      doraNorms: ['weight'],
+      featureMap: ['weight'],
+      bidirectionalLinearAttention: ['qWeight', 'kWeight'],
+      windowLinearAttention: pairs,
+      ligerAttention: ['windowQ', 'windowK'],
+    }[family as string] ?? ([] as string[]);
   // A coin does not say whether there is a beta, a g, what a fused gate needs, or what stands for one another.
   for (const { name, dtypes } of entry.inputs)
     if (
@@ -289,7 +328,7 @@ export function baseCall(entry: EntryDescription, seed: number): BaseCall {
   const base: BaseCall = { inputs, options };
   if (entry.name === 'shortConv') {
     if (dims.W > 1) base.state = { shape: [dims.N, dims.D, 1, dims.W - 1], keyHeads: 0 };
-  } else if (entry.takesState)
+  } else if (entry.takesState && !entry.takesCache)
     base.state = {
       shape: [dims.N, dims.HV, dims.K, dims.V],
       keyHeads: options.normalize ? dims.H : 0,
@@ -311,7 +350,7 @@ function gridShapes(
   random: Random,
 ): [Shapes, string[]] {
   const family = forwardName(entry);
-  const free = family === 'recurrence';
+  const free = ['recurrence', 'segmentSummary', 'segmentGradient'].includes(family);
   const rank = free ? [0, 1, 3, 4][random.integer(4)] : (GATE_RANK[family] ?? 0);
   const delta = free
     ? random.integer(2) === 0
@@ -346,15 +385,32 @@ function gridShapes(
     dO: [[B, T, HV, V], 'normal'],
     dFinalState: [state, 'normal'],
     dFinalZ: [[N, H, K], 'normal'],
+    dTransition: [[N, HV, ...(delta ? [K, K] : rank === 4 ? [K] : [])], 'normal'],
+    dState: [state, 'normal'],
+    dZ: [[N, H, K], 'normal'],
     aLog: [[HV], 'small'],
     dtBias: [rank === 4 ? [HV, K] : [HV], 'small'],
   };
   const skip = [];
   if (rank === 0 && family !== 'hgrn2') skip.push('g');
   if (!delta) skip.push('beta');
-  if (!normalize) skip.push('initialZ', 'dFinalZ');
+  if (!normalize) skip.push('initialZ', 'dFinalZ', 'dZ');
   if (!gated) skip.push('aLog', 'dtBias');
   return [shapes, skip];
+}
+
+/** R segments, transitions of rank 3, 4 or 5. */
+function chainShapes({ B, HV, K, V }: Dims, R: number, rank: number): Shapes {
+  const all = [R, B, HV, K, V];
+  const state = all.slice(1);
+  return {
+    transitions: [[R, B, HV, K, K].slice(0, rank), 'small'],
+    states: [all, 'normal'],
+    initialState: [state, 'normal'],
+    initialStates: [all, 'normal'],
+    dInitialStates: [all, 'normal'],
+    dFinalState: [state, 'normal'],
+  };
 }
 
 /** Of dplr, rwkv7 and rwkv6, whose names do not clash. */
@@ -422,6 +478,80 @@ function attentionShapes(dims: Dims, options: Record<string, unknown>, random: R
     o: [[B, T, H, V], 'normal'],
     lse: [[B, T, H], 'normal'],
   };
+}
+
+function ligerShapes(dims: Dims, options: Record<string, unknown>, random: Random): Shapes {
+  const { B, T, N, H: HKV, HV: H, K, V } = dims;
+  if (random.integer(4)) options.window = 1 + random.integer(9);
+  if (random.integer(2)) options.gateNormalizer = 1 + random.integer(20);
+  if (random.integer(2)) options.mix = [random.integer(3), 0.5];
+  if (random.integer(3) === 0) options.scale = 0.5;
+  return {
+    q: [[B, T, H, K], 'normal'],
+    k: [[B, T, HKV, K], 'normal'],
+    v: [[B, T, HKV, V], 'normal'],
+    windowQ: [[B, T, H, K], 'normal'],
+    windowK: [[B, T, HKV, K], 'normal'],
+    initialState: [[N, H, K, V], 'normal'],
+    dO: [[B, T, H, V], 'normal'],
+    dFinalState: [[N, H, K, V], 'normal'],
+  };
+}
+
+function momShapes(
+  family: string,
+  dims: Dims,
+  options: Record<string, unknown>,
+  random: Random,
+): Shapes {
+  const { B, T, K, V, D: M } = dims;
+  const k = 1 + random.integer(Math.min(M, 4));
+  if (family === 'momRoute') {
+    options.topK = k;
+    if (random.integer(2)) options.renormalize = random.integer(2) === 0;
+  }
+  const entries = B * T * k;
+  dims.rows = Math.max(1, entries);
+  return {
+    logits: [[B, T, M], 'normal'],
+    dWeights: [[B, T, k], 'normal'],
+    x: [[B, T, K, V], 'normal'],
+    dY: [family === 'momGather' ? [1, entries, K, V] : [B, T, K, V], 'normal'],
+    o: [[1, entries, K, V], 'normal'],
+    shared: [[B, T, K, V], 'normal'],
+    weights: [[B, T, k], 'unit'],
+    order: [[entries], 'index'],
+    slots: [[B, T, k], 'index'],
+  };
+}
+
+function windowLinearShapes(dims: Dims, options: Record<string, unknown>, random: Random): Shapes {
+  const { B, T, N, H: HKV, HV: H, K, V, D: F } = dims;
+  const HF = random.integer(2) ? H : HKV;
+  if (random.integer(4)) options.window = 1 + random.integer(9);
+  if (random.integer(2)) options.terraced = random.integer(2) === 0;
+  if (random.integer(3) === 0) options.affine = random.integer(2) === 0;
+  if (random.integer(3) === 0) options.scale = 0.5;
+  return {
+    q: [[B, T, H, K], 'normal'],
+    k: [[B, T, HKV, K], 'normal'],
+    v: [[B, T, HKV, V], 'normal'],
+    phiQ: [[B, T, H, F], 'positive'],
+    phiK: [[B, T, HF, F], 'positive'],
+    windowFactors: [[H], 'normal'],
+    initialState: [[N, HF, F, V], 'normal'],
+    initialZ: [[N, HF, F], 'positive'],
+    dO: [[B, T, H, V], 'normal'],
+    dFinalState: [[N, HF, F, V], 'normal'],
+    dFinalZ: [[N, HF, F], 'normal'],
+  };
+}
+
+function localLinearShapes(dims: Dims, options: Record<string, unknown>, random: Random): Shapes {
+  const { sinks, gate, dLse, o, lse, ...shapes } = attentionShapes(dims, options, random);
+  delete options.softcap;
+  const [B, T, H] = shapes.q[0];
+  return { ...shapes, lambda: [random.integer(2) ? [H] : [B, T, H], 'positive'] };
 }
 
 function tttShapes({ B, T, N, H, D }: Dims, own: boolean): Shapes {
@@ -492,6 +622,40 @@ function ropeShapes({ B, T, H, HV, D, batch }: Dims, rotaryDim: number): Shapes 
     positions: [batch.length ? [T] : [B, T], 'index'],
     inverseFrequencies: [[rotaryDim / 2], 'normal'],
   };
+}
+
+function bidirectionalShapes(
+  dims: Dims,
+  options: Record<string, unknown>,
+  random: Random,
+): [Shapes, string[]] {
+  const { B, T, H: HKV, HV: H, K, V, D } = dims;
+  const S = options.cuSeqlens ? T : Math.max(0, T + random.integer(20) - 5);
+  const kinds = ['none', 'elu1', 'relu', 'softmax', 'hedgehog', 'focused', 'taylor2'];
+  const kind = kinds[random.integer(kinds.length)];
+  options.featureMap = kind;
+  if (kind === 'none' || random.integer(3) === 0) options.normalize = false;
+  else if (random.integer(2)) options.eps = 0.01;
+  if (random.integer(2)) options.scale = 0.5;
+  if (random.integer(3) === 0) options.rankAugmented = true;
+  const shared = random.integer(2) === 0;
+  const weight = (heads: number): number[] => (shared ? [K, D] : [heads, K, D]);
+  const shapes: Shapes = {
+    q: [[B, T, H, K], 'normal'],
+    k: [[B, S, HKV, K], 'normal'],
+    v: [[B, S, HKV, V], 'normal'],
+    alpha: [[B, S, HKV], 'positive'],
+    modulate: [[B, T, H, V], 'normal'],
+    qWeight: [weight(H), 'small'],
+    kWeight: [weight(HKV), 'small'],
+    dO: [[B, T, H, V], 'normal'],
+  };
+  const learned = kind === 'hedgehog' && random.integer(2) === 0;
+  const skip = [
+    ...(learned ? [] : ['qWeight', 'kWeight']),
+    ...(options.rankAugmented ? ['alpha'] : []),
+  ];
+  return [shapes, skip];
 }
 
 function featureShapes(

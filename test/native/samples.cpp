@@ -85,6 +85,24 @@ Arguments argumentsOf(const std::string& function) {
             {"initialState", r.normals({2, 9, 4, 2})},
             {"dY", r.normals({2, 19, 9})},
             {"dFinalState", r.normals({2, 9, 4, 2})}};
+  if (starts("segment"))
+    return {{"q", r.normals({2, 19, 1, 9})},
+            {"k", r.normals({2, 19, 1, 9})},
+            {"v", r.normals({2, 19, 2, 5})},
+            {"g", r.fill({2, 19, 2, 9}, [&] { return -r.uniform(); })},
+            {"beta", r.fill({2, 19, 2}, [&] { return r.uniform() / 9; })},
+            {"aLog", r.normals({2})},
+            {"dtBias", r.normals({2, 9})},
+            {"dO", r.normals({2, 19, 2, 5})},
+            {"dTransition", r.normals({2, 2, 9, 9})},
+            {"dState", r.normals({2, 2, 9, 5})}};
+  if (starts("composeStates"))
+    return {{"transitions", r.fill({3, 1, 2, 9, 9}, [&] { return r.uniform() / 9; })},
+            {"states", r.normals({3, 1, 2, 9, 5})},
+            {"initialState", r.normals({1, 2, 9, 5})},
+            {"initialStates", r.normals({3, 1, 2, 9, 5})},
+            {"dInitialStates", r.normals({3, 1, 2, 9, 5})},
+            {"dFinalState", r.normals({1, 2, 9, 5})}};
   if (starts("dplr") || starts("rwkv"))
     return {{"q", r.normals({2, 19, 2, 9})},
             {"r", r.normals({2, 19, 2, 9})},
@@ -110,6 +128,41 @@ Arguments argumentsOf(const std::string& function) {
     return {{"q", r.normals({2, 19, 2, 9})}, {"k", r.normals({2, 19, 1, 9})},    {"v", r.normals({2, 19, 1, 5})},
             {"sinks", r.normals({2})},       {"gate", r.normals({2, 19, 2, 5})}, {"dO", r.normals({2, 19, 2, 5})},
             {"dLse", r.normals({2, 19, 2})}, {"o", r.normals({2, 19, 2, 5})},    {"lse", r.normals({2, 19, 2})}};
+  if (starts("ligerAttention"))
+    return {{"q", r.normals({2, 19, 2, 9})},       {"k", r.normals({2, 19, 1, 9})},
+            {"v", r.normals({2, 19, 1, 5})},       {"windowQ", r.normals({2, 19, 2, 9})},
+            {"windowK", r.normals({2, 19, 1, 9})}, {"initialState", r.normals({2, 2, 9, 5})},
+            {"dO", r.normals({2, 19, 2, 5})},      {"dFinalState", r.normals({2, 2, 9, 5})}};
+  if (starts("momRoute")) return {{"logits", r.normals({2, 19, 5})}, {"dWeights", r.normals({2, 19, 2})}};
+  if (starts("momGather"))
+    return {{"x", r.normals({2, 19, 3, 7})},
+            {"order", r.indices({76}, 76)},
+            {"dY", r.normals({1, 76, 3, 7})},
+            {"slots", r.indices({2, 19, 2}, 76)}};
+  if (starts("momCombine"))
+    return {{"o", r.normals({1, 76, 3, 7})},
+            {"weights", r.normals({2, 19, 2})},
+            {"slots", r.indices({2, 19, 2}, 76)},
+            {"shared", r.normals({2, 19, 3, 7})},
+            {"dY", r.normals({2, 19, 3, 7})}};
+  if (starts("windowLinearAttention"))
+    return {{"q", r.normals({2, 19, 2, 9})},
+            {"k", r.normals({2, 19, 1, 9})},
+            {"v", r.normals({2, 19, 1, 5})},
+            {"phiQ", r.fill({2, 19, 2, 7}, [&] { return r.uniform(); })},
+            {"phiK", r.fill({2, 19, 2, 7}, [&] { return r.uniform(); })},
+            {"windowFactors", r.normals({2})},
+            {"initialState", r.normals({2, 2, 7, 5})},
+            {"initialZ", r.fill({2, 2, 7}, [&] { return r.uniform(); })},
+            {"dO", r.normals({2, 19, 2, 5})},
+            {"dFinalState", r.normals({2, 2, 7, 5})},
+            {"dFinalZ", r.normals({2, 2, 7})}};
+  if (starts("localLinearAttention"))
+    return {{"q", r.normals({2, 19, 2, 9})},
+            {"k", r.normals({2, 19, 1, 9})},
+            {"v", r.normals({2, 19, 1, 5})},
+            {"lambda", r.fill({2, 19, 2}, [&] { return 0.5 + r.uniform(); })},
+            {"dO", r.normals({2, 19, 2, 5})}};
   if (starts("shortConv"))
     return {{"x", r.normals({2, 19, 9})},  {"weight", r.normals({9, 4})},
             {"bias", r.normals({9})},      {"initialState", r.normals({2, 9, 3})},
@@ -120,6 +173,10 @@ Arguments argumentsOf(const std::string& function) {
             {"weight", r.normals({19})},
             {"dY", r.normals({5, 19})}};
   if (starts("l2norm")) return {{"x", r.normals({5, 19})}, {"dY", r.normals({5, 19})}};
+  if (starts("bidirectionalLinearAttention"))
+    return {{"q", r.normals({2, 19, 4, 9})},        {"k", r.normals({2, 19, 2, 9})},
+            {"v", r.normals({2, 19, 2, 5})},        {"alpha", r.fill({2, 19, 2}, [&] { return r.uniform(); })},
+            {"modulate", r.normals({2, 19, 4, 5})}, {"dO", r.normals({2, 19, 4, 5})}};
   if (starts("featureMap"))
     return {{"x", r.normals({2, 19, 2, 9})},
             {"weight", r.normals({2, 9, 5})},
@@ -233,11 +290,13 @@ bool takes(const Invocation& call, std::string_view name) {
 // Of three dimensions, none of them the batch's.
 bool isParameter(const Invocation& call, std::string_view name) {
   const std::string_view function = call.spec().name;
-  return (function.starts_with("s4d") && name == "C") || (function.starts_with("tttLinear") && name == "W");
+  return (function.starts_with("s4d") && name == "C") || (function.starts_with("tttLinear") && name == "W") ||
+         (function.starts_with("bidirectionalLinearAttention") && name.ends_with("Weight"));
 }
 
 bool isState(std::string_view name) {
-  return name == "initialState" || name == "initialZ" || name.starts_with("dFinal");
+  return name == "initialState" || name == "initialZ" || name == "dTransition" || name == "dState" ||
+         name.starts_with("dFinal");
 }
 
 // Only the first row of a batch stays, cut into sequences with as many states.
@@ -273,6 +332,15 @@ void featureSample(Invocation& call, const SampleForm& form) {
   if (takes(call, "dY")) call.in("dY", r.normals({2, 19, 2, form.fused ? 9 : 55}));
 }
 
+// A map without order; the fused form has projections and the rank augmentation.
+void bidirectionalSample(Invocation& call, const SampleForm& form) {
+  call.choose("featureMap", form.fused ? "hedgehog" : "elu1");
+  if (!form.fused) return;
+  Random r(47);
+  call.in("alpha", Array()).set("rankAugmented", 1);
+  call.in("qWeight", r.normals({4, 9, 6})).in("kWeight", r.normals({2, 9, 6}));
+}
+
 Invocation plainSample(const std::string& function, const SampleForm& form) {
   for (const Preset& p : presets())
     if (function == p.name || function == std::string(p.name) + "Backward") return presetSample(&p, function, form);
@@ -288,6 +356,20 @@ Invocation plainSample(const std::string& function, const SampleForm& form) {
     if (function == "attention") call.set("outputLse", 1);
   }
   if (function.starts_with("featureMap")) featureSample(call, form);
+  if (function.starts_with("bidirectionalLinearAttention")) bidirectionalSample(call, form);
+  if (function.starts_with("windowLinearAttention")) {
+    call.set("window", 5);
+    if (form.fused) call.set("terraced", 1).set("affine", 1);
+  }
+  if (function.starts_with("ligerAttention")) {
+    call.set("window", 5);
+    if (form.fused) call.set("gateNormalizer", 4).setPair("mix", 0.25, 0.75);
+  }
+  if (function.starts_with("localLinearAttention")) {
+    if (form.fused) call.setPair("window", 5, 2).set("sinkTokens", 2).set("causal", form.packed ? 1 : 0);
+    call.set("outputResidual", 1);
+    if (function == "localLinearAttention") call.set("outputSolution", 1);
+  }
   if (function == "adamW") call.set("lr", 1e-3).set("step", 2);
   if (function == "spmm") call.set("outFeatures", 9);
   if (function == "rowSketch") call.set("size", 4);

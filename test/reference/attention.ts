@@ -39,7 +39,7 @@ export interface AttentionGradients {
 }
 
 /** One query of one head: where it stands in memory, the keys that it sees, its scores and weights. */
-interface Query {
+export interface Query {
   row: number; // of [B,T,H]
   head: number;
   keys: number[]; // rows of [B,S,HKV]
@@ -64,7 +64,7 @@ function sizesOf({ q, k, v, sinks, gate }: AttentionInputs) {
   return { B, T, S, H, HKV, K, V };
 }
 
-function forEachQuery(
+export function forEachQuery(
   inputs: AttentionInputs,
   options: AttentionOptions,
   visit: (query: Query) => void,

@@ -1,6 +1,7 @@
 /** The float64 references of the layers around the recurrence, one file per op. */
 export * from './adamW.ts';
 export * from './attention.ts';
+export * from './bidirectionalLinearAttention.ts';
 export * from './crossEntropy.ts';
 export * from './embedding.ts';
 export * from './featureMap.ts';

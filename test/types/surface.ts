@@ -16,6 +16,37 @@ declare const aborter: AbortController;
 
 function same<A>(_value: A): void {}
 
+async function segments(): Promise<void> {
+  const { transition, state, z } = await rankone.segmentSummary(
+    { q: b, k: b, v: b, g: t, beta: b },
+    { cuSeqlens: offsets, qkL2norm: true, outputTransition: false },
+  );
+  same<ResultTensor | undefined>(transition);
+  same<ResultTensor>(state);
+  same<ResultTensor | undefined>(z);
+  const wide = rankone.segmentSummaryBackwardSync({ k: h, v: h, dState: t, dTransition: t });
+  same<ResultTensor>(wide.dv);
+  const narrow = rankone.segmentSummaryBackwardSync({ k: h, v: h }, { gradDtype: 'input' });
+  same<HalfTensor<'f16'>>(narrow.dv);
+  same<ResultTensor>(
+    rankone.segmentGradientSync({ q: b, k: b, dO: b }, { scale: 1 }).dInitialState,
+  );
+  same<ResultTensor>(rankone.composeStatesSync({ transitions: t, states: t }).initialStates);
+  const { dStates } = await rankone.composeStatesBackward(
+    { transitions: t, dInitialStates: t },
+    { signal: aborter.signal, out: { dStates: t } },
+  );
+  same<ResultTensor>(dStates);
+  // @ts-expect-error a summary starts from nothing
+  rankone.segmentSummarySync({ k: t, v: t, initialState: t });
+  // @ts-expect-error v has the dtype of k
+  rankone.segmentSummarySync({ k: b, v: t });
+  // @ts-expect-error states are float32
+  rankone.composeStatesSync({ transitions: t, states: b });
+  // @ts-expect-error no scale: there are no outputs
+  rankone.segmentSummarySync({ k: t, v: t }, { scale: 1 });
+}
+
 async function forward(): Promise<void> {
   const { o, finalState } = await rankone.gatedDeltaNet({ q: t, k: t, v: t, g: t, beta: t });
   same<ResultTensor>(o);
@@ -148,6 +179,14 @@ function layerDtypes(): void {
   same<ResultTensor>(rankone.l2normBackwardSync({ x: b, dY: b }).dx);
   rankone.rmsNormGatedSync({ x: t, gate: t }, { activation: 'sigmoid', normBeforeGate: false });
   same<'bf16'>(rankone.featureMapSync({ x: b, weight: t, bias: b }, { kind: 'hedgehog' }).y.dtype);
+  const seen = { q: b, k: b, v: b, qWeight: t, kWeight: b };
+  same<'bf16'>(
+    rankone.bidirectionalLinearAttentionSync(seen, { featureMap: 'hedgehog', rankAugmented: true })
+      .o.dtype,
+  );
+  same<ResultTensor | undefined>(
+    rankone.bidirectionalLinearAttentionBackwardSync({ ...seen, dO: b }).dQWeight,
+  );
   const mapped = { x: h, scale: h, dY: h };
   const slopes = { kind: 'focused', power: 2, gradDtype: 'input' } as const;
   same<'f16'>(rankone.featureMapBackwardSync(mapped, slopes).dx.dtype);
@@ -493,5 +532,6 @@ void [
   layers,
   layerDtypes,
   companions,
+  segments,
   states,
 ];

@@ -11,10 +11,13 @@ Operations:
   around a cell: fused/GATE/UPDATE (norm and activations inside), packed/GATE/UPDATE (several sequences), normalize,
     bf16/GATE/UPDATE (products in bfloat16, on avx512bf16 only)
   scans beyond the grid: dplr rwkv7 rwkv6 hgrn s4d s4d/convolution tttLinear
+  segments of a sequence: segmentSummary segmentGradient (of gla; /delta: of gatedDeltaNet) composeStates
   parts of a layer: matmul bf16/matmul rmsNorm rmsNormGated l2norm rope swiglu shortConv embedding crossEntropy adamW
     sigmoid/rmsNormGated after/rmsNormGated sigmoid/after/rmsNormGated partial/rope packed/shortConv
     featureMap/elu1 featureMap/relu featureMap/softmax featureMap/focused featureMap/hedgehog featureMap/taylor2
-    attention attention/token (one token after many)
+    bidirectionalLinearAttention, and that /rankAugmented, /softmax, /taylor2
+    attention attention/token (one token after many) localLinearAttention windowLinearAttention
+    ligerAttention momRoute momGather momCombine
   companions of adapters: spmm sddmm scatterAdd kroneckerLinear basisCombination randLora doraNorms rowSketch
     rowSketchGradient
   the fused LoRA product: lora/FORMAT on a base of FORMAT f32, bf16, f16, int8, q8, nf4, q4; lora/FORMAT/top2 with two adapters
@@ -39,8 +42,13 @@ export const benchHelp = `${operationsHelp}
 
 Shapes: B,T,H,HV,K,V of the recurrences (of mamba2 H is its groups, K its state width, V its head width);
   B,T,H,K,V of dplr, rwkv7 and rwkv6; B,T,D of hgrn; B,T,D,N of s4d; B,T,H,D of tttLinear;
-  M,N,K of matmul: y [M,N] = a [M,K] b^T; rows,D of the norms, swiglu and adamW; B,T,D,W of shortConv; B,T,H,D of rope; B,T,H,K of featureMap (D of hedgehog);
-  B,T,S,H,HKV,K,V of attention (T queries after S - T keys); rows,D,N of embedding (N ids); N,V of crossEntropy; M,N,K,r,E of lora (M rows, W [N,K], E adapters of rank r).
+  B,T,H,K,V of segmentSummary and segmentGradient, R,N,H,K,V of composeStates, R segments;
+  M,N,K of matmul: y [M,N] = a [M,K] b^T; rows,D of the norms, swiglu and adamW; B,T,D,W of shortConv; B,T,H,D of rope;
+  B,T,H,K of featureMap (D of hedgehog);
+  B,T,S,H,HKV,K,V of attention and localLinearAttention (T queries after S - T keys), and of bidirectionalLinearAttention;
+  B,T,H,HKV,K,V,F of windowLinearAttention and, without F, of ligerAttention (F features, a window of 64);
+  B,T,M,H,V of momRoute, momGather and momCombine (2 of M memories a token);
+  rows,D,N of embedding (N ids); N,V of crossEntropy; M,N,K,r,E of lora (M rows, W [N,K], E adapters of rank r).
 
 Suite lora-linear: the fused LoRA product beside its base product, in the same turns. --op names lora operations, --shape is
   OUT,IN of the weight (4096,4096), --tokens numbers of rows (512,1,8,64), --pass forward or forward-backward.

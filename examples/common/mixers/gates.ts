@@ -6,13 +6,20 @@ import type { Parameter, Parameters } from '../parameters.ts';
 import { Buffers, reshape, sizeOf } from '../tensor.ts';
 import type { MixerShape } from './mixer.ts';
 
-/** x W, of which the recurrence makes beta by a sigmoid: how much of what a key held is replaced. `[B,T*n,HV]` */
+/** x W, of which the recurrence makes beta by an activation: how much of what a key held is replaced. `[B,T*n,HV]` */
 export class WriteStrength implements Layer {
+  /** Up to 1, or up to 2. */
+  readonly activation: 'sigmoid' | 'sigmoid2';
   private readonly projection: Layer;
   private readonly perToken: number;
   private readonly valueHeads: number;
 
-  constructor(parameters: Parameters, shape: MixerShape) {
+  constructor(
+    parameters: Parameters,
+    shape: MixerShape,
+    { negativeEigenvalues = false }: { negativeEigenvalues?: boolean },
+  ) {
+    this.activation = negativeEigenvalues ? 'sigmoid2' : 'sigmoid';
     this.perToken = shape.keysPerToken;
     this.valueHeads = shape.valueHeads;
     this.projection = parameters.linear('strength', shape.width, this.perToken * this.valueHeads);

@@ -13,9 +13,8 @@ import type {
 } from 'rankone';
 import type { Carry } from '../carry.ts';
 import { add } from '../elementwise.ts';
-import type { Layer } from '../layers/layer.ts';
 import { Buffers } from '../tensor.ts';
-import type { Decay } from './gates.ts';
+import type { Decay, WriteStrength } from './gates.ts';
 import type { Cell, CellGradients, CellInputs, MixerShape } from './mixer.ts';
 
 /** A preset of the package: its synchronous forward and backward. */
@@ -30,8 +29,8 @@ export interface Preset {
 /** Where the recurrence's gates come from, each a layer of its own over the mixer's input. */
 export interface Gates {
   decay?: Decay;
-  /** beta before its sigmoid: `[B,T*n,HV]` */
-  strength?: Layer;
+  /** beta before its activation: `[B,T*n,HV]` */
+  strength?: WriteStrength;
 }
 
 /** Any preset of the recurrence grid, with the norm of queries and keys and the activations of the gates inside. */
@@ -54,7 +53,7 @@ export class GridCell implements Cell {
       ...(shape.keysPerToken > 1 && { numHouseholder: shape.keysPerToken }),
       ...(shape.unitKeys && { qkL2norm: true }),
       ...(rates && { gate: { aLog: rates.aLog.value, dtBias: rates.dtBias.value } }),
-      ...(gates.strength && { betaActivation: 'sigmoid' }),
+      ...(gates.strength && { betaActivation: gates.strength.activation }),
     };
   }
 

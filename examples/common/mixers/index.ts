@@ -1,6 +1,8 @@
 import {
   deltaNetBackwardSync,
   deltaNetSync,
+  deltaProductBackwardSync,
+  deltaProductSync,
   gatedDeltaNetBackwardSync,
   gatedDeltaNetSync,
   gatedDeltaProductBackwardSync,
@@ -12,13 +14,30 @@ import {
   linearAttentionBackwardSync,
   linearAttentionSync,
 } from 'rankone';
+import type { Layer } from '../layers/layer.ts';
 import type { Parameters } from '../parameters.ts';
+import { AttentionMixer, SoftmaxCell } from './attention.ts';
 import { LogSigmoidDecay, SoftplusDecay, WriteStrength } from './gates.ts';
 import { GridCell } from './gridCell.ts';
+import { HedgehogCell } from './hedgehog.ts';
+import { LigerCell } from './liger.ts';
+import { LolcatsCell } from './lolcats.ts';
 import { Mamba2Cell } from './mamba2.ts';
 import { Mixer, type MixerShape } from './mixer.ts';
 
-export interface MixerConfig {
+/** How a mixer may differ from its paper's layer. */
+export interface MixerOptions {
+  /** Tokens under softmax beside a linear form, the query's own among them; 8 without it. */
+  window?: number;
+  /** beta in [0,2] instead of [0,1] (Grazzi et al. 2024), for the delta rules. */
+  negativeEigenvalues?: boolean;
+  /** n of the Householder products; 2 without it. */
+  householders?: number;
+  /** Without the short convolution; silu remains. */
+  noConvolution?: boolean;
+}
+
+export interface MixerConfig extends MixerOptions {
   width: number;
   /** K and V of a head; there are width / headDim heads. */
   headDim: number;
@@ -26,9 +45,18 @@ export interface MixerConfig {
   outputGain: number;
 }
 
-type MakeMixer = (parameters: Parameters, config: MixerConfig) => Mixer;
+/** Of the short convolution. */
+const TAPS = 4;
 
-function shapeOf({ width, headDim }: MixerConfig, changes: Partial<MixerShape> = {}): MixerShape {
+/** Tokens that attention in a window sees. */
+const WINDOW = 8;
+
+type MakeMixer = (parameters: Parameters, config: MixerConfig) => Layer;
+
+function shapeOf(
+  { width, headDim, noConvolution }: MixerConfig,
+  changes: Partial<MixerShape> = {},
+): MixerShape {
   if (width % headDim !== 0) throw new RangeError(`width ${width} is no multiple of ${headDim}`);
   const heads = width / headDim;
   return {
@@ -39,6 +67,7 @@ function shapeOf({ width, headDim }: MixerConfig, changes: Partial<MixerShape> =
     valueDim: headDim,
     keysPerToken: 1,
     unitKeys: false,
+    taps: noConvolution ? 1 : TAPS,
     ...changes,
   };
 }
@@ -69,7 +98,7 @@ export const mixers = {
     const cell = new GridCell(
       shape,
       { forward: deltaNetSync, backward: deltaNetBackwardSync },
-      { strength: new WriteStrength(parameters, shape) },
+      { strength: new WriteStrength(parameters, shape, config) },
     );
     return new Mixer(parameters, shape, cell, config.outputGain);
   },
@@ -82,7 +111,7 @@ export const mixers = {
       { forward: gatedDeltaNetSync, backward: gatedDeltaNetBackwardSync },
       {
         decay: new SoftplusDecay(parameters, shape, false),
-        strength: new WriteStrength(parameters, shape),
+        strength: new WriteStrength(parameters, shape, config),
       },
     );
     return new Mixer(parameters, shape, cell, config.outputGain);
@@ -96,24 +125,66 @@ export const mixers = {
       { forward: kdaSync, backward: kdaBackwardSync },
       {
         decay: new SoftplusDecay(parameters, shape, true),
-        strength: new WriteStrength(parameters, shape),
+        strength: new WriteStrength(parameters, shape, config),
       },
     );
     return new Mixer(parameters, shape, cell, config.outputGain);
   },
 
-  /** Siems et al. 2025: two delta updates per token, each with its own key, value and strength. */
+  /** Siems et al. 2025: two delta updates per token or more, each with its own key, value and strength. */
+  deltaProduct(parameters, config) {
+    const shape = shapeOf(config, { unitKeys: true, keysPerToken: config.householders ?? 2 });
+    const cell = new GridCell(
+      shape,
+      { forward: deltaProductSync, backward: deltaProductBackwardSync },
+      { strength: new WriteStrength(parameters, shape, config) },
+    );
+    return new Mixer(parameters, shape, cell, config.outputGain);
+  },
+
+  /** The same with a decay per head. */
   gatedDeltaProduct(parameters, config) {
-    const shape = shapeOf(config, { unitKeys: true, keysPerToken: 2 });
+    const shape = shapeOf(config, { unitKeys: true, keysPerToken: config.householders ?? 2 });
     const cell = new GridCell(
       shape,
       { forward: gatedDeltaProductSync, backward: gatedDeltaProductBackwardSync },
       {
         decay: new SoftplusDecay(parameters, shape, false),
-        strength: new WriteStrength(parameters, shape),
+        strength: new WriteStrength(parameters, shape, config),
       },
     );
     return new Mixer(parameters, shape, cell, config.outputGain);
+  },
+
+  /** Softmax attention with rotary positions: what the others are to do without. */
+  attention(parameters, config) {
+    return new AttentionMixer(parameters, shapeOf(config), new SoftmaxCell(), config.outputGain);
+  },
+
+  /** The same over the last tokens alone. */
+  windowAttention(parameters, config) {
+    const cell = new SoftmaxCell(config.window ?? WINDOW);
+    return new AttentionMixer(parameters, shapeOf(config), cell, config.outputGain);
+  },
+
+  /** Zhang et al. 2024: linear attention with learned maps that are to be like the softmax. */
+  hedgehog(parameters, config) {
+    const shape = shapeOf(config);
+    const cell = new HedgehogCell(parameters, shape);
+    return new AttentionMixer(parameters, shape, cell, config.outputGain);
+  },
+
+  /** Zhang et al. 2024: a window of softmax, and what Hedgehog has before it. */
+  lolcats(parameters, config) {
+    const shape = shapeOf(config);
+    const cell = new LolcatsCell(parameters, shape, config.window ?? WINDOW);
+    return new AttentionMixer(parameters, shape, cell, config.outputGain);
+  },
+
+  /** Lan et al. 2025: gates from the keys, half of it attention in a window. */
+  liger(parameters, config) {
+    const cell = new LigerCell(config.window ?? WINDOW);
+    return new AttentionMixer(parameters, shapeOf(config), cell, config.outputGain);
   },
 
   /** Dao and Gu 2024: values twice as wide, one query and key for all heads. */

@@ -23,6 +23,8 @@ export interface MixerShape {
   keysPerToken: number;
   /** Whether the recurrence brings queries and keys to length 1, as the delta rule needs. */
   unitKeys: boolean;
+  /** Of the short convolution; 1 leaves its silu alone. */
+  taps: number;
 }
 
 export interface CellInputs {
@@ -31,6 +33,8 @@ export interface CellInputs {
   q: Tensor;
   k: Tensor;
   v: Tensor;
+  /** Queries and keys before they were turned by their positions, where that is done. */
+  unturned?: { q: Tensor; k: Tensor };
 }
 
 export interface CellGradients {
@@ -39,6 +43,8 @@ export interface CellGradients {
   dq: Tensor;
   dk: Tensor;
   dv: Tensor;
+  /** What comes back to the queries and keys before they were turned, besides. */
+  unturned?: { dq: Tensor; dk: Tensor };
 }
 
 /** The recurrence itself, with the gates that belong to it. */
@@ -48,7 +54,11 @@ export interface Cell {
   backward(dO: Tensor): CellGradients;
 }
 
-const TAPS = 4;
+/** A cell of softmax in a window and something linear before it. */
+export interface HybridCell extends Cell {
+  /** False leaves the window alone, to see what the rest is worth. */
+  tail: boolean;
+}
 
 /**
  * What the papers' layers have in common: queries, keys and values by one projection and a short causal convolution; the
@@ -66,7 +76,7 @@ export class Mixer implements Layer {
   private readonly buffers = new Buffers();
 
   constructor(parameters: Parameters, shape: MixerShape, cell: Cell, outputGain: number) {
-    const { width, keyHeads, valueHeads, keyDim, valueDim, keysPerToken } = shape;
+    const { width, keyHeads, valueHeads, keyDim, valueDim, keysPerToken, taps } = shape;
     const keys = keyHeads * keyDim;
     const values = valueHeads * valueDim;
     this.shape = shape;
@@ -74,7 +84,7 @@ export class Mixer implements Layer {
     this.widths = [keys, keysPerToken * keys, keysPerToken * values];
     const channels = this.widths.reduce((a, b) => a + b);
     this.qkv = parameters.linear('qkv', width, channels);
-    this.conv = new ShortConv(parameters.scope('conv'), channels, TAPS);
+    this.conv = new ShortConv(parameters.scope('conv'), channels, taps);
     this.gate = parameters.linear('gate', width, values);
     this.norm = new RmsNormGated(parameters.scope('norm'), valueDim);
     this.out = parameters.linear('out', values, width, { gain: outputGain });

@@ -1,5 +1,6 @@
 // Softmax attention: causal over a sequence, and a token over those before it.
 import * as reference from '#oracle/reference/attention';
+import * as localLinear from '#oracle/reference/localLinearAttention';
 import type { Operation, Pass, Shape } from '../operation';
 import { type Definition, operation } from './layers';
 
@@ -64,4 +65,40 @@ const token: Operation = {
   usual: { B: 1, T: 1, S: 4096, H: 32, HKV: 8, K: 128, V: 128 },
 };
 
-export const attentions: readonly Operation[] = [row, token];
+const STEPS = 12;
+
+/** Ridges that this many steps are enough for, so that the work in a call does not depend on the data. */
+const local: Operation = {
+  ...operation({
+    name: 'localLinearAttention',
+    shapes: VERIFIED,
+    options: { tolerance: 0, maxIterations: STEPS },
+    float32: ['lambda'],
+    rounded: ['o'],
+    limits: { o: 3e-6, other: 1e-5 },
+    draw: ({ B, T, S, H, HKV, K, V }, { normals }) => {
+      const lambda = normals(B, T, H);
+      return {
+        q: normals(B, T, H, K),
+        k: normals(B, S, HKV, K),
+        v: normals(B, S, HKV, V),
+        lambda: { ...lambda, data: lambda.data.map((x) => 4 + Math.abs(x)) },
+        dO: normals(B, T, H, V),
+      };
+    },
+    forward: (inputs: any) => ({ o: localLinear.localLinearAttention(inputs).o }),
+    backward: (inputs: any) => localLinear.localLinearAttentionBackward(inputs),
+    // Scores, mean and diagonal, 4 K a step, the output; backward the first of these, two systems, and what dO meets: its
+    // own system's right side, then scores, both solutions and values again, and the products of the three gradients.
+    flops: (pass, shape) => {
+      const { B, H, K, V } = shape;
+      const each = pass === 'backward' ? (22 + 8 * STEPS) * K + 6 * V : (8 + 4 * STEPS) * K + 2 * V;
+      return each * B * H * pairs(shape);
+    },
+    tokens: 'T',
+    usual: { B: 1, T: 512, S: 512, H: 8, HKV: 8, K: 64, V: 64 },
+  }),
+  objection: grouped,
+};
+
+export const attentions: readonly Operation[] = [row, token, local];

@@ -3,18 +3,24 @@ import { UsageError } from '../errors';
 import type { Operation } from '../operation';
 import { attentions } from './attention';
 import { companions } from './companions';
+import { features } from './features';
+import { hybrids } from './hybrids';
 import { layers } from './layers';
 import { loras } from './lora';
 import { cells, presets, variants } from './recurrence';
 import { scans } from './scans';
+import { segments } from './segments';
 
 export const operations: readonly Operation[] = [
   ...cells,
   ...variants,
   ...presets,
   ...scans,
+  ...segments,
   ...layers,
   ...attentions,
+  ...features,
+  ...hybrids,
   ...companions,
   ...loras,
 ];
