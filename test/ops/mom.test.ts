@@ -241,7 +241,7 @@ test('decode: tokens one by one over a pool of states are the whole', () => {
   const wanted = naive(wide, topK).y;
   // Sequences own slots 3 and 0 of a pool for five, whose states are by memory.
   const slotsOf = [3, 0];
-  const [pool, rows] = [5, Int32Array.from({ length: M * B }, (_, i) => 0)];
+  const [pool, rows] = [5, new Int32Array(M * B)];
   for (let m = 0; m < M; m++) for (let n = 0; n < B; n++) rows[m * B + n] = m * pool + slotsOf[n];
   const state = rankone.createState({ batch: M * pool, valueHeads: H, keyDim: K, valueDim: V });
   for (let t = 0; t < T; t++) {
