@@ -31,7 +31,6 @@ interface Timing {
   tokensPerSecond: number;
   /** Minimum flops of projections and recurrence. */
   gflopsPerSecond: number;
-  shareOfPeak: number;
   /** Inside the engine's calls. */
   engineShare: number;
 }
@@ -94,7 +93,7 @@ function flopsOf({ weights, recurrence: { op, shape } }: Layer, tokens: number):
 
 function time(
   run: () => void,
-  seconds: number,
+  { seconds, threads }: Options,
   tokens: number,
   flops: number,
   meter: () => number,
@@ -102,14 +101,16 @@ function time(
   run();
   run();
   const samples: number[] = [];
-  const [peak] = [binding.measurePeak('f32', 0.05)];
   meter();
   let total = 0;
   while (samples.length < FEWEST_RUNS || total < 1e3 * seconds) {
-    const begin = performance.now();
+    const [begin, used] = [performance.now(), process.cpuUsage()];
     run();
-    samples.push(performance.now() - begin);
-    total += samples[samples.length - 1];
+    const wall = performance.now() - begin;
+    const { user, system } = process.cpuUsage(used);
+    // With one thread what the process computed: other work on the machine takes turns with it.
+    samples.push(threads === 1 ? Math.min(wall, (user + system) / 1e3) : wall);
+    total += wall;
   }
   const engineShare = meter() / total;
   const [p25Ms, medianMs, p75Ms] = quantiles(samples, [0.25, 0.5, 0.75]);
@@ -120,13 +121,12 @@ function time(
     p75Ms,
     tokensPerSecond: (1e3 * tokens) / medianMs,
     gflopsPerSecond,
-    shareOfPeak: gflopsPerSecond / Math.max(peak, binding.measurePeak('f32', 0.05)),
     engineShare,
   };
 }
 
-function bench(one: Layer, { seconds, format }: Options, meter: () => number): Row {
-  const weights = layers.packLayerWeights(weightsOf(one), { format });
+function bench(one: Layer, asked: Options, meter: () => number): Row {
+  const weights = layers.packLayerWeights(weightsOf(one), { format: asked.format });
   const run = (layers as any)[`${one.layer}Sync`];
   const options = one.options;
   const given = (tokens: number) => ({
@@ -135,11 +135,11 @@ function bench(one: Layer, { seconds, format }: Options, meter: () => number): R
     ...(one.vFirst && { vFirst: values([1, tokens, one.vFirst], 1) }),
   });
   const prompt = given(PROMPT);
-  const prefill = time(() => run(prompt, options), seconds, PROMPT, flopsOf(one, PROMPT), meter);
+  const prefill = time(() => run(prompt, options), asked, PROMPT, flopsOf(one, PROMPT), meter);
   const cache = layers.createLayerCache();
   run({ ...given(70), cache }, options);
   const token = { ...given(1), cache };
-  const decode = time(() => run(token, options), seconds, 1, flopsOf(one, 1), meter);
+  const decode = time(() => run(token, options), asked, 1, flopsOf(one, 1), meter);
   cache.dispose();
   let weightBytes = 0;
   for (const value of Object.values(weights) as any[]) {
@@ -162,7 +162,7 @@ function lineOf({ layer, model, prefill, decode, weightBytes }: Row): string {
     model,
     prefill.medianMs.toPrecision(3),
     prefill.tokensPerSecond.toFixed(0),
-    `${percent(prefill.shareOfPeak)}`,
+    prefill.gflopsPerSecond.toPrecision(3),
     percent(prefill.engineShare),
     decode.medianMs.toPrecision(3),
     decode.tokensPerSecond.toFixed(0),
@@ -183,7 +183,7 @@ function benchLayers(options: Options, filter: string): void {
     `rankone/layers, ${isa}, ${options.threads} threads, weights ${options.format}, x f32, B 1; prefill of ${PROMPT} tokens\n`,
   );
   console.log(
-    '| layer | sizes of | prefill ms | tokens/s | of peak | engine | decode ms | tokens/s | weights GB/s | engine |',
+    '| layer | sizes of | prefill ms | tokens/s | GF/s | engine | decode ms | tokens/s | weights GB/s | engine |',
   );
   console.log('|---|---|---|---|---|---|---|---|---|---|');
   const rows: Row[] = [];

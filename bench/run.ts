@@ -8,6 +8,7 @@ import { parseArgs } from 'node:util';
 import { benchCases } from '../ts/cli/bench';
 import { nameOf } from '../ts/cli/benchCase';
 import { attentionCases } from './ops/attention.ts';
+import { featureCases } from './ops/features.ts';
 import { hybridCases } from './ops/hybrids.ts';
 import { loraLinearCases } from './ops/lora-linear.ts';
 import { matmulCases } from './ops/matmul.ts';
@@ -35,6 +36,7 @@ const cases =
     : [
         ...recurrenceCases(),
         ...scanCases(),
+        ...featureCases(),
         ...hybridCases(),
         ...segmentCases(),
         ...attentionCases(),

@@ -54,10 +54,13 @@ class OuterSum {
   void add(const float* features, const float* values, const float* factors, int64_t rows) {
     product<1>(w_.F, w_.ldV, {features, w_.ldF, rows}, values, w_.ldV, block_, w_.ldV, tokens_ > 0);
     if (tokens_ == 0) std::memset(plain_, 0, static_cast<size_t>(w_.ldF) * sizeof(float));
-    for (int64_t r = 0; r < rows; ++r) {
-      const Vec c = splat(factors ? factors[r] : 1.0f);
-      for (int64_t i = 0; i < w_.ldF; i += kLanes)
-        store(plain_ + i, fma(c, load(features + r * w_.ldF + i), load(plain_ + i)));
+    for (int64_t i = 0; i < w_.ldF; i += kLanes) {
+      Vec acc = load(plain_ + i);
+      for (int64_t r = 0; r < rows; ++r) {
+        const Vec x = load(features + r * w_.ldF + i);
+        acc = factors ? fma(splat(factors[r]), x, acc) : acc + x;
+      }
+      store(plain_ + i, acc);
     }
     tokens_ += rows;
     if (tokens_ >= kSumTokens) flush();

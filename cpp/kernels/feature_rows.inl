@@ -70,6 +70,21 @@ inline void softmaxRow(const float* x, int64_t n, float sign, float* y) {
   }
 }
 
+inline void eluRow(const float* x, int64_t n, float* y) {
+  for (int64_t i = 0; i < n; i += kLanes) {
+    const int lanes = lanesLeft(i, n);
+    const Vec v = get(x + i, lanes);
+    put(y + i, select(v > 0.0f, v + 1.0f, exp(v)), lanes);
+  }
+}
+
+inline void reluRow(const float* x, int64_t n, float* y) {
+  for (int64_t i = 0; i < n; i += kLanes) {
+    const int lanes = lanesLeft(i, n);
+    put(y + i, atLeast(get(x + i, lanes), zero()), lanes);
+  }
+}
+
 inline void expRow(const float* x, int64_t n, float sign, float* y) {
   for (int64_t i = 0; i < n; i += kLanes) {
     const int lanes = lanesLeft(i, n);
@@ -281,14 +296,8 @@ class FeatureTile {
     const int64_t K = form_.K, D = form_.D;
     switch (form_.kind) {
       case FeatureKind::None: std::memcpy(y, x, static_cast<size_t>(K) * sizeof(float)); break;
-      case FeatureKind::Elu1:
-      case FeatureKind::Relu:
-        for (int64_t i = 0; i < K; i += kLanes) {
-          const int lanes = lanesLeft(i, K);
-          const Vec v = get(x + i, lanes);
-          put(y + i, form_.kind == FeatureKind::Relu ? atLeast(v, zero()) : select(v > 0.0f, v + 1.0f, exp(v)), lanes);
-        }
-        break;
+      case FeatureKind::Elu1: eluRow(x, K, y); break;
+      case FeatureKind::Relu: reluRow(x, K, y); break;
       case FeatureKind::Softmax: softmaxRow(x, K, 1, y); break;
       case FeatureKind::Hedgehog:
         softmaxRow(x, D, 1, y);

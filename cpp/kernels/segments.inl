@@ -10,15 +10,15 @@ namespace {
 
 constexpr int64_t kTokensPrepared = 64;
 
-// f(token) for all tokens of one sequence, whose rows are readable by then.
+// f(first token, end) for all tokens of one sequence, a stretch at a time, whose rows are readable by then.
 template <class F>
-void overTokens(const RecurrenceProblem& p, HeadRows& rows, int64_t sequence, unsigned parts, F&& f) {
+void overStretches(const RecurrenceProblem& p, HeadRows& rows, int64_t sequence, unsigned parts, F&& f) {
   const int64_t T = p.length(sequence);
   for (int64_t t0 = 0; t0 < T; t0 += kTokensPrepared) {
     if (p.cancel && p.cancel->load(std::memory_order_relaxed)) return;
     const int64_t count = T - t0 < kTokensPrepared ? T - t0 : kTokensPrepared;
     rows.prepare(t0, count, parts);
-    for (int64_t t = t0; t < t0 + count; ++t) f(t);
+    f(t0, t0 + count);
   }
 }
 
@@ -38,15 +38,18 @@ void sumGates(const RecurrenceProblem& p, HeadRows& rows, int64_t sequence, doub
   float *high = scratch.take(roundUp(width, kLanes)), *low = scratch.take(roundUp(width, kLanes)),
         *reset = scratch.take(roundUp(width, kLanes));
   for (int64_t i = 0; i < roundUp(width, kLanes); ++i) high[i] = low[i] = reset[i] = 0;
-  overTokens(p, rows, sequence, HeadRows::kGates, [&](int64_t t) {
-    const float* g = rows.g(t);
+  overStretches(p, rows, sequence, HeadRows::kGates, [&](int64_t first, int64_t end) {
     for (int64_t i = 0; i < width; i += kLanes) {
-      const Vec x = loadUpTo(g + i, static_cast<int>(width - i < kLanes ? width - i : kLanes));
-      Vec sum = load(high + i), rest = load(low + i);
-      store(reset + i, select(x < kResetBelow, splat(1), load(reset + i)));
-      addExactly(sum, rest, select(x < kResetBelow, zero(), x));
+      const int lanes = static_cast<int>(width - i < kLanes ? width - i : kLanes);
+      Vec sum = load(high + i), rest = load(low + i), gone = load(reset + i);
+      for (int64_t t = first; t < end; ++t) {
+        const Vec x = loadUpTo(rows.g(t) + i, lanes);
+        gone = select(x < kResetBelow, splat(1), gone);
+        addExactly(sum, rest, select(x < kResetBelow, zero(), x));
+      }
       store(high + i, sum);
       store(low + i, rest);
+      store(reset + i, gone);
     }
   });
   for (int64_t i = 0; i < width; ++i)
@@ -114,9 +117,9 @@ void keySums(const RecurrenceProblem& p, float* out) {
     AlignedBuffer sums(static_cast<size_t>(p.K) * sizeof(double));
     double* z = static_cast<double*>(sums.data());
     for (int64_t i = 0; i < p.K; ++i) z[i] = 0;
-    overTokens(p, rows, sequence, HeadRows::kKeys, [&](int64_t t) {
-      const float* k = rows.k(t);
-      for (int64_t i = 0; i < p.K; ++i) z[i] += static_cast<double>(k[i]);
+    overStretches(p, rows, sequence, HeadRows::kKeys, [&](int64_t first, int64_t end) {
+      for (int64_t t = first; t < end; ++t)
+        for (int64_t i = 0; i < p.K; ++i) z[i] += static_cast<double>(rows.k(t)[i]);
     });
     float* to = out + (sequence * p.H + h) * p.K;
     for (int64_t i = 0; i < p.K; ++i) to[i] = static_cast<float>(z[i]);

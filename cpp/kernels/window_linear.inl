@@ -30,9 +30,12 @@ class WindowLinearTask : WindowLinearChunk {
     const bool started = p_.initialState != nullptr;
     for (int64_t t = segment_.begin; t < segment_.end; t += kChunk) {
       if (stopped()) return;
-      takeKeys(t, std::min(t + kChunk, segment_.end));
+      const int64_t end = std::min(t + kChunk, segment_.end);
+      const bool one = end - t == 1;
+      takeKeys(t, end, !one);
       for (int64_t h = head_ * group; h < (head_ + 1) * group; ++h) {
-        attend(h, states[static_cast<size_t>(featureOf(h))], started);
+        const FeatureState& state = states[static_cast<size_t>(featureOf(h))];
+        one ? attendOne(h, state, started) : attend(h, state, started);
         give(h);
       }
       if (t + kChunk < segment_.end || (segment_.last && forward_.finalState))

@@ -143,8 +143,8 @@ class WindowLinearChunk {
     tops_ = backward ? scratch_.take(most_ * kChunk) : nullptr;
   }
 
-  // Tokens [begin, end) of the sequence.
-  void takeKeys(int64_t begin, int64_t end) {
+  // Tokens [begin, end) of the sequence. Without `columns` rows alone, for attendOne().
+  void takeKeys(int64_t begin, int64_t end, bool columns = true) {
     first_ = s_.seen + begin;
     count_ = end - begin;
     base_ = p_.begin(first_);
@@ -153,11 +153,11 @@ class WindowLinearChunk {
     tailKeys_ = next_ - base_;
     rows_.keys(base_, base_ + keys_, key_);
     rows_.values(base_, base_ + keys_, value_);
-    transposed(key_, ldK_, keys_, p_.K, keyT_, most_);
-    finiteValues_ = isFinite(value_, keys_ * ldV_);
+    if (columns) transposed(key_, ldK_, keys_, p_.K, keyT_, most_);
+    finiteValues_ = !columns || isFinite(value_, keys_ * ldV_);
     for (int64_t f = 0; f < groupF_ && tailKeys_; ++f) {
       rows_.features(base_, next_, f, features(f));
-      transposed(features(f), ldF_, tailKeys_, p_.F, featuresT(f), mostTail_);
+      if (columns) transposed(features(f), ldF_, tailKeys_, p_.F, featuresT(f), mostTail_);
     }
   }
 
@@ -181,6 +181,40 @@ class WindowLinearChunk {
       for (int64_t i = 0; i < p_.F; ++i) total = fma(load(phiQueryT_ + i * kChunk + j), splat(state.z[i]), total);
       store(total_ + j, load(total_ + j) + total);
     }
+  }
+
+  // The same of a chunk of one token, all of whose keys are in its window: rows are read as they stand, once.
+  void attendOne(int64_t h, const FeatureState& state, bool started) {
+    const WindowWeight weight(p_, h);
+    takeRow(p_.q, p_.dtype, h, p_.K, query_, p_.scale * kLog2e);
+    takeRow(p_.phiQ, p_.phiDType, h, p_.F, phiQuery_, weight.linear);
+    const int64_t padding = roundUp(keys_, kLanes);
+    for (int64_t i = 0; i < padding; i += 4) {
+      Vec dots[4] = {zero(), zero(), zero(), zero()};
+      for (int64_t c = 0; c < ldK_; c += kLanes)
+#pragma GCC unroll 4
+        for (int j = 0; j < 4; ++j)
+          dots[j] = fma(load(query_ + c), load(key_ + std::min(i + j, keys_ - 1) * ldK_ + c), dots[j]);
+      sums(dots[0], dots[1], dots[2], dots[3], weights_ + i);
+    }
+    for (int64_t i = keys_; i < padding; ++i) weights_[i] = kMasked;
+    Vec most = splat(kMasked), total = zero();
+    for (int64_t i = 0; i < padding; i += kLanes) most = larger(load(weights_ + i), most);
+    const float top = largest(most), base = top == kMasked ? 0 : top;
+    const float factor = hasState(started) ? weight.window : 1;
+    for (int64_t i = 0; i < padding; i += kLanes) {
+      const Vec w = exp2(load(weights_ + i) - base) * factor;
+      store(weights_ + i, w);
+      total += w;
+    }
+    total_[0] = sum(total);
+    blend(weights_, keys_, value_, false);
+    if (!hasState(started)) return;
+    blend(phiQuery_, p_.F, state.S, true);
+    Vec found = zero();
+    for (int64_t i = 0; i < p_.F; i += kLanes)
+      found = fma(load(phiQuery_ + i), loadUpTo(state.z + i, lanesLeft(i, p_.F)), found);
+    total_[0] += sum(found);
   }
 
   // Whether any position is in the state already.
@@ -226,6 +260,30 @@ class WindowLinearChunk {
     std::memset(rows + count_ * ld, 0, static_cast<size_t>((most - count_) * ld) * sizeof(float));
     transposed(
         rows, ld, most, width, columns, kChunk, [by](Vec x, int64_t) __attribute__((always_inline)) { return x * by; });
+  }
+
+  void takeRow(const void* tensor, DType dtype, int64_t h, int64_t width, float* row, float by) const {
+    widenRow(tensor, dtype, queryRow(0, h), width, row);
+    for (int64_t i = 0; i < padded(width); i += kLanes) store(row + i, load(row + i) * by);
+  }
+
+  // out_ [0] = sum of w_i rows_i [n, ldV], or that much more.
+  void blend(const float* w, int64_t n, const float* rows, bool more) const {
+    constexpr int kVecs = 4;
+    for (int64_t c = 0; c < ldV_; c += kVecs * kLanes) {
+      const int vecs = static_cast<int>(std::min<int64_t>(kVecs, (ldV_ - c) / kLanes));
+      Vec sum[kVecs];
+      for (int j = 0; j < vecs; ++j) sum[j] = more ? load(out_ + c + j * kLanes) : zero();
+      if (vecs == kVecs) {
+        for (int64_t i = 0; i < n; ++i)
+#pragma GCC unroll 4
+          for (int j = 0; j < kVecs; ++j) sum[j] = fma(splat(w[i]), load(rows + i * ldV_ + c + j * kLanes), sum[j]);
+      } else {
+        for (int64_t i = 0; i < n; ++i)
+          for (int j = 0; j < vecs; ++j) sum[j] = fma(splat(w[i]), load(rows + i * ldV_ + c + j * kLanes), sum[j]);
+      }
+      for (int j = 0; j < vecs; ++j) store(out_ + c + j * kLanes, sum[j]);
+    }
   }
 
   // kLanes queries from j on. A query without anything before its window has it alone, whatever its factor.

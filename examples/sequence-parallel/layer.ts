@@ -41,6 +41,8 @@ export class SequenceParallelLayer {
   private readonly segments: number;
   private readonly own: { first: number; count: number };
   private kept: Kept | undefined;
+  /** Where results go: the arrays of the first call are those of all. */
+  private readonly out: { forward: object; backward: object } = { forward: {}, backward: {} };
   /** Bytes that this rank has sent. */
   bytesSent = 0;
 
@@ -71,12 +73,16 @@ export class SequenceParallelLayer {
     const composed = composeStatesSync({ transitions, states, initialState });
     const initialStates = this.mine(composed.initialStates);
     const options = { ...this.options, cuSeqlens: this.starts };
-    const { o } = recurrenceSync({ ...inputs, initialState: initialStates }, options);
+    const { o } = recurrenceSync(
+      { ...inputs, initialState: initialStates },
+      { ...options, out: this.out.forward },
+    );
+    this.out.forward = { o };
     this.kept = { inputs, transitions, initialStates };
     return { o, ...(this.edges.leaves && { finalState: composed.finalState }) };
   }
 
-  /** Gradients of this rank's inputs; that of a gate per head is this rank's share of a sum over the ranks. */
+  /** Gradients of this rank's inputs, good until the next call; that of a gate per head is this rank's share of a sum over the ranks. */
   async backward(
     dO: Tensor,
     dFinalState?: Tensor,
@@ -106,8 +112,9 @@ export class SequenceParallelLayer {
     });
     const { dInitialState: _, ...gradients } = recurrenceBackwardSync(
       { ...inputs, dO, initialState: initialStates, dFinalState: this.mine(composed.dStates) },
-      options,
+      { ...options, out: this.out.backward },
     );
+    this.out.backward = gradients;
     return { ...gradients, dInitialState: composed.dInitialState };
   }
 

@@ -71,6 +71,8 @@ const KNOWN = new Set([
   'activation',
   'normBeforeGate',
   'rotaryDim',
+  'featureMap',
+  'rankAugmented',
   'interleaved',
   'kind',
   'power',
@@ -187,6 +189,19 @@ export function expected(
       if (!backward) return { y: layers.swiglu(pair) };
       const { da, db } = layers.swigluBackward({ ...pair, dY: i.dY });
       return { dGate: da, dUp: db };
+    }
+    case 'bidirectionalLinearAttention': {
+      const { q, k, v, alpha = q, modulate = q, qWeight = q, kWeight = k } = i;
+      if (!tame(q, k, v, alpha, modulate, qWeight, kWeight)) return undefined;
+      // Where all weights are a sum's only ones, or of any sign, terms cancel.
+      if (alpha.data.some((x: number) => x < 0.01) && i.alpha) return undefined;
+      if (options.normalize !== false && (options.featureMap ?? 'none') === 'none')
+        return undefined;
+      const call = backward
+        ? layers.bidirectionalLinearAttentionBackward
+        : layers.bidirectionalLinearAttention;
+      if (backward && (options.normalize !== false || options.rankAugmented)) return undefined;
+      return { ...call(i, options) };
     }
     case 'featureMap':
       // Projections that cancel; and a softmax of one number, which is constant.

@@ -191,6 +191,9 @@ export function baseCall(entry: EntryDescription, seed: number): BaseCall {
       if (takes(entry, 'eps') && maybe()) options.eps = 1e-3;
       shapes = rowShapes([...dims.batch, dims.D]);
       break;
+    case 'bidirectionalLinearAttention':
+      [shapes, skip] = bidirectionalShapes(dims, options, random);
+      break;
     case 'featureMap':
       [shapes, skip] = featureShapes(dims, options, random);
       break;
@@ -305,6 +308,7 @@ export function baseCall(entry: EntryDescription, seed: number): BaseCall {
     {
       doraNorms: ['weight'],
       featureMap: ['weight'],
+      bidirectionalLinearAttention: ['qWeight', 'kWeight'],
       windowLinearAttention: pairs,
       ligerAttention: ['windowQ', 'windowK'],
     }[family as string] ?? ([] as string[]);
@@ -618,6 +622,40 @@ function ropeShapes({ B, T, H, HV, D, batch }: Dims, rotaryDim: number): Shapes 
     positions: [batch.length ? [T] : [B, T], 'index'],
     inverseFrequencies: [[rotaryDim / 2], 'normal'],
   };
+}
+
+function bidirectionalShapes(
+  dims: Dims,
+  options: Record<string, unknown>,
+  random: Random,
+): [Shapes, string[]] {
+  const { B, T, H: HKV, HV: H, K, V, D } = dims;
+  const S = options.cuSeqlens ? T : Math.max(0, T + random.integer(20) - 5);
+  const kinds = ['none', 'elu1', 'relu', 'softmax', 'hedgehog', 'focused', 'taylor2'];
+  const kind = kinds[random.integer(kinds.length)];
+  options.featureMap = kind;
+  if (kind === 'none' || random.integer(3) === 0) options.normalize = false;
+  else if (random.integer(2)) options.eps = 0.01;
+  if (random.integer(2)) options.scale = 0.5;
+  if (random.integer(3) === 0) options.rankAugmented = true;
+  const shared = random.integer(2) === 0;
+  const weight = (heads: number): number[] => (shared ? [K, D] : [heads, K, D]);
+  const shapes: Shapes = {
+    q: [[B, T, H, K], 'normal'],
+    k: [[B, S, HKV, K], 'normal'],
+    v: [[B, S, HKV, V], 'normal'],
+    alpha: [[B, S, HKV], 'positive'],
+    modulate: [[B, T, H, V], 'normal'],
+    qWeight: [weight(H), 'small'],
+    kWeight: [weight(HKV), 'small'],
+    dO: [[B, T, H, V], 'normal'],
+  };
+  const learned = kind === 'hedgehog' && random.integer(2) === 0;
+  const skip = [
+    ...(learned ? [] : ['qWeight', 'kWeight']),
+    ...(options.rankAugmented ? ['alpha'] : []),
+  ];
+  return [shapes, skip];
 }
 
 function featureShapes(

@@ -173,6 +173,10 @@ Arguments argumentsOf(const std::string& function) {
             {"weight", r.normals({19})},
             {"dY", r.normals({5, 19})}};
   if (starts("l2norm")) return {{"x", r.normals({5, 19})}, {"dY", r.normals({5, 19})}};
+  if (starts("bidirectionalLinearAttention"))
+    return {{"q", r.normals({2, 19, 4, 9})},        {"k", r.normals({2, 19, 2, 9})},
+            {"v", r.normals({2, 19, 2, 5})},        {"alpha", r.fill({2, 19, 2}, [&] { return r.uniform(); })},
+            {"modulate", r.normals({2, 19, 4, 5})}, {"dO", r.normals({2, 19, 4, 5})}};
   if (starts("featureMap"))
     return {{"x", r.normals({2, 19, 2, 9})},
             {"weight", r.normals({2, 9, 5})},
@@ -286,7 +290,8 @@ bool takes(const Invocation& call, std::string_view name) {
 // Of three dimensions, none of them the batch's.
 bool isParameter(const Invocation& call, std::string_view name) {
   const std::string_view function = call.spec().name;
-  return (function.starts_with("s4d") && name == "C") || (function.starts_with("tttLinear") && name == "W");
+  return (function.starts_with("s4d") && name == "C") || (function.starts_with("tttLinear") && name == "W") ||
+         (function.starts_with("bidirectionalLinearAttention") && name.ends_with("Weight"));
 }
 
 bool isState(std::string_view name) {
@@ -327,6 +332,15 @@ void featureSample(Invocation& call, const SampleForm& form) {
   if (takes(call, "dY")) call.in("dY", r.normals({2, 19, 2, form.fused ? 9 : 55}));
 }
 
+// A map without order; the fused form has projections and the rank augmentation.
+void bidirectionalSample(Invocation& call, const SampleForm& form) {
+  call.choose("featureMap", form.fused ? "hedgehog" : "elu1");
+  if (!form.fused) return;
+  Random r(47);
+  call.in("alpha", Array()).set("rankAugmented", 1);
+  call.in("qWeight", r.normals({4, 9, 6})).in("kWeight", r.normals({2, 9, 6}));
+}
+
 Invocation plainSample(const std::string& function, const SampleForm& form) {
   for (const Preset& p : presets())
     if (function == p.name || function == std::string(p.name) + "Backward") return presetSample(&p, function, form);
@@ -342,6 +356,7 @@ Invocation plainSample(const std::string& function, const SampleForm& form) {
     if (function == "attention") call.set("outputLse", 1);
   }
   if (function.starts_with("featureMap")) featureSample(call, form);
+  if (function.starts_with("bidirectionalLinearAttention")) bidirectionalSample(call, form);
   if (function.starts_with("windowLinearAttention")) {
     call.set("window", 5);
     if (form.fused) call.set("terraced", 1).set("affine", 1);

@@ -179,6 +179,14 @@ function layerDtypes(): void {
   same<ResultTensor>(rankone.l2normBackwardSync({ x: b, dY: b }).dx);
   rankone.rmsNormGatedSync({ x: t, gate: t }, { activation: 'sigmoid', normBeforeGate: false });
   same<'bf16'>(rankone.featureMapSync({ x: b, weight: t, bias: b }, { kind: 'hedgehog' }).y.dtype);
+  const seen = { q: b, k: b, v: b, qWeight: t, kWeight: b };
+  same<'bf16'>(
+    rankone.bidirectionalLinearAttentionSync(seen, { featureMap: 'hedgehog', rankAugmented: true })
+      .o.dtype,
+  );
+  same<ResultTensor | undefined>(
+    rankone.bidirectionalLinearAttentionBackwardSync({ ...seen, dO: b }).dQWeight,
+  );
   const mapped = { x: h, scale: h, dY: h };
   const slopes = { kind: 'focused', power: 2, gradDtype: 'input' } as const;
   same<'f16'>(rankone.featureMapBackwardSync(mapped, slopes).dx.dtype);

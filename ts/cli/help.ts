@@ -15,6 +15,7 @@ Operations:
   parts of a layer: matmul bf16/matmul rmsNorm rmsNormGated l2norm rope swiglu shortConv embedding crossEntropy adamW
     sigmoid/rmsNormGated after/rmsNormGated sigmoid/after/rmsNormGated partial/rope packed/shortConv
     featureMap/elu1 featureMap/relu featureMap/softmax featureMap/focused featureMap/hedgehog featureMap/taylor2
+    bidirectionalLinearAttention, and that /rankAugmented, /softmax, /taylor2
     attention attention/token (one token after many) localLinearAttention windowLinearAttention
     ligerAttention momRoute momGather momCombine
   companions of adapters: spmm sddmm scatterAdd kroneckerLinear basisCombination randLora doraNorms rowSketch
@@ -44,7 +45,7 @@ Shapes: B,T,H,HV,K,V of the recurrences (of mamba2 H is its groups, K its state 
   B,T,H,K,V of segmentSummary and segmentGradient, R,N,H,K,V of composeStates, R segments;
   M,N,K of matmul: y [M,N] = a [M,K] b^T; rows,D of the norms, swiglu and adamW; B,T,D,W of shortConv; B,T,H,D of rope;
   B,T,H,K of featureMap (D of hedgehog);
-  B,T,S,H,HKV,K,V of attention and localLinearAttention (T queries after S - T keys);
+  B,T,S,H,HKV,K,V of attention and localLinearAttention (T queries after S - T keys), and of bidirectionalLinearAttention;
   B,T,H,HKV,K,V,F of windowLinearAttention and, without F, of ligerAttention (F features, a window of 64);
   B,T,M,H,V of momRoute, momGather and momCombine (2 of M memories a token);
   rows,D,N of embedding (N ids); N,V of crossEntropy; M,N,K,r,E of lora (M rows, W [N,K], E adapters of rank r).

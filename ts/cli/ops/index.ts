@@ -3,6 +3,7 @@ import { UsageError } from '../errors';
 import type { Operation } from '../operation';
 import { attentions } from './attention';
 import { companions } from './companions';
+import { features } from './features';
 import { hybrids } from './hybrids';
 import { layers } from './layers';
 import { loras } from './lora';
@@ -18,6 +19,7 @@ export const operations: readonly Operation[] = [
   ...segments,
   ...layers,
   ...attentions,
+  ...features,
   ...hybrids,
   ...companions,
   ...loras,

@@ -4,7 +4,6 @@ import { contract } from '#oracle/support/compare';
 import type { Random } from '#oracle/support/random';
 import type { Tensor32 } from '#oracle/support/tensor';
 import { sizeOf } from '#oracle/support/tensor';
-import type { FeatureMapKind } from '../../ops/featureMap';
 import type { Indices, Operation, Pass, References, Shape, Tensors } from '../operation';
 
 /** A row of `verify` and `bench` that is no recurrence. */
@@ -387,79 +386,6 @@ const adamW = operation({
   usual: { rows: 1024, D: 1024 },
 });
 
-const heads = [
-  { B: 2, T: 9, H: 3, K: 20 },
-  { B: 1, T: 130, H: 2, K: 64 },
-];
-
-const ofHeads = ({ B, T, H, K }: Shape): number => B * T * H * K;
-
-/** A map of queries or keys without anything learned; operations per element, forward and backward. */
-const featureMapOf = (kind: FeatureMapKind, forward: number, backward: number): Operation => ({
-  ...operation({
-    name: 'featureMap',
-    shapes: heads,
-    options: { kind },
-    limits: { other: 4e-6 },
-    draw: ({ B, T, H, K }, { normals }) => ({
-      x: normals(B, T, H, K),
-      dY: normals(B, T, H, reference.widthOf({ x: { data: [], shape: [K] } }, { kind })),
-    }),
-    forward: (inputs) => ({ y: reference.featureMap(inputs, { kind }) }),
-    backward: (inputs) => reference.featureMapBackward(inputs, { kind }),
-    flops: perElement(forward, backward, ofHeads),
-    tokens: 'T',
-    usual: { B: 1, T: 512, H: 16, K: 64 },
-  }),
-  name: `featureMap/${kind}`,
-});
-
-const featureMaps: readonly Operation[] = [
-  // exp, a sum, a choice; backward: exp, a product, a choice
-  featureMapOf('elu1', 3, 3),
-  featureMapOf('relu', 1, 2),
-  // The largest, minus it, exp, sum, times; backward: those again, dY y and its sum, minus it, times
-  featureMapOf('softmax', 5, 9),
-  // relu, eps, the largest, over it, w^2 and its sum, w^3 (2), its square and sum, times; backward: the first ten again, a g
-  // and its sum, w^2 and times w (2), and six more
-  featureMapOf('focused', 11, 20),
-  {
-    ...operation({
-      name: 'featureMap',
-      shapes: heads.map((shape) => ({ ...shape, D: shape.K - 3 })),
-      options: { kind: 'hedgehog' },
-      limits: { other: 4e-6 },
-      draw: ({ B, T, H, K, D }, { normals }) => ({
-        x: normals(B, T, H, K),
-        weight: scaledBy(K ** -0.5, normals(H, K, D)),
-        dY: normals(B, T, H, 2 * D),
-      }),
-      forward: (inputs) => ({ y: reference.featureMap(inputs, { kind: 'hedgehog' }) }),
-      backward: (inputs) => reference.featureMapBackward(inputs, { kind: 'hedgehog' }),
-      // The projection and two softmaxes (5); backward: those again (9 with their slopes), and a product each for dx and
-      // dWeight.
-      flops: (pass, { B, T, H, K, D }) =>
-        (pass === 'backward' ? 6 * K + 18 : 2 * K + 10) * B * T * H * D,
-      tokens: 'T',
-      usual: { B: 1, T: 512, H: 16, K: 64, D: 64 },
-    }),
-    name: 'featureMap/hedgehog',
-  },
-  {
-    ...featureMapOf('taylor2', 0, 0),
-    // A product of x_i c and x_j to a pair; backward: a product and a sum for each of the two
-    flops: (pass, { B, T, H, K }) => (pass === 'backward' ? 2 : 0.5) * B * T * H * K * (K + 1),
-    usual: { B: 1, T: 512, H: 16, K: 16 },
-  },
-];
-
-function scaledBy(factor: number, x: Tensor32): Tensor32 {
-  x.data.forEach((value, i) => {
-    x.data[i] = factor * value;
-  });
-  return x;
-}
-
 export const layers: readonly Operation[] = [
   matmul,
   rmsNorm,
@@ -469,7 +395,6 @@ export const layers: readonly Operation[] = [
   rope,
   ropePartial,
   swiglu,
-  ...featureMaps,
   shortConv,
   packedConvolution,
   embedding,
