@@ -168,7 +168,8 @@ void bindMemory(const Call& call, Problem& p) {
            text(s.T), text(s.slot), text(s.seen), text(cache.capacity));
     if (cache.folded(s.slot) != p.args.begin(s.seen))
       fail(ErrorKind::Range,
-           "cache: expected slot %lld of %lld tokens to have %lld of them in the state, as before this window, got %lld: it "
+           "cache: expected slot %lld of %lld tokens to have %lld of them in the state, as before this window, got "
+           "%lld: it "
            "was truncated, or filled with another window",
            text(s.slot), text(s.seen), text(p.args.begin(s.seen)), text(cache.folded(s.slot)));
   }
