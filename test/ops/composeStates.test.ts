@@ -23,6 +23,23 @@ const chains = fc.record({
   seed: fc.integer({ min: 1, max: 1 << 30 }),
 });
 
+compose('a transition of zeros keeps nothing, whatever it was', async () => {
+  const normal = normals(3);
+  for (const kept of [[], [2], [2, 2]]) {
+    const transitions = { data: new Float32Array(2 * 2 ** kept.length), shape: [2, 1, 1, ...kept] };
+    const states = normal(2, 1, 1, 2, 3);
+    states.data.set([Number.NaN, Infinity], 0);
+    const forward = await call('composeStates', { transitions, states });
+    const last = Array.from(states.data.subarray(6));
+    if (kept.length) assert.equal(Array.from(forward.finalState.data), last, `${kept}`);
+    const dFinalState = normal(1, 1, 2, 3);
+    dFinalState.data[0] = Number.NaN;
+    const inputs = { transitions, dInitialStates: normal(2, 1, 1, 2, 3), dFinalState };
+    const { dStates } = await call('composeStatesBackward', inputs);
+    assert.ok(dStates.data.subarray(0, 6).every(Number.isFinite), `${kept}`);
+  }
+});
+
 compose('drawn chains and their gradients', async () => {
   await fc.assert(
     fc.asyncProperty(chains, async ({ R, N, HV, K, V, rank, start, end, seed }) => {
