@@ -31,7 +31,6 @@ interface Timing {
   tokensPerSecond: number;
   /** Minimum flops of projections and recurrence. */
   gflopsPerSecond: number;
-  shareOfPeak: number;
   /** Inside the engine's calls. */
   engineShare: number;
 }
@@ -92,14 +91,6 @@ function flopsOf({ weights, recurrence: { op, shape } }: Layer, tokens: number):
   return projections * tokens + flops('forward', { B: 1, T: tokens, ...shape });
 }
 
-let highest = 0;
-
-/** The best so far: other work makes it look lower than it is. */
-function peak(): number {
-  highest = Math.max(highest, binding.measurePeak('f32', 0.05));
-  return highest;
-}
-
 function time(
   run: () => void,
   { seconds, threads }: Options,
@@ -109,7 +100,6 @@ function time(
 ): Timing {
   run();
   run();
-  peak();
   const samples: number[] = [];
   meter();
   let total = 0;
@@ -131,7 +121,6 @@ function time(
     p75Ms,
     tokensPerSecond: (1e3 * tokens) / medianMs,
     gflopsPerSecond,
-    shareOfPeak: gflopsPerSecond / peak(),
     engineShare,
   };
 }
@@ -173,7 +162,7 @@ function lineOf({ layer, model, prefill, decode, weightBytes }: Row): string {
     model,
     prefill.medianMs.toPrecision(3),
     prefill.tokensPerSecond.toFixed(0),
-    `${percent(prefill.shareOfPeak)}`,
+    prefill.gflopsPerSecond.toPrecision(3),
     percent(prefill.engineShare),
     decode.medianMs.toPrecision(3),
     decode.tokensPerSecond.toFixed(0),
@@ -194,7 +183,7 @@ function benchLayers(options: Options, filter: string): void {
     `rankone/layers, ${isa}, ${options.threads} threads, weights ${options.format}, x f32, B 1; prefill of ${PROMPT} tokens\n`,
   );
   console.log(
-    '| layer | sizes of | prefill ms | tokens/s | of peak | engine | decode ms | tokens/s | weights GB/s | engine |',
+    '| layer | sizes of | prefill ms | tokens/s | GF/s | engine | decode ms | tokens/s | weights GB/s | engine |',
   );
   console.log('|---|---|---|---|---|---|---|---|---|---|');
   const rows: Row[] = [];

@@ -122,8 +122,6 @@ function packedFaults({ size, files }) {
     faults.push(`it has ${size} bytes, and the package stays below ${PACKED_LIMIT}`);
   const packed = new Set(files.map((file) => file.path));
   for (const { file } of targets) if (!packed.has(file)) faults.push(`it lacks ${file}`);
-  for (const file of ['dist/index.js', 'dist/index.d.ts'])
-    if (!packed.has(file)) faults.push(`it lacks ${file}: npm run build`);
   return faults;
 }
 
@@ -188,7 +186,9 @@ async function main() {
     const packed = readPacked();
     const faults = packedFaults(packed);
     bad += faults.length ? 1 : 0;
-    report('the package', [`${(packed.size / 1e6).toFixed(2)} MB packed`], faults);
+    const built = packed.files.some((file) => file.path === 'dist/index.js');
+    const notes = [`${(packed.size / 1e6).toFixed(2)} MB packed`, !built && 'without dist/'];
+    report('the package', notes, faults);
   }
   console.log(`${wanted.length} binaries, ${(sum / 1e6).toFixed(2)} MB, ${bad} with faults`);
   process.exitCode = bad ? 1 : 0;

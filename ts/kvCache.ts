@@ -11,9 +11,9 @@ export interface KvCacheShape {
   batch: number;
   /** HKV: heads of keys and values. */
   kvHeads: number;
-  /** K: width of a key, 1 to 1024. */
+  /** K: width of a key, 1 to 65536; `attention` takes 1024 at most. */
   keyDim: number;
-  /** V: width of a value, 1 to 1024. */
+  /** V: width of a value, the same. */
   valueDim: number;
   /** Tokens that a slot has room for; not beside `window`, which says how many it keeps. */
   capacity?: number;
@@ -181,7 +181,7 @@ export class KvCache implements Disposable {
 
 /**
  * A new, empty {@link KvCache}.
- * @param shape batch, kvHeads, keyDim and valueDim: positive integers, the last two at most 1024; and either `capacity` or
+ * @param shape batch, kvHeads, keyDim and valueDim: positive integers, the last two at most 65536; and either `capacity` or
  * `window`, with it perhaps `sinkTokens`
  * @throws TypeError or RangeError for anything else, RangeError when there is no memory for it
  */

@@ -28,7 +28,9 @@ void applyTransition(const SegmentChain& a, int64_t r, int64_t head, const float
     inStretches(a.K, [&](int64_t j0, int64_t j1) {
       Vec sum[kVecs] = {};
       for (int64_t j = j0; j < j1; ++j) {
-        const Vec m = splat(M[i * across + j * along]);
+        const float factor = M[i * across + j * along];
+        if (factor == 0.0f) continue;  // nothing is kept, whatever it was
+        const Vec m = splat(factor);
         for (int e = 0; e < kVecs; ++e) sum[e] = fma(m, load(from + j * kBlock + e * kLanes), sum[e]);
       }
       for (int e = 0; e < kVecs; ++e) all[e] += sum[e];

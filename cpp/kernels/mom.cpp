@@ -15,6 +15,7 @@ void momRoute(const MomRouteArgs& args) { RANKONE_PICK(momRoute)(args); }
 void momRouteBackward(const MomRouteBackwardArgs& args) { RANKONE_PICK(momRouteBackward)(args); }
 void momGather(const MomGatherArgs& args) {
   const size_t bytes = static_cast<size_t>(args.width) * dtypeSize(args.dtype);
+  if (bytes == 0) return;  // and perhaps no memory
   const Split work = splitWork(args.tokens * args.k, 2 * static_cast<int64_t>(bytes));
   parallelFor(work.tasks, args.cancel, [&](int64_t t) {
     for (int64_t i = work.begin(t); i < work.end(t); ++i)

@@ -46,12 +46,16 @@ struct WindowLinearPlan {
   }
 };
 
+// The least window factor: so small that it is lost beside any linear part, and whose inverse leaves float32 room for
+// the gradients of a query that has no linear part.
+constexpr float kLeastFactor = 1e-30f;
+
 struct WindowWeight {
   float window = 1, linear = 1;
   WindowWeight(const WindowLinearArgs& p, int64_t head) {
     if (!p.windowFactors) return;
     const double x = p.windowFactors[head];
-    window = std::max(static_cast<float>(1 / (1 + std::exp(-x))), std::numeric_limits<float>::min());
+    window = std::max(static_cast<float>(1 / (1 + std::exp(-x))), kLeastFactor);
     if (x != x) window = p.windowFactors[head];
     if (p.affine) linear = static_cast<float>(1 / (1 + std::exp(x)));
   }

@@ -29,7 +29,7 @@ int64_t slotOf(const Napi::CallbackInfo& info, const KvCache& cache) {
 
 Napi::Value createCache(const Napi::CallbackInfo& info) {
   return guarded(info.Env(), "createKvCache", [&] {
-    const double widest = static_cast<double>(kMaxHeadDim);
+    const double widest = static_cast<double>(kMaxCacheWidth);
     const int64_t slots = integer(info, 0, "batch", 1, kMost), heads = integer(info, 1, "kvHeads", 1, kMost),
                   k = integer(info, 2, "keyDim", 1, widest), v = integer(info, 3, "valueDim", 1, widest),
                   capacity = integer(info, 4, "capacity", 1, 2 * kMost), window = integer(info, 5, "window", 0, kMost),

@@ -27,7 +27,8 @@ KvCache::KvCache(int64_t n, int64_t heads, int64_t kd, int64_t vd, int64_t rows,
       dtype(t),
       k_(bytesOf(n, heads, rows, kd, t)),
       v_(bytesOf(n, heads, rows, vd, t)),
-      lengths_(static_cast<size_t>(n)) {}
+      lengths_(static_cast<size_t>(n)),
+      folded_(static_cast<size_t>(n)) {}
 
 // f(position, row of the first head among those of all slots) for positions [begin, end) that the slot has room for.
 template <class F>

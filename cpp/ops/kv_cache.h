@@ -13,6 +13,9 @@
 
 namespace rankone {
 
+// Beyond any head: a cache beside a state holds a key and its features in one row.
+constexpr int64_t kMaxCacheWidth = 65536;
+
 class KvCache {
  public:
   // window 0: none, and no sinkTokens either.
@@ -26,7 +29,10 @@ class KvCache {
 
   int64_t length(int64_t slot) const { return lengths_[static_cast<size_t>(slot)]; }  // tokens seen
   int64_t held(int64_t slot) const { return std::min(length(slot), capacity); }
-  void reset(int64_t slot) { lengths_[static_cast<size_t>(slot)] = 0; }
+  void reset(int64_t slot) { lengths_[static_cast<size_t>(slot)] = folded_[static_cast<size_t>(slot)] = 0; }
+  // How many of the slot's first tokens a state beside the cache has taken in (windowLinearAttention).
+  int64_t folded(int64_t slot) const { return folded_[static_cast<size_t>(slot)]; }
+  void setFolded(int64_t slot, int64_t tokens) { folded_[static_cast<size_t>(slot)] = tokens; }
   // Forgets all but the first tokens: of a ring only while nothing of what stays has been overwritten.
   void truncate(int64_t slot, int64_t length);
   AttentionCache view() const { return {k_.data(), v_.data(), capacity, sinkTokens}; }
@@ -47,7 +53,7 @@ class KvCache {
   void forRows(int64_t slot, int64_t begin, int64_t end, F&& f) const;
 
   AlignedBuffer k_, v_;
-  std::vector<int64_t> lengths_;
+  std::vector<int64_t> lengths_, folded_;
   std::atomic<bool> busy_{false};
   bool disposed_ = false;
 };

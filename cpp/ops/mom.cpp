@@ -122,6 +122,7 @@ void bindEntries(Rows& rows, int64_t B, int64_t T, int64_t k) {
   rows.B = B;
   rows.T = T;
   rows.k = k;
+  if (k < 1) fail(ErrorKind::Range, "slots: expected shape [B,T,k] with k >= 1, got k = %lld", text(k));
   expectCountable("slots", {B, T, k});
   if (rows.entries() > kMostEntries)
     fail(ErrorKind::Range, "slots: expected at most %lld entries, got [%lld,%lld,%lld]", text(kMostEntries), text(B),

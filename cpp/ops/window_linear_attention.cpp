@@ -166,6 +166,12 @@ void bindMemory(const Call& call, Problem& p) {
     if (!cache.window && s.seen + s.T > cache.capacity)
       fail(ErrorKind::Range, "cache: expected room for %lld tokens more in slot %lld, which has %lld of %lld",
            text(s.T), text(s.slot), text(s.seen), text(cache.capacity));
+    if (cache.folded(s.slot) != p.args.begin(s.seen))
+      fail(ErrorKind::Range,
+           "cache: expected slot %lld of %lld tokens to have %lld of them in the state, as before this window, got "
+           "%lld: it "
+           "was truncated, or filled with another window",
+           text(s.slot), text(s.seen), text(p.args.begin(s.seen)), text(cache.folded(s.slot)));
   }
   p.args.cache = cache.view();
   p.args.cacheDType = cache.dtype;
@@ -205,7 +211,7 @@ void plan(Call& call) {
 // The last tokens of a sequence, at most as many as the cache keeps, as its rows.
 void append(const Call& call, const WindowLinearArgs& a, const WindowLinearSequence& s) {
   KvCache& cache = *call.cache;
-  const int64_t width = cache.keyDim, group = a.HF / a.HKV, block = 64;
+  const int64_t width = cache.keyDim, group = a.HF / a.HKV, block = std::min<int64_t>(64, s.T);
   const size_t size = dtypeSize(cache.dtype);
   AlignedBuffer keys(static_cast<size_t>(block * a.HKV * width) * size),
       values(static_cast<size_t>(block * a.HKV * a.V) * size);
@@ -245,7 +251,10 @@ void run(const Call& call) {
   }
   windowLinearAttention(a);
   if (call.state)
-    for (const WindowLinearSequence& s : *a.sequences) append(call, a, s);
+    for (const WindowLinearSequence& s : *a.sequences) {
+      append(call, a, s);
+      call.cache->setFolded(s.slot, a.begin(s.seen + s.T));
+    }
 }
 
 void planBackward(Call& call) {

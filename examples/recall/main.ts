@@ -13,11 +13,19 @@ import { best, claims, json, type Result, stateChart } from './report.ts';
 import { type Run, SETTINGS, stateSize } from './study.ts';
 import type { Job } from './worker.ts';
 
-function plan({ mixers, widths, pairs, steps, rates, seeds }: Options): Result[] {
+function plan({ mixers, widths, pairs, vocabulary, steps, rates, seeds }: Options): Result[] {
   return widths.flatMap((width) =>
     mixers.map((mixer) => ({
       mixer,
-      settings: { ...SETTINGS, width, pairs, steps, learningRate: rates[0], seed: seeds[0] },
+      settings: {
+        ...SETTINGS,
+        vocabulary,
+        width,
+        pairs,
+        steps,
+        learningRate: rates[0],
+        seed: seeds[0],
+      },
       runs: [],
     })),
   );

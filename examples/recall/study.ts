@@ -31,7 +31,7 @@ export interface Settings {
   seed: number;
 }
 
-export const SETTINGS = { layers: 2, vocabulary: 128, pairs: [4, 8, 16, 32], tokens: 2048 };
+export const SETTINGS = { layers: 2, vocabulary: 256, pairs: [4, 8, 16, 32], tokens: 2048 };
 
 /** Numbers that all layers together carry from token to token, short convolutions aside. */
 export const stateSize = ({ width, layers }: Settings) => layers * width * width;

@@ -114,9 +114,7 @@ test('each fault is named, and alone', () => {
 });
 
 test('a package that is too large, or lacks a binary, is found', () => {
-  const files = [...targets.map((t: any) => t.file), 'dist/index.js', 'dist/index.d.ts'].map(
-    (name) => ({ path: name }),
-  );
+  const files = targets.map((t: any) => ({ path: t.file }));
   assert.equal(packedFaults({ size: 14_999_999, files }), []);
   assert.match(packedFaults({ size: 15_000_000, files })[0], /^it has 15000000 bytes/);
   const [missing] = packedFaults({ size: 1, files: files.slice(1) });

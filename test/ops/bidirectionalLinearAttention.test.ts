@@ -5,7 +5,10 @@ import * as assert from 'uvu/assert';
 import {
   bidirectionalLinearAttentionBackwardSync,
   bidirectionalLinearAttentionSync,
+  createState,
   featureMapSync,
+  linearAttentionSync,
+  type Tensor,
 } from '../../ts/index';
 import {
   bidirectionalLinearAttention,
@@ -117,6 +120,7 @@ for (const featureMap of MAPS)
       ...FORM,
       beside: true,
       augmented: true,
+      normalize: false,
       learned: 'shared',
     });
     await check({
@@ -244,6 +248,29 @@ test('what is fused is featureMap', () => {
     const { o } = bidirectionalLinearAttentionSync({ q, k, v }, { featureMap: kind });
     assert.equal(o, apart.o, kind);
   }
+});
+
+test('the last token of causal attention, features made a chunk at a time, sees as much', () => {
+  const draw = normals(6);
+  const [T, H, K, V, kind] = [70, 2, 6, 5, 'taylor2' as const];
+  const [q, k, v] = [draw(1, T, H, K), draw(1, T, H, K), draw(1, T, H, V)];
+  const state = createState({ batch: 1, valueHeads: H, keyDim: 28, valueDim: V, keyHeads: H });
+  let last: Tensor = v;
+  for (let at = 0; at < T; at += 16) {
+    const part = ({ data, shape: [, , , width] }: Tensor32): Tensor32 => {
+      const own = data.subarray(at * H * width, (at + 16) * H * width);
+      return { data: own, shape: [1, own.length / (H * width), H, width] };
+    };
+    const map = (x: Tensor32): Tensor => featureMapSync({ x: part(x) }, { kind }).y;
+    const tokens = { q: map(q), k: map(k), v: part(v), state };
+    last = linearAttentionSync(tokens, { normalize: true }).o;
+  }
+  state.dispose();
+  const { o } = bidirectionalLinearAttentionSync({ q, k, v }, { featureMap: kind, eps: 0 });
+  last.data.slice(-H * V).forEach((x, i) => {
+    const wanted = o.data[o.data.length - H * V + i];
+    assert.ok(Math.abs(x - wanted) < 1e-5, `${x}, not ${wanted}`);
+  });
 });
 
 for (const dtype of halfDtypes)

@@ -343,6 +343,9 @@ test('bad input', async () => {
     RangeError,
     /dWeights: expected shape \[B,T,k\]/,
   );
+  const none = { data: new Int32Array(0), shape: [1, 4, 0] };
+  const noEntries = { o: make(1, 0, 5), slots: none, weights: make(1, 4, 0) };
+  fails('momCombine', noEntries, {}, RangeError, /slots: expected shape \[B,T,k\] with k >= 1/);
   const x = make(1, 4, 5);
   fails('momGather', { x: make(4), order }, {}, RangeError, /^\[momGather\] x: /);
   fails(

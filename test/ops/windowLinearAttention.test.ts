@@ -350,6 +350,57 @@ test('extreme factors and scores leave no NaN; a share of c goes to each of the 
   );
 });
 
+test('a query without a linear part has gradients, however small its factor is', () => {
+  const { inputs, gradients } = draw(EVEN, false);
+  inputs.windowFactors.data.fill(-100);
+  inputs.phiQ.data.fill(0);
+  gradients.dO.data.forEach((x: number, i: number) => {
+    gradients.dO.data[i] = 10 * x;
+  });
+  const all = native.windowLinearAttentionBackwardSync({ ...inputs, ...gradients }, { window: 4 });
+  for (const [name, { data }] of Object.entries(all as Named))
+    assert.ok(data.every(Number.isFinite), name);
+});
+
+test('a cache that was truncated, or filled with another window, is refused before anything is written', () => {
+  const { inputs } = draw({ ...EVEN, T: 12 }, false);
+  const part = (from: number, to: number): Named => ({
+    ...Object.fromEntries(
+      Object.entries(inputs).map(([name, x]) => [
+        name,
+        name === 'windowFactors' ? x : slice(x, 1, from, to),
+      ]),
+    ),
+  });
+  const run = (given: Named, options: object): Named =>
+    native.windowLinearAttentionSync(given, options);
+  const shape = { batch: 1, kvHeads: 2, featureHeads: 4, keyDim: 20, valueDim: 24, featureDim: 12 };
+  const held = createWindowLinearCache({ ...shape, window: 8 });
+  run({ ...part(0, 3), ...held }, { window: 4 }); // nothing is in the state yet
+  run({ ...part(3, 10), ...held }, { window: 8 });
+  const before = held.state.toTensor().data.slice();
+  const refused = /^\[windowLinearAttention\] cache: .* slot 0 of 10 tokens to have 7 .* got 3/;
+  throwsWith(() => run({ ...part(10, 12), ...held }, { window: 4 }), RangeError, refused);
+  assert.equal(held.state.toTensor().data, before);
+  const long = rankone.createKvCache({
+    ...{ batch: 1, kvHeads: 2, keyDim: 44, valueDim: 24, capacity: 20 },
+  });
+  const pair = { state: createWindowLinearCache(shape).state, cache: long };
+  run({ ...part(0, 10), ...pair }, { window: 4 });
+  long.truncate(0, 9);
+  throwsWith(() => run({ ...part(9, 12), ...pair }, { window: 4 }), RangeError, /was truncated/);
+  long.reset();
+  pair.state = createWindowLinearCache(shape).state;
+  const { o } = run({ ...part(0, 12), ...pair }, { window: 4 });
+  expectNear('after a reset', { o }, { o: toFloat64(run(part(0, 12), { window: 4 }).o) }, 1e-6);
+});
+
+test('a cache for wide features of many heads', () => {
+  const sizes = { batch: 1, kvHeads: 1, featureHeads: 4, keyDim: 128, valueDim: 8 };
+  const held = createWindowLinearCache({ ...sizes, featureDim: 256, window: 2 });
+  for (const x of [held.state, held.cache]) x.dispose();
+});
+
 test('what is not finite stays with the queries that see it', () => {
   const { inputs, gradients } = draw({ ...EVEN, B: 2 }, false);
   const clean = native.windowLinearAttentionSync(inputs, { window: 8 }).o;

@@ -177,11 +177,11 @@ export function bidirectionalLinearAttentionBackward(
     for (let f = 0; f < from.length; f++) to.data[row * from.length + f] += factor * from[f];
   };
   /** dalpha, by the sequence and the head of keys. */
-  const ofWeights = new Map<string, number[]>();
+  const ofWeights = new Map<(typeof all.heads)[number]['s'], Map<number, number[]>>();
   for (const { s, h, g, products, weights, divisors, y } of all.heads) {
-    const key = `${s.q},${s.k},${g}`;
-    const dWeights = ofWeights.get(key) ?? weights.map(() => 0);
-    ofWeights.set(key, dWeights);
+    const ofHeads = ofWeights.get(s) ?? new Map<number, number[]>();
+    const dWeights = ofHeads.get(g) ?? weights.map(() => 0);
+    ofWeights.set(s, ofHeads.set(g, dWeights));
     products.forEach((row, t) => {
       const at = (s.q + t) * H + h;
       const given = Array.from({ length: V }, (_, c) => dO.data[at * V + c]);
@@ -203,7 +203,7 @@ export function bidirectionalLinearAttentionBackward(
   }
   for (const { s, h, g, weights } of all.heads) {
     if (h % group) continue; // once for a head of keys
-    const dWeights = ofWeights.get(`${s.q},${s.k},${g}`) as number[];
+    const dWeights = ofWeights.get(s)?.get(g) as number[];
     if (dAlpha)
       dWeights.forEach((value, i) => {
         dAlpha.data[(s.k + i) * HKV + g] = value;

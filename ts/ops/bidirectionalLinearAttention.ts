@@ -42,7 +42,11 @@ export interface BidirectionalLinearAttentionInputs {
 
 /** How queries meet keys. */
 export interface BidirectionalLinearAttentionForm {
-  /** The map phi, applied inside; default 'none', for what has been mapped. */
+  /**
+   * The map phi, of one head at a time, applied inside; default 'none', for what has been mapped. FLatten's own code has its
+   * norms over the channels of all heads and a learned scale: that is `featureMap` of `[B,T,H K]` with `scale`, reshaped to
+   * heads, and 'none' here.
+   */
   featureMap?: FeatureMapKind | 'none';
   /** With featureMap 'focused': its p, an integer from 1 to 64; default 3. */
   power?: number;

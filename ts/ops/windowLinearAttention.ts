@@ -239,6 +239,9 @@ export function createWindowLinearCache(shape: WindowLinearCacheShape): WindowLi
     if (!Number.isInteger(value) || value < 1 || value > 1 << 30)
       throw rangeError(name, `${field}: expected an integer from 1, got ${value}`);
   }
+  for (const [field, value] of Object.entries({ keyDim, valueDim }))
+    if (value > 1024)
+      throw rangeError(name, `${field}: expected an integer from 1 to 1024, got ${value}`);
   if (featureHeads % kvHeads !== 0)
     throw rangeError(
       name,
