@@ -164,7 +164,10 @@ export function expected(
       const reach = i.q.shape[3] * largest(i.k) * Math.max(largest(i.q), largest(i.k));
       if (!(Math.abs(options.scale ?? 1) * reach < 1000) || i.solution) return undefined;
       if (!i.lambda.data.every((x: number) => x > 0.01 * reach && x < 1e6)) return undefined;
-      return { ...(backward ? localLinearAttentionBackward : localLinearAttention)(i, options) };
+      if (!backward) return { ...localLinearAttention(i, options) };
+      // Queries that see one key each have dLambda = 0, of terms that are not.
+      const grads = localLinearAttentionBackward(i, options);
+      return largest(grads.dLambda) < 1e-5 ? undefined : { ...grads };
     }
     case 'shortConv':
       return shortConv(i, options, backward);
