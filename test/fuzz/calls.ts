@@ -9,7 +9,8 @@ import { type Node, objectNode, raw, tensorNode, World } from './build';
 import { planted, wasPlanted } from './hostile';
 import { type Mutation, mutate, mutation } from './mutations';
 import { difference, expected } from './oracle';
-import { type BaseCall, baseCall, forwardName, plainEntries } from './problems';
+import { type BaseCall, baseCall, plainEntries } from './problems';
+import { forwardName } from './shapes';
 
 export interface Recipe {
   entry: string;

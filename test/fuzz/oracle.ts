@@ -21,7 +21,7 @@ import {
   windowLinearAttentionBackward,
 } from '../reference/windowLinearAttention';
 import { sizeOf, type TensorLike } from '../support/tensor';
-import { forwardName } from './problems';
+import { forwardName } from './shapes';
 
 type Tensors = Record<string, TensorLike | undefined>;
 
