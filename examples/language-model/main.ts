@@ -6,6 +6,7 @@ import { saveChart, smooth } from '../common/chart.ts';
 import { saveCheckpoint } from '../common/checkpoint.ts';
 import { bitsPerByte, decodeError } from '../common/evaluate.ts';
 import { SequenceModel } from '../common/model.ts';
+import { runProgram } from '../common/program.ts';
 import { Progress } from '../common/progress.ts';
 import { Random } from '../common/random.ts';
 import { generate } from '../common/sample.ts';
@@ -145,11 +146,4 @@ function main(options: Options): void {
   }
 }
 
-try {
-  const options = parseOptions(process.argv.slice(2));
-  if (options === 'help') process.stdout.write(HELP);
-  else main(options);
-} catch (error) {
-  console.error(String((error as Error).message ?? error));
-  process.exitCode = 1;
-}
+runProgram(parseOptions, HELP, main);

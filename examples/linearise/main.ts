@@ -7,6 +7,7 @@ import { saveCheckpoint } from '../common/checkpoint.ts';
 import { bitsPerByte, decodeError } from '../common/evaluate.ts';
 import type { HybridCell } from '../common/mixers/mixer.ts';
 import type { Batch, SequenceModel } from '../common/model.ts';
+import { runProgram } from '../common/program.ts';
 import { Random } from '../common/random.ts';
 import { loadModel } from '../language-model/model.ts';
 import { type Corpus, loadCorpus } from '../language-model/text.ts';
@@ -223,11 +224,4 @@ function main(options: Options): void {
 
 const bytesOf = (x: Float32Array) => Buffer.from(x.buffer, x.byteOffset, x.byteLength);
 
-try {
-  const options = parseOptions(process.argv.slice(2));
-  if (options === 'help') process.stdout.write(HELP);
-  else main(options);
-} catch (error) {
-  console.error(String((error as Error).message ?? error));
-  process.exitCode = 1;
-}
+runProgram(parseOptions, HELP, main);

@@ -5,6 +5,7 @@ import { getNumThreads, info } from 'rankone';
 import { AdaptedModel } from '../common/adapters.ts';
 import { bitsPerByte, tokensOf } from '../common/evaluate.ts';
 import type { SequenceModel } from '../common/model.ts';
+import { runProgram } from '../common/program.ts';
 import { Random } from '../common/random.ts';
 import { generateRows } from '../common/sample.ts';
 import { BATCH, LENGTH, loadModel } from '../language-model/model.ts';
@@ -188,11 +189,4 @@ function main(options: Options): void {
   if (faults.length > 0) process.exitCode = 1;
 }
 
-try {
-  const options = parseOptions(process.argv.slice(2));
-  if (options === 'help') process.stdout.write(HELP);
-  else main(options);
-} catch (error) {
-  console.error(String((error as Error).message ?? error));
-  process.exitCode = 1;
-}
+runProgram(parseOptions, HELP, main);

@@ -5,6 +5,7 @@ import path from 'node:path';
 import { info } from 'rankone';
 import { saveChart } from '../common/chart.ts';
 import { trainInWorkers } from '../common/pool.ts';
+import { printClaims, runProgram } from '../common/program.ts';
 import { Progress } from '../common/progress.ts';
 import { table } from '../common/table.ts';
 import { HELP, type Options, parseOptions } from './options.ts';
@@ -94,22 +95,7 @@ async function main(options: Options): Promise<void> {
   writeFileSync(path.join(options.out, 'results.json'), json(results));
   const seconds = ((performance.now() - start) / 1000).toFixed(0);
   console.log(`\n${seconds} seconds; plots and every number in ${options.out}`);
-  if (!options.complete) return;
-  for (const { claim, holds } of claims(results)) {
-    console.log(`${claim}: ${holds ? 'yes' : 'NO'}`);
-    if (!holds) process.exitCode = 1;
-  }
+  if (options.complete) printClaims(claims(results));
 }
 
-function fail(error: unknown): void {
-  console.error(String((error as Error).message ?? error));
-  process.exitCode = 1;
-}
-
-try {
-  const options = parseOptions(process.argv.slice(2));
-  if (options === 'help') process.stdout.write(HELP);
-  else main(options).catch(fail);
-} catch (error) {
-  fail(error);
-}
+runProgram(parseOptions, HELP, main);
