@@ -2,7 +2,7 @@
  * Householder products express groups exactly: with weights set by hand, the state after any word is the word's product.
  * Parity by one reflection, S3, S4 and A5 by two, S5 by four, at every position of long words; and not with one step less.
  */
-import fc from 'fast-check';
+
 import { Matrix, SingularValueDecomposition } from 'ml-matrix';
 import { createState, deltaProductSync } from 'rankone';
 import { suite } from 'uvu';
@@ -15,6 +15,7 @@ import {
   permutations,
   symmetric,
 } from '../../examples/state-tracking/groups.ts';
+import fc from '../support/property.ts';
 
 const test = suite('group words');
 

@@ -1,8 +1,8 @@
-import fc from 'fast-check';
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
 import * as rankone from '../../ts/index';
 import { endOfAborted, ramp, sameBits, throwsWith } from '../ops/helpers';
+import fc from '../support/property.ts';
 
 const { createState, deserializeState, gatedDeltaNet } = rankone;
 const HEADER = 36;

@@ -1,5 +1,5 @@
 /** Dtypes, packed sequences, activations and the normalizer together, on drawn cells and shapes. */
-import fc from 'fast-check';
+
 import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import type { FusedGate } from '../reference/activations.ts';
@@ -7,6 +7,7 @@ import type { RecurrenceOptions } from '../reference/recurrence.ts';
 import type { Problem, ProblemSpec } from '../support/cases.ts';
 import type { CheckOptions } from '../support/native.ts';
 import { cells, checkProblem, comparisons, FEW_FORMS } from '../support/native.ts';
+import fc from '../support/property.ts';
 import { Random } from '../support/random.ts';
 
 const test = suite('combinations');

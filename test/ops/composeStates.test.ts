@@ -1,11 +1,12 @@
 /** The states between segments, out of any chain of transitions. */
-import fc from 'fast-check';
+
 import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import * as reference from '../reference/segments.ts';
 import { encode } from '../support/half.ts';
 import { call, expectNear, normals } from '../support/layers.ts';
 import { native } from '../support/native.ts';
+import fc from '../support/property.ts';
 import { without } from '../support/segments.ts';
 import { throwsWith } from './helpers.ts';
 

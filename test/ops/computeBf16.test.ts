@@ -1,5 +1,5 @@
 /** compute: 'bf16' of the forward in chunks, against the float64 reference and against the float32 form. */
-import fc from 'fast-check';
+
 import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { createState, info } from '../../ts/index';
@@ -12,6 +12,7 @@ import { describeProblem, makeProblem } from '../support/cases.ts';
 import { halfDtypes, unwritten } from '../support/half.ts';
 import type { AnyTensor, DtypeOptions } from '../support/native.ts';
 import { cells, compare, inDtype, nameOf, native } from '../support/native.ts';
+import fc from '../support/property.ts';
 import { Random } from '../support/random.ts';
 import { tokensOf } from '../support/slices.ts';
 import type { Tensor32 } from '../support/tensor.ts';

@@ -1,5 +1,5 @@
 /** bf16 and f16 on the grid: every cell and form against the float64 reference, rounding, mixtures. */
-import fc from 'fast-check';
+
 import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { createState, info } from '../../ts/index';
@@ -22,6 +22,7 @@ import {
   native,
   pick,
 } from '../support/native.ts';
+import fc from '../support/property.ts';
 import { Random } from '../support/random.ts';
 import { join, tokensOf } from '../support/slices.ts';
 import type { Tensor32 } from '../support/tensor.ts';

@@ -1,11 +1,12 @@
 /** featureMap and its gradients against their float64 reference. */
-import fc from 'fast-check';
+
 import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { featureMapBackwardSync, featureMapSync } from '../../ts/index';
 import { featureMap, featureMapBackward, widthOf } from '../reference/featureMap.ts';
 import { decode, encode, halfDtypes } from '../support/half.ts';
 import { call, expectNear, normals } from '../support/layers.ts';
+import fc from '../support/property.ts';
 import type { Tensor32 } from '../support/tensor.ts';
 import { throwsWith } from './helpers.ts';
 

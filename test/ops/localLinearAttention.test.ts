@@ -2,7 +2,7 @@
  * localLinearAttention against its float64 reference, which solves the paper's system directly: shapes, masks, packed
  * sequences, dtypes, what stands for no convergence, a cache, and what must not matter.
  */
-import fc from 'fast-check';
+
 import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import * as rankone from '../../ts/index';
@@ -14,6 +14,7 @@ import {
 import { expectSame } from '../support/bits.ts';
 import { decode, encode } from '../support/half.ts';
 import { call, expectNear, normals } from '../support/layers.ts';
+import fc from '../support/property.ts';
 import { slice } from '../support/slices.ts';
 import type { Tensor32 } from '../support/tensor.ts';
 import { endOfAborted, throwsWith } from './helpers.ts';
@@ -140,7 +141,13 @@ test('drawn problems: values that are a line of the keys are found, whatever the
           scale: 0.1,
           maxIterations: 60,
         });
-        expectNear('o', { o }, { o: values(q, 1) }, 1e-3);
+        // Against the size of the line's terms: its value may be what is left of them.
+        const wanted = values(q, 1).data;
+        for (let out = 0; out < V; out++) {
+          const terms = [c.data[out], ...q.data.map((x, i) => x * W.data[out * K + i])];
+          const error = Math.abs(o.data[out] - wanted[out]);
+          assert.ok(error <= 3e-4 * Math.hypot(...terms), `${error} of ${terms}`);
+        }
       },
     ),
     { numRuns: 25 },

@@ -1,5 +1,5 @@
 /** What must hold of the fused LoRA product whatever the reference says, on drawn problems. */
-import fc from 'fast-check';
+
 import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { expectSame } from '../support/bits.ts';
@@ -10,6 +10,7 @@ import { makeAdapter, makeCase, routingKinds, weightFormats } from '../support/l
 import { checkCase, expectTensor } from '../support/loraChecks.ts';
 import type { AnyTensor } from '../support/native.ts';
 import { native } from '../support/native.ts';
+import fc from '../support/property.ts';
 import { Random } from '../support/random.ts';
 
 const RUNS = 60;

@@ -1,5 +1,5 @@
 /** Routing of mixture-of-memories, rows into its order and back, and what they make of a recurrence. */
-import fc from 'fast-check';
+
 import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import * as rankone from '../../ts/index';
@@ -9,6 +9,7 @@ import { checkGradient, dot } from '../support/gradcheck.ts';
 import { decode, encode } from '../support/half.ts';
 import { call, expectNear, normals } from '../support/layers.ts';
 import { native } from '../support/native.ts';
+import fc from '../support/property.ts';
 import { slice } from '../support/slices.ts';
 import type { Tensor32, Tensor64 } from '../support/tensor.ts';
 import { toFloat64 } from '../support/tensor.ts';

@@ -1,5 +1,5 @@
 /** Linear attention with its normalizer: o = S^T q / (z^T q + 1e-10), z carried beside the state. */
-import fc from 'fast-check';
+
 import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { createState } from '../../ts/index';
@@ -10,6 +10,7 @@ import { makeProblem } from '../support/cases.ts';
 import { expectWithin, rowFor } from '../support/compare.ts';
 import { halfDtypes, unwritten } from '../support/half.ts';
 import { checkProblem, FEW_FORMS, inDtype, native } from '../support/native.ts';
+import fc from '../support/property.ts';
 import { join, tokensOf } from '../support/slices.ts';
 import type { Tensor32, Tensor64 } from '../support/tensor.ts';
 import { sizeOf } from '../support/tensor.ts';

@@ -1,5 +1,5 @@
 /** cuSeqlens: packed sequences are separate calls, to the bit, whatever they are packed with. */
-import fc from 'fast-check';
+
 import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { createState } from '../../ts/index';
@@ -21,6 +21,7 @@ import {
   nameOf,
   native,
 } from '../support/native.ts';
+import fc from '../support/property.ts';
 import { Random } from '../support/random.ts';
 import { sequenceOf, slice } from '../support/slices.ts';
 import type { Tensor32 } from '../support/tensor.ts';

@@ -1,5 +1,5 @@
 /** Every cell of the grid, every form, forward and backward, against goldens and float64. */
-import fc from 'fast-check';
+
 import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { recurrenceBackwardSync } from '../../ts/index';
@@ -17,6 +17,7 @@ import {
   native,
   pick,
 } from '../support/native.ts';
+import fc from '../support/property.ts';
 
 const golden = suite('recurrence: golden vectors');
 

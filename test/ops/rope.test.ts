@@ -1,5 +1,5 @@
 /** rope, its gradient and its form in place against their float64 reference. */
-import fc from 'fast-check';
+
 import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import * as rankone from '../../ts/index';
@@ -8,6 +8,7 @@ import { rope, ropeBackward } from '../reference/layers.ts';
 import { expectSame } from '../support/bits.ts';
 import { decode, encode } from '../support/half.ts';
 import { call, expectNear, normals } from '../support/layers.ts';
+import fc from '../support/property.ts';
 import { startsOf, throwsWith } from './helpers.ts';
 
 const test = suite('rope');

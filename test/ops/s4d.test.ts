@@ -1,5 +1,5 @@
 /** S4D against its float64 reference: recurrence and convolution, both discretisations, states, packed sequences. */
-import fc from 'fast-check';
+
 import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import type { S4dOptions } from '../reference/s4d.ts';
@@ -12,6 +12,7 @@ import { decode, encode, halfDtypes } from '../support/half.ts';
 import { call, expectNear } from '../support/layers.ts';
 import type { AnyTensor } from '../support/native.ts';
 import { native } from '../support/native.ts';
+import fc from '../support/property.ts';
 import { Random } from '../support/random.ts';
 import { slice } from '../support/slices.ts';
 import type { Tensor32 } from '../support/tensor.ts';

@@ -1,6 +1,5 @@
 /** The scans beyond the grid against their float64 references, in every form of a call. */
 import path from 'node:path';
-import fc from 'fast-check';
 import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { expectSame } from '../support/bits.ts';
@@ -10,6 +9,7 @@ import { decode, encode, halfDtypes, unwritten } from '../support/half.ts';
 import { call } from '../support/layers.ts';
 import type { AnyTensor } from '../support/native.ts';
 import { native, sensitivity } from '../support/native.ts';
+import fc from '../support/property.ts';
 import { Random } from '../support/random.ts';
 import { readSafetensors } from '../support/safetensors.ts';
 import type { Scan, ScanProblem, ScanShape } from '../support/scans.ts';

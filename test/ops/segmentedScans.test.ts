@@ -1,5 +1,5 @@
 /** Sequences in segments against the same sequences whole, forward and backward, for every cell of the grid. */
-import fc from 'fast-check';
+
 import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { backward, forward } from '../reference/recurrence.ts';
@@ -10,6 +10,7 @@ import { expectWithin, rowFor, type TensorName } from '../support/compare.ts';
 import { encode } from '../support/half.ts';
 import { normals } from '../support/layers.ts';
 import { cells, nameOf, native } from '../support/native.ts';
+import fc from '../support/property.ts';
 import { Random } from '../support/random.ts';
 import { activations, type Options, without } from '../support/segments.ts';
 import { join, sequenceOf, slice } from '../support/slices.ts';

@@ -1,5 +1,5 @@
 /** A pool of states: stateIndices names the rows that the sequences of a call own. */
-import fc from 'fast-check';
+
 import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { createState } from '../../ts/index';
@@ -7,6 +7,7 @@ import { expectSame, sameForThreads } from '../support/bits.ts';
 import type { Problem, ProblemSpec } from '../support/cases.ts';
 import { makeProblem } from '../support/cases.ts';
 import { cells, inDtype, nameOf, native } from '../support/native.ts';
+import fc from '../support/property.ts';
 import { Random } from '../support/random.ts';
 import { slice, tokensOf } from '../support/slices.ts';
 import type { Tensor32 } from '../support/tensor.ts';

@@ -1,5 +1,5 @@
 /** TTT-Linear against its float64 reference, which goes token by token where the kernel takes mini-batches. */
-import fc from 'fast-check';
+
 import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import type { TttOptions } from '../reference/tttLinear.ts';
@@ -12,6 +12,7 @@ import { decode, encode, halfDtypes } from '../support/half.ts';
 import { call, expectNear } from '../support/layers.ts';
 import type { AnyTensor } from '../support/native.ts';
 import { native } from '../support/native.ts';
+import fc from '../support/property.ts';
 import { Random } from '../support/random.ts';
 import { slice } from '../support/slices.ts';
 import type { Tensor32 } from '../support/tensor.ts';

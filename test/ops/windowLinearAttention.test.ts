@@ -1,5 +1,5 @@
 /** windowLinearAttention against its float64 reference: shapes, windows, states, decodes, dtypes, and what must not matter. */
-import fc from 'fast-check';
+
 import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import * as rankone from '../../ts/index';
@@ -13,6 +13,7 @@ import { checkGradient, dot } from '../support/gradcheck.ts';
 import { decode, encode } from '../support/half.ts';
 import { call, expectNear, normals } from '../support/layers.ts';
 import { native } from '../support/native.ts';
+import fc from '../support/property.ts';
 import { join, slice } from '../support/slices.ts';
 import type { Tensor32 } from '../support/tensor.ts';
 import { toFloat64 } from '../support/tensor.ts';

@@ -1,9 +1,10 @@
 // Regular expressions as Python's re has them, tried on names.
-import fc from 'fast-check';
+
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
 import { Subject } from '../../ts/peft/match';
 import { parsePattern } from '../../ts/peft/pattern';
+import fc from '../support/property.ts';
 
 function refuse(what: string): never {
   throw new RangeError(what);

@@ -1,6 +1,5 @@
 // Whatever is written is read again as it was, and lies where the format says.
 import fs from 'node:fs';
-import fc from 'fast-check';
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
 import {
@@ -14,6 +13,7 @@ import {
   writePeftSync,
   writeSafetensorsSync,
 } from '../../ts/index';
+import fc from '../support/property.ts';
 import { fresh, unpacked } from './files';
 
 const ARRAYS = {

@@ -1,9 +1,10 @@
 /** The rounding that the half dtypes of the other tests rest on. */
-import fc from 'fast-check';
+
 import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import type { HalfDtype } from './half.ts';
 import { decode, encode, fromBits, halfDtypes, round, toBits } from './half.ts';
+import fc from './property.ts';
 
 const test = suite('support: half dtypes');
 
