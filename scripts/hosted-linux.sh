@@ -4,16 +4,16 @@
 set -eu
 case "$TARGET" in
   *-musl)
-    apk add --no-cache cmake g++ git linux-headers llvm make ninja
+    apk add --no-cache clang cmake g++ git linux-headers lld llvm make ninja
     ;;
   *)
     export PATH="/node/bin:$PATH"
-    dnf install -y llvm
+    dnf install -y clang lld llvm
     command -v cmake >/dev/null || dnf install -y cmake
     ;;
 esac
 git config --global --add safe.directory "$PWD"
 npm ci --ignore-scripts
 npm run build
-npm run prebuild -- --native
+CXX=clang++ npm run prebuild -- --native # smaller than gcc's by a sixth
 npm run prebuild:test -- "$TARGET"
