@@ -5,6 +5,7 @@
 // Su et al., "RoFormer: Enhanced Transformer with Rotary Position Embedding" (2021).
 #include "kernels/doubles.inl"
 #include "kernels/elementwise.inl"
+#include "kernels/rows.inl"
 
 namespace rankone {
 namespace RANKONE_ISA_NS {
@@ -70,28 +71,27 @@ RANKONE_INLINE Vec swapPairs(Vec x) {
 }
 
 // One head. x and y may be the same: what a vector of y overwrites has been read.
-template <class E, class G>
-void turnHead(const typename E::Element* x, typename G::Element* y, const RopeArgs& p, const Turns& turns) {
+void turnHead(const AnyRow& x, const AnyOutput& y, const RopeArgs& p, const Turns& turns) {
   const int64_t half = p.R / 2;
   if (p.interleaved) {
     for (int64_t i = 0; i < p.R; i += kLanes) {
       const int n = lanesLeft(i, p.R);
-      const Vec v = get<E>(x + i, n);
-      put<G>(y + i, fma(swapPairs(v), get(turns.sines + i, n), v * get(turns.cosines + i, n)), n);
+      const Vec v = get(x, i, n);
+      put(y, i, fma(swapPairs(v), get(turns.sines + i, n), v * get(turns.cosines + i, n)), n);
     }
   } else {
     for (int64_t i = 0; i < half; i += kLanes) {
       const int n = lanesLeft(i, half);
-      const Vec a = get<E>(x + i, n), b = get<E>(x + half + i, n);
+      const Vec a = get(x, i, n), b = get(x, half + i, n);
       const Vec c = get(turns.cosines + i, n), s = get(turns.sines + i, n);
-      put<G>(y + i, fnma(b, s, a * c), n);
-      put<G>(y + half + i, fma(a, s, b * c), n);
+      put(y, i, fnma(b, s, a * c), n);
+      put(y, half + i, fma(a, s, b * c), n);
     }
   }
-  if (static_cast<const void*>(x) == y) return;
+  if (x.data == y.data) return;
   for (int64_t i = p.R; i < p.D; i += kLanes) {
     const int n = lanesLeft(i, p.D);
-    put<G>(y + i, get<E>(x + i, n), n);
+    put(y, i, get(x, i, n), n);
   }
 }
 
@@ -105,7 +105,6 @@ int64_t sequenceOf(const RopeArgs& p, int64_t t) {
   return low;
 }
 
-template <class E, class G>
 void turnTokens(const RopeArgs& p, int64_t begin, int64_t end) {
   const size_t half = alignFloats(static_cast<size_t>(roundUp(p.R / 2, kRopePadding)));
   const size_t whole = p.interleaved ? alignFloats(static_cast<size_t>(p.R)) : 0;
@@ -129,7 +128,7 @@ void turnTokens(const RopeArgs& p, int64_t begin, int64_t end) {
     for (const RopeTensor& tensor : p.tensors)
       for (int64_t h = 0; h < tensor.heads; ++h) {
         const int64_t at = (t * tensor.heads + h) * p.D;
-        turnHead<E, G>(elements<E>(tensor.x, at), elements<G>(tensor.y, at), p, wide);
+        turnHead(AnyRow(tensor.x, p.dtype, at), AnyOutput(tensor.y, p.outDType, at), p, wide);
       }
   }
 }
@@ -139,9 +138,7 @@ void turnTokens(const RopeArgs& p, int64_t begin, int64_t end) {
 void rope(const RopeArgs& p) {
   const int64_t heads = p.tensors[0].heads + p.tensors[1].heads;
   const Split s = splitWork(p.tokens, heads * (3 * p.R + 2 * p.D) + 20 * p.R);
-  withGradients(p.dtype, p.outDType, [&](auto e, auto g) {
-    parallelFor(s.tasks, p.cancel, [&](int64_t t) { turnTokens<decltype(e), decltype(g)>(p, s.begin(t), s.end(t)); });
-  });
+  parallelFor(s.tasks, p.cancel, [&](int64_t t) { turnTokens(p, s.begin(t), s.end(t)); });
 }
 
 }  // namespace RANKONE_ISA_NS

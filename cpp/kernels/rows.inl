@@ -1,0 +1,68 @@
+// Vectors of rows whose dtype is known at run time only: a kernel with much arithmetic is so compiled once and not for
+// every dtype of its arguments, for code is what the package weighs. The branches are foreseen, and rows in memory are
+// read as they come; kernels that do next to nothing with what they load are templates still, see elementwise.inl.
+namespace rankone {
+namespace RANKONE_ISA_NS {
+
+#define RANKONE_OUTLINE inline __attribute__((noinline))
+
+// Elements of a tensor from element `at` on; no tensor: null, and so the rows.
+struct AnyRow {
+  const void* data;
+  DType dtype;
+  AnyRow(const void* tensor, DType t, int64_t at)
+      : data(tensor ? static_cast<const char*>(tensor) + at * static_cast<int64_t>(dtypeSize(t)) : nullptr), dtype(t) {}
+  explicit operator bool() const { return data != nullptr; }
+};
+struct AnyOutput {
+  void* data;
+  DType dtype;
+  AnyOutput(void* tensor, DType t, int64_t at)
+      : data(tensor ? static_cast<char*>(tensor) + at * static_cast<int64_t>(dtypeSize(t)) : nullptr), dtype(t) {}
+  explicit operator bool() const { return data != nullptr; }
+};
+
+// widen() and narrow() of half.inl, which compilers copy to where they are called, as one function for all kernels.
+RANKONE_OUTLINE void widenSpan(const void* tensor, DType dtype, int64_t at, int64_t n, float* to) {
+  widen(tensor, dtype, at, n, to);
+}
+RANKONE_OUTLINE void narrowSpan(const float* from, int64_t n, void* tensor, DType dtype, int64_t at) {
+  narrow(from, n, tensor, dtype, at);
+}
+
+// The last n < kLanes elements of a row.
+RANKONE_OUTLINE Vec getPart(const AnyRow& row, int64_t i, int n) {
+  float t[kLanes] = {};
+  widenSpan(row.data, row.dtype, i, n, t);
+  return load(t);
+}
+RANKONE_OUTLINE void putPart(const AnyOutput& row, int64_t i, Vec x, int n) {
+  float t[kLanes];
+  store(t, x);
+  narrowSpan(t, n, row.data, row.dtype, i);
+}
+
+// What takes the baseline many instructions is a function there.
+#if RANKONE_LEVEL == 0
+#define RANKONE_CONVERSION RANKONE_OUTLINE
+#else
+#define RANKONE_CONVERSION RANKONE_INLINE
+#endif
+RANKONE_CONVERSION Vec widenF16(HVec x) { return F16::widen(x); }
+RANKONE_CONVERSION HVec narrowF16(Vec x) { return F16::narrow(x); }
+#undef RANKONE_CONVERSION
+
+RANKONE_INLINE Vec get(const AnyRow& row, int64_t i, int n) {
+  if (__builtin_expect(n < kLanes, 0)) return getPart(row, i, n);
+  if (row.dtype == DType::F32) return load(static_cast<const float*>(row.data) + i);
+  const HVec bits = loadBits(static_cast<const uint16_t*>(row.data) + i);
+  return row.dtype == DType::BF16 ? BF16::widen(bits) : widenF16(bits);
+}
+RANKONE_INLINE void put(const AnyOutput& row, int64_t i, Vec x, int n) {
+  if (__builtin_expect(n < kLanes, 0)) return putPart(row, i, x, n);
+  if (row.dtype == DType::F32) return store(static_cast<float*>(row.data) + i, x);
+  storeBits(static_cast<uint16_t*>(row.data) + i, row.dtype == DType::BF16 ? BF16::narrow(x) : narrowF16(x));
+}
+
+}  // namespace RANKONE_ISA_NS
+}  // namespace rankone
