@@ -2,9 +2,8 @@
 // lora.inl and lora_backward.inl.
 namespace rankone {
 namespace RANKONE_ISA_NS {
-namespace {
 
-alignas(64) constexpr float kQ4Values[16] = {-8, -7, -6, -5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 7};
+alignas(64) inline constexpr float kQ4Values[16] = {-8, -7, -6, -5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 7};
 
 // What sixteen codes stand for, looked up by the low four bits of every lane.
 struct Nibbles {
@@ -155,6 +154,5 @@ void expandPanel(const Panels& m, int64_t p, int64_t step0, int64_t steps, float
 // Floats that expandPanel() writes for so many steps.
 constexpr int64_t expandedFloats(int64_t steps, int64_t width) { return roundUp(steps, 8) * width; }
 
-}  // namespace
 }  // namespace RANKONE_ISA_NS
 }  // namespace rankone

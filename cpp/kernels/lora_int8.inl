@@ -5,9 +5,6 @@
 // sum of a column's codes is taken off at the end. A row that is not finite has no such codes; its y is NaN.
 namespace rankone {
 namespace RANKONE_ISA_NS {
-namespace {
-
-constexpr int64_t kInt8Words = 2048;  // of a panel at a time: it stays in L2 while the rows pass
 
 struct Int8Sums {
   float* to;  // int32, by their bits
@@ -32,6 +29,10 @@ struct TileArithmetic<Int8Sums> {
     return (Vec)_mm512_dpbusd_epi32((__m512i)c, (__m512i)a, (__m512i)b);
   }
 };
+
+namespace {
+
+constexpr int64_t kInt8Words = 2048;  // of a panel at a time: it stays in L2 while the rows pass
 
 // Codes of one row, 64 at a time; its scale is NaN where an element is not finite.
 template <class D>

@@ -5,7 +5,6 @@
 
 namespace rankone {
 namespace RANKONE_ISA_NS {
-namespace {
 
 // Bytes of words to prefetch: the time that a line takes to come, whatever the arithmetic between two of them.
 constexpr int64_t streamAhead(int rows) { return rows >= 4 ? 8192 : 2048; }
@@ -143,6 +142,5 @@ void streamOf(const Panels& m, int64_t p, bool several, int64_t rows, int64_t st
   }
 }
 
-}  // namespace
 }  // namespace RANKONE_ISA_NS
 }  // namespace rankone

@@ -3,7 +3,6 @@
 
 namespace rankone {
 namespace RANKONE_ISA_NS {
-namespace {
 
 // Steps of K that are added up in one chain; y is read and written once for each.
 constexpr int64_t kBlockK = 2048 * kUnitSteps;
@@ -17,7 +16,7 @@ constexpr int kFewRows = kTileRows >= 8 ? 8 : 4;
 constexpr int64_t kBandFloats = 1 << 22;  // of a slab's sums, where y is not float32
 
 // The largest even cut of `size` into pieces of at most `most`, in multiples of `unit`.
-int64_t evenPieces(int64_t size, int64_t most, int64_t unit) {
+inline int64_t evenPieces(int64_t size, int64_t most, int64_t unit) {
   const int64_t pieces = (size + most - 1) / most;
   return roundUp((size + pieces - 1) / pieces, unit);
 }
@@ -61,7 +60,7 @@ struct Slab {
   int64_t taskRows, taskColumns, rowTasks, columnTasks;
 };
 
-void cutTasks(Slab& s, int64_t threads) {
+inline void cutTasks(Slab& s, int64_t threads) {
   s.taskColumns = evenPieces(s.columns, kTaskColumns, kPanel);
   s.columnTasks = (s.columns + s.taskColumns - 1) / s.taskColumns;
   const int64_t wanted = threads > 1 ? 4 * threads : 1, pieces = std::max<int64_t>(1, wanted / s.columnTasks);
@@ -201,6 +200,5 @@ void product(const MatmulArgs& p, const Product<D>& q, int64_t threads) {
     }
 }
 
-}  // namespace
 }  // namespace RANKONE_ISA_NS
 }  // namespace rankone

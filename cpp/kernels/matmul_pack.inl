@@ -1,5 +1,4 @@
 // Packing for matmul: either operand as panels [units, W] that the micro kernel reads in order. Part of matmul.inl.
-// Not in a namespace without a name: files that pack alike share the code.
 #if !defined(RANKONE_BF16_DOT)
 #include "kernels/matmul_unit.inl"
 #endif

@@ -109,7 +109,7 @@ class PieceGates {
           for (int64_t i = 1; i < p_.a.K; ++i) dg += p_.dg[i];
         if (Gate::logDecay(p_.rows, p_.t0 + t) < kResetBelow) dg = 0;
         if (t == 0) p_.dg[0] = dg;
-        if constexpr (std::is_same_v<Gate, HeadGate>)
+        if (dgHead_)
           *dgHead_ += static_cast<double>(dg);
         else
           p_.a.dg[(p_.start + p_.t0 + t) * p_.a.HV + p_.hv] = dg;

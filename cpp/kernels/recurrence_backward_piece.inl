@@ -17,6 +17,16 @@
 namespace rankone {
 namespace RANKONE_ISA_NS {
 
+// The decay of a row of S0: of a product with S0 that had none yet, or what is to be unfolded of one that had it.
+struct StateDecay {
+  const float *gate, *unfold;
+  bool inState;
+  RANKONE_INLINE Vec operator()(Vec x, int64_t i) const {
+    const Vec by = load(gate + i), unfolded = x * load(unfold + i);
+    return inState ? unfolded : select(by == 0.0f, zero(), unfolded * by);
+  }
+};
+
 // Where a value head's gradients of queries and keys go: rows `stride` floats apart.
 struct KeyGradients {
   float *dq, *dk;
@@ -116,16 +126,14 @@ class BackwardPiece {
       std::memset(p_.XT + i * p_.Xp, 0, p_.Xp * sizeof(float));
       std::memset(p_.YT + i * p_.Cp, 0, p_.Cp * sizeof(float));
     }
-    const float *gates = p_.gate, *unfolds = p_.unfold;
-    const bool inState = p_.stateDecayed;
-    const auto decayed = [=](Vec x, int64_t i) __attribute__((always_inline)) {
-      if constexpr (!kGated) return x;
-      const Vec gate = load(gates + i);
-      const Vec unfolded = x * load(unfolds + i);
-      return inState ? unfolded : select(gate == 0.0f, zero(), unfolded * gate);
+    const auto unpack = [&](const auto& decayed) {
+      transposed(p_.XT, p_.Xp, p_.Kp, p_.ct, p_.X, p_.Kp, decayed);
+      if (Update::kDelta) transposed(p_.XT + p_.half, p_.Xp, p_.Kp, p_.c, p_.Xk, p_.Kp, decayed);
     };
-    transposed(p_.XT, p_.Xp, p_.Kp, p_.ct, p_.X, p_.Kp, decayed);
-    if (Update::kDelta) transposed(p_.XT + p_.half, p_.Xp, p_.Kp, p_.c, p_.Xk, p_.Kp, decayed);
+    if constexpr (kGated)
+      unpack(StateDecay{p_.gate, p_.unfold, p_.stateDecayed});
+    else
+      unpack(Unchanged{});
     transposed(p_.YT, p_.Cp, p_.Kp, p_.c, p_.Y, p_.Kp);
   }
 

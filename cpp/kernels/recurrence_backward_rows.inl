@@ -134,8 +134,7 @@ class PieceRows {
       p_.byU[s] = (Update::kDelta ? p_.beta[s] : 1) * p_.shrinkStep[s];
     }
     for (int64_t s = p_.c; s < p_.cPad; ++s) p_.byU[s] = 0;
-    const float* byU = p_.byU;
-    const auto scaled = [=](Vec x, int64_t m) __attribute__((always_inline)) { return x * load(byU + m); };
+    const ScaledByLane scaled{p_.byU};
     if constexpr (Update::kDelta) {
       transposed(p_.residuals, p_.Vp, p_.c, p_.Vp, p_.UT, p_.Cp, scaled);
     } else {
