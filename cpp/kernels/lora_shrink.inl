@@ -12,6 +12,12 @@ namespace RANKONE_ISA_NS {
 
 constexpr int64_t kShrinkUnits = 256;
 
+// Columns [k0, k0 + steps) of rows [row, row + rows) as one packed tile.
+inline void packTile(const Matrix& x, int64_t row, int rows, int64_t k0, int64_t steps, float* packed) {
+  Prefetch none;
+  packPanels<kTileRows>(x, row, rows, k0, steps, packed, none);
+}
+
 // Sums of a tile as float32, added to others of the same shape.
 struct SumsOut {
   float* to;
@@ -37,7 +43,7 @@ __attribute__((noinline)) void shrinkBlocks(const Panels& m, int64_t p, int64_t 
                                             const int64_t (&row)[MR], float* const (&t)[MR]) {
   using E = Expand<F, kUnitSteps>;
   constexpr int64_t kRows = kShrinkUnits * kUnitSteps / E::kSteps;
-  const E expand;
+  const E expand(F);
   Stream s[C];
 #pragma GCC unroll 8
   for (int c = 0; c < C; ++c)

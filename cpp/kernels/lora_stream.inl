@@ -83,7 +83,7 @@ RANKONE_INLINE void addStreams(const Expand<F, kUnitSteps>& expand, const Stream
 template <PanelFormat F, int MR, int C>
 __attribute__((noinline)) void streamPanels(const Panels& m, int64_t p, int64_t step0, int64_t steps, const float* x,
                                             float* sums, bool add) {
-  const Expand<F, kUnitSteps> expand;
+  const Expand<F, kUnitSteps> expand(m.format);
   Vec acc[C][MR][kTileVecs];
 #pragma GCC unroll 8
   for (int c = 0; c < C; ++c)
