@@ -10,6 +10,10 @@
 // RANKONE_PICK(f) then names the copy in use. Where RANKONE_ONLY_LEVEL is defined (a test program of one instruction
 // set, sooner compiled), the copy of that level is the only one. A kernel of RANKONE_KERNEL_BF16 alone has no other
 // copy, and its caller none to pick off x86-64.
+//
+// What several kernels include is inline or a template in that namespace, so that the linker keeps one copy of the code
+// (half a megabyte of it). A namespace without a name is for what one kernel has to itself, and for every name that
+// another one gives to something else.
 #include <cmath>
 #include <cstdint>
 #include <cstring>

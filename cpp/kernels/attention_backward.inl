@@ -105,9 +105,7 @@ class BackwardTask {
       d_[i] = saved_.d[at];
     }
     const float scale = p_.softcap > 0 ? p_.scale / p_.softcap : p_.scale * kLog2e;
-    transposed(
-        query_, ldK_, kQueries, p_.K, queryT_,
-        kQueries, [scale](Vec x, int64_t) __attribute__((always_inline)) { return x * scale; });
+    transposed(query_, ldK_, kQueries, p_.K, queryT_, kQueries, ScaledBy{scale});
     transposed(dOut_, ldV_, kQueries, p_.V, dOutT_, kQueries);
   }
 

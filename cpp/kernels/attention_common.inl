@@ -6,7 +6,6 @@
 
 namespace rankone {
 namespace RANKONE_ISA_NS {
-namespace {
 
 constexpr int kQueryVecs = 2, kQueries = kQueryVecs * kLanes;
 constexpr int64_t kKeys = kAttentionKeys;
@@ -202,6 +201,5 @@ inline void joinQueries(const AttentionArgs& p, const AttentionSequence& s, int6
 
 inline bool isCancelled(const AttentionArgs& p) { return p.cancel && p.cancel->load(std::memory_order_relaxed); }
 
-}  // namespace
 }  // namespace RANKONE_ISA_NS
 }  // namespace rankone

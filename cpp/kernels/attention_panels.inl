@@ -68,9 +68,7 @@ class PanelTask {
         widenRow(p_.q, p_.dtype, rows_.at(item_.row + i * kQueries + r), p_.K, row + r * ldK_);
       else
         std::memset(row + r * ldK_, 0, static_cast<size_t>(ldK_) * sizeof(float));
-    transposed(
-        row, ldK_, kQueries, p_.K, panel.queries,
-        kQueries, [scale](Vec x, int64_t) __attribute__((always_inline)) { return x * scale; });
+    transposed(row, ldK_, kQueries, p_.K, panel.queries, kQueries, ScaledBy{scale});
     std::memset(panel.sums, 0, static_cast<size_t>(kQueries * ldV_) * sizeof(float));
     for (int r = 0; r < kQueries; ++r) {
       panel.top[r] = kMasked;

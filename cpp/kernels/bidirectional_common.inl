@@ -4,7 +4,6 @@
 
 namespace rankone {
 namespace RANKONE_ISA_NS {
-namespace {
 
 constexpr int64_t kSumTokens = 256;  // added up in float32 before they join the others
 
@@ -264,6 +263,5 @@ inline RowFactor rowFactor(const BidirectionalArgs& p, const Widths& w, const fl
   return denominator == 0.0f ? RowFactor{0, 1} : RowFactor{p.scale / denominator, denominator};
 }
 
-}  // namespace
 }  // namespace RANKONE_ISA_NS
 }  // namespace rankone

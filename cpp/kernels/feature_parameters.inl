@@ -3,7 +3,6 @@
 
 namespace rankone {
 namespace RANKONE_ISA_NS {
-namespace {
 
 // One parameter of several heads: tensor [H, rows, width].
 struct HeadParameter {
@@ -114,6 +113,5 @@ inline int64_t featureCost(const FeatureForm& form) {
   return (isProjected(form.kind) ? 2 * form.K * form.D : 0) + 20 * (form.width() + form.K);
 }
 
-}  // namespace
 }  // namespace RANKONE_ISA_NS
 }  // namespace rankone

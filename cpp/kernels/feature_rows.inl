@@ -17,7 +17,6 @@
 
 namespace rankone {
 namespace RANKONE_ISA_NS {
-namespace {
 
 constexpr int64_t kFeaturePiece = 512;  // elements added in float32
 constexpr float kLowest = -std::numeric_limits<float>::infinity();
@@ -356,6 +355,5 @@ class FeatureTile {
   float *room_ = nullptr, *z_ = nullptr, *turned_ = nullptr;
 };
 
-}  // namespace
 }  // namespace RANKONE_ISA_NS
 }  // namespace rankone

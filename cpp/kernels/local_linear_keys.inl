@@ -5,7 +5,6 @@
 
 namespace rankone {
 namespace RANKONE_ISA_NS {
-namespace {
 
 constexpr int64_t kNoReference = -1;
 
@@ -117,6 +116,5 @@ class KeyBlock {
   bool hasPlainColumns_ = false, finite_ = true;
 };
 
-}  // namespace
 }  // namespace RANKONE_ISA_NS
 }  // namespace rankone

@@ -8,7 +8,6 @@
 
 namespace rankone {
 namespace RANKONE_ISA_NS {
-namespace {
 
 // Scalars of a panel, one to a lane.
 using Lanes = float[kQueries];
@@ -222,9 +221,7 @@ class SolveTask {
         widenRow(tensor, dtype, rows_.at(first(i) + r), a_.K, lines_ + r * ldK_);
       else
         std::memset(lines_ + r * ldK_, 0, static_cast<size_t>(ldK_) * sizeof(float));
-    transposed(
-        lines_, ldK_, kQueries, a_.K, to,
-        kQueries, [scale](Vec x, int64_t) __attribute__((always_inline)) { return x * scale; });
+    transposed(lines_, ldK_, kQueries, a_.K, to, kQueries, ScaledBy{scale});
   }
 
  private:
@@ -444,6 +441,5 @@ class SolveTask {
   bool finiteSquares_ = true, ready_ = false;
 };
 
-}  // namespace
 }  // namespace RANKONE_ISA_NS
 }  // namespace rankone

@@ -17,14 +17,13 @@ namespace RANKONE_ISA_NS {
 namespace {
 
 // Few rows: bound by the base's words, which stream from memory once.
-template <class D>
 void fewProduct(const LoraJob& job) {
   const LoraArgs& args = job.p;
   const int rows = static_cast<int>(args.rows), most = streamRows(rows);
   const int64_t xFloats = panelStride<kTileRows>(args.in), panels = (args.out + kPanel - 1) / kPanel;
   Scratch scratch(alignFloats(xFloats) + job.wStride());
   float *x = scratch.take(xFloats), *w = scratch.take(job.wStride());
-  prepareTile<D>(job, 0, x, w);
+  prepareTile(job, 0, x, w);
   const int64_t side = args.base ? streamPanelCount(rows) : 1, groups = (panels + side - 1) / side;
   const int64_t depth = args.in ? loraDepth(args.in) : 1;
   const Split split = splitWork(groups, 8 * side * kPanel * std::max<int64_t>(args.base ? args.in : 1, 16));
@@ -46,7 +45,7 @@ void fewProduct(const LoraJob& job) {
           });
       for (int64_t c = 0; c < count; ++c) {
         if (first + c + 1 < panels) prefetchRanks(job, 0, first + c + 1);
-        finishTile<D>(job, 0, first + c, w, sums + c * most * kPanel);
+        finishTile(job, 0, first + c, w, sums + c * most * kPanel);
       }
     }
   });
@@ -70,14 +69,10 @@ void loraForward(const LoraArgs& args, void* y, DType yDType) {
   const RankPlan plan = planRanks(args, kTileRows);
   const LoraJob job{
       args, y, yDType, bias, plan, roundUp(std::max<int64_t>(rank, 1), kPanel), std::max<int64_t>(ranks, 1)};
-  withDType(args.dtype, [&](auto d) {
-    using D = decltype(d);
 #if defined(RANKONE_BF16_DOT)
-    if (args.int8) return int8Product<D>(job);
+  if (args.int8) return int8Product(job);
 #endif
-    if (args.rows <= kStreamRows) return fewProduct<D>(job);
-    blockProduct<D>(job);
-  });
+  args.rows <= kStreamRows ? fewProduct(job) : blockProduct(job);
 }
 
 }  // namespace RANKONE_ISA_NS

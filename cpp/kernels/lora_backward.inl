@@ -68,25 +68,23 @@ LoraFloats placeGroups(const LoraArgs& p, LoraGroups& groups) {
   return n;
 }
 
-template <class D>
 void packOutputs(const LoraBlock& b) {
-  const Operand<D> dY{static_cast<const typename D::Element*>(b.g.dY), b.p.out, true};
   const Split split = splitWork((b.rows + kTileRows - 1) / kTileRows, 4 * kTileRows * b.steps);
   parallelFor(split.tasks, b.p.cancel, [&](int64_t task) {
-    Prefetch none;
-    for (int64_t t = split.begin(task); t < split.end(task); ++t)
-      packPanels<kTileRows>(dY, b.row0 + t * kTileRows, std::min<int64_t>(kTileRows, b.rows - t * kTileRows), b.chunk,
-                            b.steps, b.packed + t * b.stride, none);
+    for (int64_t t = split.begin(task); t < split.end(task); ++t) {
+      const int rows = static_cast<int>(std::min<int64_t>(kTileRows, b.rows - t * kTileRows));
+      packTile({b.g.dY, b.p.dtype, b.p.out, true}, b.row0 + t * kTileRows, rows, b.chunk, b.steps,
+               b.packed + t * b.stride);
+    }
   });
 }
 
-template <class D>
 void inputGradient(const LoraBlock& b, int64_t ranks) {
   const int64_t tiles = (b.rows + kTileRows - 1) / kTileRows, strips = (b.p.in + kPanel - 1) / kPanel;
   if (b.p.base && b.p.slots) {
     const Split split = splitWork(tiles, 4 * kTileRows * b.steps);
     parallelFor(split.tasks, b.p.cancel, [&](int64_t task) {
-      for (int64_t t = split.begin(task); t < split.end(task); ++t) scaleTile<D>(b, t);
+      for (int64_t t = split.begin(task); t < split.end(task); ++t) scaleTile(b, t);
     });
   }
   const int64_t columnTasks = (strips + kTaskStrips - 1) / kTaskStrips;
@@ -95,11 +93,10 @@ void inputGradient(const LoraBlock& b, int64_t ranks) {
   const int64_t rowTasks = (tiles + taskTiles - 1) / taskTiles;
   parallelFor(columnTasks * rowTasks, b.p.cancel, [&](int64_t task) {
     const int64_t first = task / rowTasks * kTaskStrips, begin = task % rowTasks * taskTiles;
-    dxTask<D>(b, first, std::min(strips, first + kTaskStrips), ranks, begin, std::min(tiles, begin + taskTiles));
+    dxTask(b, first, std::min(strips, first + kTaskStrips), ranks, begin, std::min(tiles, begin + taskTiles));
   });
 }
 
-template <class D>
 void adapterGradients(LoraBlock& b) {
   const LoraArgs& p = b.p;
   bool wanted = false;
@@ -110,7 +107,7 @@ void adapterGradients(LoraBlock& b) {
   if (wanted) {
     float* product = scratch.take(b.rows * p.out);
     LoraArgs base = p;
-    base.x = static_cast<const typename D::Element*>(p.x) + b.row0 * p.in;
+    base.x = static_cast<const char*>(p.x) + b.row0 * p.in * static_cast<int64_t>(dtypeSize(p.dtype));
     base.rows = b.rows;
     base.bias = {};
     base.slots = nullptr;
@@ -128,14 +125,13 @@ void adapterGradients(LoraBlock& b) {
     const LoraUse& use = b.groups.uses[job.use];
     switch (job.kind) {
       case LoraSum::Ranks: return sumRanks(b, use);
-      case LoraSum::Outputs: return sumOutputs<D>(b, job, use);
-      default: return sumMatrix<D>(b, job, use);
+      case LoraSum::Outputs: return sumOutputs(b, job, use);
+      default: return sumMatrix(b, job, use);
     }
   });
   b.product = nullptr;
 }
 
-template <class D>
 void backwardBlock(const LoraArgs& p, const LoraGradients& g, const LoraShape& shape, int64_t row0) {
   const int64_t rows = std::min(shape.rows, p.rows - row0), tiles = (rows + kTileRows - 1) / kTileRows;
   LoraGroups groups(p, row0, rows);
@@ -178,17 +174,17 @@ void backwardBlock(const LoraArgs& p, const LoraGradients& g, const LoraShape& s
   const std::vector<LoraPiece> pieces = groups.pieces(kPieceTiles * kTileRows);
   do {
     b.steps = std::min(shape.steps, p.out - b.chunk);
-    packOutputs<D>(b);
+    packOutputs(b);
     const bool last = b.lastChunk();
     parallelFor(static_cast<int64_t>(pieces.size()), p.cancel, [&](int64_t i) {
       const LoraPiece& piece = pieces[i];
       addOutputs(b, groups.groups[piece.group], piece);
-      if (last) turnPiece<D>(b, piece);
+      if (last) turnPiece(b, piece);
     });
-    if (g.dx && (p.base || last)) inputGradient<D>(b, shape.ranks);
+    if (g.dx && (p.base || last)) inputGradient(b, shape.ranks);
     b.chunk += b.steps;
   } while (b.chunk < p.out);
-  if (g.adapters && items) adapterGradients<D>(b);
+  if (g.adapters && items) adapterGradients(b);
 }
 
 }  // namespace
@@ -198,9 +194,7 @@ void loraBackward(const LoraArgs& args, const LoraGradients& gradients) {
   if (gradients.dBias) rowSum({gradients.dY, gradients.dBias, args.rows, args.out, args.cancel, args.dtype});
   if (!gradients.dx && !gradients.dGates && !gradients.adapters) return;
   const LoraShape shape = shapeOf(args);
-  withDType(args.dtype, [&](auto d) {
-    for (int64_t row = 0; row < args.rows; row += shape.rows) backwardBlock<decltype(d)>(args, gradients, shape, row);
-  });
+  for (int64_t row = 0; row < args.rows; row += shape.rows) backwardBlock(args, gradients, shape, row);
 }
 
 }  // namespace RANKONE_ISA_NS

@@ -111,15 +111,13 @@ void prefetchRows(const LoraBlock& b, int64_t row, int rows, int64_t n0) {
 }
 
 // What stands in place of a base's product.
-template <class D>
 void fillSums(const LoraBlock& b, int64_t begin, int64_t end, int64_t n0, int64_t columns, float* sums) {
   if (!b.p.identity) {
     std::memset(sums, 0, static_cast<size_t>((end - begin) * kPanel) * sizeof(float));
     return;
   }
-  const auto* dY = static_cast<const typename D::Element*>(b.g.dY);
   for (int64_t i = begin; i < end; ++i, sums += kPanel) {
-    widenElements<D>(dY + (b.row0 + i) * b.p.out + n0, columns, sums);
+    widen(b.g.dY, b.p.dtype, (b.row0 + i) * b.p.out + n0, columns, sums);
     if (const float* d = b.baseScale(b.row0 + i))
       for (int64_t n = 0; n < columns; ++n) sums[n] *= d[n0 + n];
   }
@@ -134,7 +132,6 @@ void putSums(const LoraBlock& b, int64_t begin, int64_t end, int64_t n0, int64_t
 }
 
 // Strips [first, last) of dx, tiles [begin, end) of the block, over the outputs that lie packed.
-template <class D>
 void dxTask(const LoraBlock& b, int64_t first, int64_t last, int64_t ranks, int64_t begin, int64_t end) {
   const LoraArgs& p = b.p;
   const int64_t tiles = end - begin, row = begin * kTileRows, endRow = std::min(b.rows, end * kTileRows);
@@ -173,7 +170,7 @@ void dxTask(const LoraBlock& b, int64_t first, int64_t last, int64_t ranks, int6
         continue;
       }
     }
-    if (!p.base || p.out == 0) fillSums<D>(b, row, endRow, n0, columns, sums);
+    if (!p.base || p.out == 0) fillSums(b, row, endRow, n0, columns, sums);
     for (size_t k = 0; k < b.groups.groups.size(); ++k) {
       const LoraGroup& g = b.groups.groups[k];
       if (k + 1 < b.groups.groups.size()) prefetchGroup(b, b.groups.groups[k + 1], n0);
@@ -187,7 +184,6 @@ void dxTask(const LoraBlock& b, int64_t first, int64_t last, int64_t ranks, int6
 }
 
 // dY of a tile whose rows' d are not all ones, as what W is multiplied by.
-template <class D>
 void scaleTile(const LoraBlock& b, int64_t t) {
   const int64_t row = b.row0 + t * kTileRows;
   const int rows = static_cast<int>(std::min<int64_t>(kTileRows, b.rows - t * kTileRows));
@@ -196,14 +192,12 @@ void scaleTile(const LoraBlock& b, int64_t t) {
   if (!any) return;
   Scratch scratch(kTileRows * b.steps);
   float* scaled = scratch.take(kTileRows * b.steps);
-  const auto* dY = static_cast<const typename D::Element*>(b.g.dY) + b.chunk;
   for (int i = 0; i < rows; ++i) {
-    widenElements<D>(dY + (row + i) * b.p.out, b.steps, scaled + i * b.steps);
+    widen(b.g.dY, b.p.dtype, (row + i) * b.p.out + b.chunk, b.steps, scaled + i * b.steps);
     if (const float* d = b.baseScale(row + i))
       for (int64_t n = 0; n < b.steps; ++n) scaled[i * b.steps + n] *= d[b.chunk + n];
   }
-  Prefetch none;
-  packPanels<kTileRows>(Operand<F32>{scaled, b.steps, true}, 0, rows, 0, b.steps, b.packed + t * b.stride, none);
+  packTile({scaled, DType::F32, b.steps, true}, 0, rows, 0, b.steps, b.packed + t * b.stride);
 }
 
 }  // namespace

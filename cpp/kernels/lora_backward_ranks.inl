@@ -83,7 +83,6 @@ void addOutputs(const LoraBlock& b, const LoraGroup& g, const LoraPiece& piece) 
 }
 
 // t of items [first, first + rows) of a group, from x, with the forward's bits.
-template <class D>
 void shrinkItems(const LoraBlock& b, const LoraGroup& g, int64_t first, int rows) {
   const LoraArgs& p = b.p;
   const LoraAdapter& a = b.adapter(g);
@@ -91,17 +90,16 @@ void shrinkItems(const LoraBlock& b, const LoraGroup& g, int64_t first, int rows
   Scratch scratch(alignFloats(floats) + alignFloats(kTileRows * p.in) + shrinkScratch() +
                   (p.dropout > 0 ? columns : 0));
   float *packed = scratch.take(floats), *expanded = scratch.take(shrinkScratch());
-  const auto* x = static_cast<const typename D::Element*>(p.x);
-  Operand<D> lines{x + b.row(g, first) * p.in, p.in, true};
+  const auto* x = static_cast<const char*>(p.x);
+  const int64_t line = p.in * static_cast<int64_t>(dtypeSize(p.dtype));
+  Matrix lines{x + b.row(g, first) * line, p.dtype, p.in, true};
   if (b.row(g, first + rows - 1) != b.row(g, first) + rows - 1) {
-    auto* copy = reinterpret_cast<typename D::Element*>(scratch.take(kTileRows * p.in));
+    auto* copy = reinterpret_cast<char*>(scratch.take(kTileRows * p.in));
     for (int i = 0; i < rows; ++i)
-      std::memcpy(copy + i * p.in, x + b.row(g, first + i) * p.in,
-                  static_cast<size_t>(p.in) * sizeof(typename D::Element));
+      std::memcpy(copy + i * line, x + b.row(g, first + i) * line, static_cast<size_t>(line));
     lines.data = copy;
   }
-  Prefetch none;
-  packPanels<kTileRows>(lines, 0, rows, 0, p.in, packed, none);
+  packTile(lines, 0, rows, 0, p.in, packed);
   if (p.dropout > 0) {
     auto* keep = reinterpret_cast<uint32_t*>(scratch.take(columns));
     for (int i = 0; i < rows; ++i) dropOut(p, b.row(g, first + i), 1, packed + i, keep);
@@ -170,7 +168,6 @@ float dotOutputs(const typename D::Element* dY, const float* c, int64_t n) {
 }
 
 // An item's t and u become the gradient at t, times what dropout divides by, and w = gate scale M phi(t + a).
-template <class D>
 void turnItem(const LoraBlock& b, const LoraGroup& g, int64_t i, float* scratch) {
   const LoraArgs& args = b.p;
   const LoraAdapter& a = b.adapter(g);
@@ -186,7 +183,10 @@ void turnItem(const LoraBlock& b, const LoraGroup& g, int64_t i, float* scratch)
     float dot = 0;
     for (int64_t r = 0; r < a.midRank; ++r) dot += u[r] * w[r];
     if (a.outBias)
-      dot += dotOutputs<D>(static_cast<const typename D::Element*>(b.g.dY) + row * args.out, a.outBias, args.out);
+      dot += withDType(args.dtype, [&](auto d) {
+        using D = decltype(d);
+        return dotOutputs<D>(static_cast<const typename D::Element*>(b.g.dY) + row * args.out, a.outBias, args.out);
+      });
     if (b.g.dGates) b.g.dGates[slot] = a.scale * dot;
     b.scaleOf[g.first + i] = gate * dot;
   }
@@ -215,7 +215,6 @@ void turnItem(const LoraBlock& b, const LoraGroup& g, int64_t i, float* scratch)
 }
 
 // All of it for a piece, once u is complete.
-template <class D>
 void turnPiece(const LoraBlock& b, const LoraPiece& piece) {
   const LoraGroup& g = b.groups.groups[piece.group];
   const LoraAdapter& a = b.adapter(g);
@@ -226,12 +225,12 @@ void turnPiece(const LoraBlock& b, const LoraPiece& piece) {
                   static_cast<size_t>(a.rank) * sizeof(float));
   } else {
     for (int64_t i = piece.first; i < end; i += kTileRows)
-      shrinkItems<D>(b, g, i, static_cast<int>(std::min<int64_t>(kTileRows, end - i)));
+      shrinkItems(b, g, i, static_cast<int>(std::min<int64_t>(kTileRows, end - i)));
   }
   const int64_t floats = 6 * std::max(a.rank, a.midRank);
   Scratch scratch(floats);
   float* spare = scratch.take(floats);
-  for (int64_t i = piece.first; i < end; ++i) turnItem<D>(b, g, i, spare);
+  for (int64_t i = piece.first; i < end; ++i) turnItem(b, g, i, spare);
 }
 
 }  // namespace

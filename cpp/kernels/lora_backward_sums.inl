@@ -7,9 +7,9 @@ namespace RANKONE_ISA_NS {
 namespace {
 
 // Columns [column, column + columns) of rows, in units of rows; `rows`: which of them, or null: all.
-template <class D>
 struct StripSource {
-  const typename D::Element* data;
+  const void* data;
+  DType dtype;
   int64_t ld;
   const int32_t* rows;
   const uint8_t* keep;  // of row 0; null: all stays
@@ -22,9 +22,9 @@ constexpr int64_t kRowsAhead = 16;
 
 // Units of one row, or two, of up to kPanel columns.
 template <class D>
-RANKONE_INLINE void packRows(const StripSource<D>& x, int64_t row, int64_t next, bool last, int64_t column,
+RANKONE_INLINE void packRows(const StripSource& x, int64_t row, int64_t next, bool last, int64_t column,
                              int64_t columns, float* to) {
-  const auto* in = x.data + row * x.ld + column;
+  const auto* in = static_cast<const typename D::Element*>(x.data) + row * x.ld + column;
   Vec units[2];
   if (columns == kPanel) {
     pairAcross<D>(in, next * x.ld, last, units);
@@ -51,18 +51,19 @@ RANKONE_INLINE void packRows(const StripSource<D>& x, int64_t row, int64_t next,
 
 // Columns [column, column + columns) of `count` rows as strips, `stride` floats each.
 template <class D>
-__attribute__((noinline)) void packStrips(const StripSource<D>& x, int64_t count, int64_t column, int64_t columns,
+__attribute__((noinline)) void packStrips(const StripSource& x, int64_t count, int64_t column, int64_t columns,
                                           int64_t stride, float* to) {
+  const auto* data = static_cast<const typename D::Element*>(x.data);
   constexpr int64_t kLine = 64 / sizeof(typename D::Element);
   for (int64_t k = 0; k < count; k += kUnitSteps, to += kPanel) {
     const int64_t row = x.row(k);
     const bool last = k + 1 == count;
     const int64_t next = kUnitSteps == 1 || last ? 0 : x.row(k + 1) - row;
     for (int64_t a = k + kRowsAhead; a < std::min(count, k + kRowsAhead + kUnitSteps); ++a)
-      for (int64_t c = 0; c < columns; c += kLine) __builtin_prefetch(x.data + x.row(a) * x.ld + column + c);
+      for (int64_t c = 0; c < columns; c += kLine) __builtin_prefetch(data + x.row(a) * x.ld + column + c);
     float* out = to;
     for (int64_t c = 0; c < columns; c += kPanel, out += stride)
-      packRows(x, row, next, last, column + c, std::min<int64_t>(kPanel, columns - c), out);
+      packRows<D>(x, row, next, last, column + c, std::min<int64_t>(kPanel, columns - c), out);
   }
 }
 
@@ -86,23 +87,23 @@ void addAcross(const float* sums, int64_t lines, int64_t columns, float* to, int
 }
 
 // Strips of the columns that are summed with `side` lines, which lie packed: add(line, strip, column, columns).
-template <class D, class Add>
-void sumGroup(const StripSource<D>& x, const LoraSumJob& job, int64_t count, int64_t size, float* strips, Add&& add) {
+template <class Add>
+void sumGroup(const StripSource& x, const LoraSumJob& job, int64_t count, int64_t size, float* strips, Add&& add) {
   const int64_t stride = unitsOf(count) * kPanel, fit = std::max<int64_t>(1, kStripFloats / stride);
   for (int64_t s = job.first; s < job.last; s += fit) {
     const int64_t n0 = s * kPanel, n1 = std::min(size, std::min(job.last, s + fit) * kPanel);
-    packStrips(x, count, n0, n1 - n0, stride, strips);
+    withDType(x.dtype, [&](auto d) { packStrips<decltype(d)>(x, count, n0, n1 - n0, stride, strips); });
     for (int64_t n = n0; n < n1; n += kPanel)
       add(strips + (n - n0) / kPanel * stride, n, std::min<int64_t>(kPanel, n1 - n));
   }
 }
 
-template <class D>
 void sumMatrix(const LoraBlock& b, const LoraSumJob& job, const LoraUse& use) {
   const LoraAdapter& a = *b.p.adapters[use.adapter];
   const LoraAdapterGradient& to = b.g.adapters[use.adapter];
-  const auto* x = static_cast<const typename D::Element*>(b.p.x) + b.row0 * b.p.in;
-  const auto* dY = static_cast<const typename D::Element*>(b.g.dY) + b.row0 * b.p.out;
+  const int64_t size = static_cast<int64_t>(dtypeSize(b.p.dtype));
+  const char* x = static_cast<const char*>(b.p.x) + b.row0 * b.p.in * size;
+  const char* dY = static_cast<const char*>(b.g.dY) + b.row0 * b.p.out * size;
   const int64_t stripFloats = std::max(kStripFloats, unitsOf(b.rows) * kPanel);
   Scratch scratch(alignFloats(stripFloats) + kTileRows * kPanel);
   float *strips = scratch.take(stripFloats), *local = scratch.take(kTileRows * kPanel);
@@ -110,32 +111,31 @@ void sumMatrix(const LoraBlock& b, const LoraSumJob& job, const LoraUse& use) {
     const LoraGroup& g = b.groups.groups[b.groups.byAdapter[use.first + k]];
     const int32_t* rows = b.groups.rows.data() + g.first;
     if (job.kind == LoraSum::A) {
-      sumGroup<D>({x, b.p.in, rows, b.keep, b.keepStride}, job, g.count, b.p.in, strips,
-                  [&](const float* strip, int64_t n, int64_t columns) {
-                    sumStrip(b.packedT + g.packedT, a.rank, g.count, strip, columns, [&](int64_t q) {
-                      return TileOut{to.a + q * b.p.in + n, b.p.in, nullptr, static_cast<int>(columns), true};
-                    });
-                  });
+      sumGroup({x, b.p.dtype, b.p.in, rows, b.keep, b.keepStride}, job, g.count, b.p.in, strips,
+               [&](const float* strip, int64_t n, int64_t columns) {
+                 sumStrip(b.packedT + g.packedT, a.rank, g.count, strip, columns, [&](int64_t q) {
+                   return TileOut{to.a + q * b.p.in + n, b.p.in, nullptr, static_cast<int>(columns), true};
+                 });
+               });
     } else if (job.kind == LoraSum::Mid) {
-      sumGroup<F32>(
-          {b.h + g.t, g.ldT, nullptr, nullptr, 0}, job, g.count, a.rank, strips,
-          [&](const float* strip, int64_t n, int64_t columns) {
-            sumStrip(b.packedMid + g.packedW, a.midRank, g.count, strip, columns, [&](int64_t q) {
-              return TileOut{to.mid + q * to.midRanks + n, to.midRanks, nullptr, static_cast<int>(columns), true};
-            });
-          });
+      sumGroup({b.h + g.t, DType::F32, g.ldT, nullptr, nullptr, 0}, job, g.count, a.rank, strips,
+               [&](const float* strip, int64_t n, int64_t columns) {
+                 sumStrip(b.packedMid + g.packedW, a.midRank, g.count, strip, columns, [&](int64_t q) {
+                   return TileOut{to.mid + q * to.midRanks + n, to.midRanks, nullptr, static_cast<int>(columns), true};
+                 });
+               });
     } else {
-      sumGroup<D>({dY, b.p.out, rows, nullptr, 0}, job, g.count, b.p.out, strips,
-                  [&](const float* strip, int64_t n, int64_t columns) {
-                    const float* packed = b.packedW + g.packedW;
-                    for (int64_t q = 0; q < a.midRank; q += kTileRows, packed += panelStride<kTileRows>(g.count)) {
-                      const int64_t lines = std::min<int64_t>(kTileRows, a.midRank - q);
-                      sumStrip(packed, lines, g.count, strip, columns, [&](int64_t) {
-                        return TileOut{local, kPanel, nullptr, kPanel, false};
-                      });
-                      addAcross(local, lines, columns, to.b + n * to.bRanks + q, to.bRanks);
-                    }
-                  });
+      sumGroup({dY, b.p.dtype, b.p.out, rows, nullptr, 0}, job, g.count, b.p.out, strips,
+               [&](const float* strip, int64_t n, int64_t columns) {
+                 const float* packed = b.packedW + g.packedW;
+                 for (int64_t q = 0; q < a.midRank; q += kTileRows, packed += panelStride<kTileRows>(g.count)) {
+                   const int64_t lines = std::min<int64_t>(kTileRows, a.midRank - q);
+                   sumStrip(packed, lines, g.count, strip, columns, [&](int64_t) {
+                     return TileOut{local, kPanel, nullptr, kPanel, false};
+                   });
+                   addAcross(local, lines, columns, to.b + n * to.bRanks + q, to.bRanks);
+                 }
+               });
     }
   }
 }
@@ -165,11 +165,9 @@ void sumRanks(const LoraBlock& b, const LoraUse& use) {
 }
 
 // Gradients of the output bias and of d.
-template <class D>
 void sumOutputs(const LoraBlock& b, const LoraSumJob& job, const LoraUse& use) {
   const LoraAdapter& a = *b.p.adapters[use.adapter];
   const LoraAdapterGradient& to = b.g.adapters[use.adapter];
-  const auto* dY = static_cast<const typename D::Element*>(b.g.dY);
   for (int64_t s = job.first; s < job.last; ++s) {
     const int64_t n0 = s * kPanel, columns = std::min<int64_t>(kPanel, b.p.out - n0);
     float bias[kPanel] = {}, scale[kPanel] = {}, line[kPanel];
@@ -178,7 +176,7 @@ void sumOutputs(const LoraBlock& b, const LoraSumJob& job, const LoraUse& use) {
       for (int64_t i = 0; i < g.count; ++i) {
         const int64_t row = b.row(g, i), slot = row * b.p.perRow + g.slot;
         const float factor = (b.p.gates ? b.p.gates[slot] : 1.0f) * a.scale;
-        widenElements<D>(dY + row * b.p.out + n0, columns, line);
+        widen(b.g.dY, b.p.dtype, row * b.p.out + n0, columns, line);
         for (int64_t n = 0; to.outBias && n < columns; ++n) bias[n] += factor * line[n];
         for (int64_t n = 0; to.baseScale && b.product && n < columns; ++n)
           scale[n] += line[n] * b.product[(row - b.row0) * b.p.out + n0 + n];

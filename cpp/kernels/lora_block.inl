@@ -31,7 +31,6 @@ void prefetchRanks(const LoraJob& job, int64_t tile, int64_t p) {
 }
 
 // Panels [first, last) of y, tiles [begin, end) of the slab.
-template <class D>
 void productTask(const LoraJob& job, const LoraSlab& s, int64_t first, int64_t last, int64_t begin, int64_t end) {
   const LoraArgs& args = job.p;
   const Panels* base = args.base;
@@ -71,7 +70,7 @@ void productTask(const LoraJob& job, const LoraSlab& s, int64_t first, int64_t l
           pickTile<kTileRows, SumsOut>(rows, kTileVecs)(
               unitsOf(steps), s.x + t * s.xStride + k0 / kUnitSteps * kTileRows, panel, kPanel, out, prefetch);
         }
-        if (isLast) finishTile<D>(job, tile, p, s.w + t * s.wStride, local);
+        if (isLast) finishTile(job, tile, p, s.w + t * s.wStride, local);
       }
       k0 += steps;
     } while (k0 < K);
@@ -107,11 +106,10 @@ void inSlabs(const LoraJob& job, int64_t xStride, Prepare&& prepare, Task&& task
   }
 }
 
-template <class D>
 void blockProduct(const LoraJob& job) {
   inSlabs(
-      job, panelStride<kTileRows>(job.p.in), [&](int64_t tile, float* x, float* w) { prepareTile<D>(job, tile, x, w); },
-      productTask<D>);
+      job, panelStride<kTileRows>(job.p.in), [&](int64_t tile, float* x, float* w) { prepareTile(job, tile, x, w); },
+      productTask);
 }
 
 }  // namespace

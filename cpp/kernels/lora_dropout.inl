@@ -4,10 +4,9 @@
 
 namespace rankone {
 namespace RANKONE_ISA_NS {
-namespace {
 
 // keep[column] = all ones where the element stays, else 0; room for `columns` rounded up to 4 kLanes.
-__attribute__((noinline)) void keepMask(double p, uint64_t seed, int64_t row, int64_t columns, uint32_t* keep) {
+inline __attribute__((noinline)) void keepMask(double p, uint64_t seed, int64_t row, int64_t columns, uint32_t* keep) {
   const double wanted = p * 4294967296.0;
   uint64_t least = static_cast<uint64_t>(wanted);
   if (static_cast<double>(least) < wanted) ++least;
@@ -25,6 +24,5 @@ __attribute__((noinline)) void keepMask(double p, uint64_t seed, int64_t row, in
   }
 }
 
-}  // namespace
 }  // namespace RANKONE_ISA_NS
 }  // namespace rankone

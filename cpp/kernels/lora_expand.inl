@@ -2,9 +2,8 @@
 // lora.inl and lora_backward.inl.
 namespace rankone {
 namespace RANKONE_ISA_NS {
-namespace {
 
-alignas(64) constexpr float kQ4Values[16] = {-8, -7, -6, -5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 7};
+alignas(64) inline constexpr float kQ4Values[16] = {-8, -7, -6, -5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 7};
 
 // What sixteen codes stand for, looked up by the low four bits of every lane.
 struct Nibbles {
@@ -34,20 +33,23 @@ struct NoNibbles {
   RANKONE_INLINE explicit NoNibbles(const float*) {}
 };
 
+RANKONE_INLINE const float* nibbleValues(PanelFormat f) { return f == PanelFormat::Nf4 ? kNf4Values : kQ4Values; }
+
 constexpr bool isNibbles(PanelFormat f) { return f == PanelFormat::Nf4 || f == PanelFormat::Q4; }
 constexpr bool hasBlocks(PanelFormat f) { return f == PanelFormat::Q8 || isNibbles(f); }
 
 RANKONE_INLINE UVec loadWords(const uint32_t* p) { return (UVec)load(reinterpret_cast<const float*>(p)); }
 
-// Units of U steps each: float32, or (U = 2) pairs of bf16.
+// Units of U steps each: float32, or (U = 2) pairs of bf16. Q4 is Nf4 with other values, which the constructor takes
+// from the panels' own format: one code for both.
 template <PanelFormat F, int U>
 struct Expand : std::conditional_t<isNibbles(F), Nibbles, NoNibbles> {
   static constexpr int kSteps = panelSteps(F);
   static constexpr int kWordRows = kSteps < U ? 2 : 1;        // words of a row that a turn takes
   static constexpr int kUnits = kSteps < U ? 1 : kSteps / U;  // and the units that they make
 
-  RANKONE_INLINE Expand()
-      : std::conditional_t<isNibbles(F), Nibbles, NoNibbles>(F == PanelFormat::Nf4 ? kNf4Values : kQ4Values) {}
+  RANKONE_INLINE explicit Expand(PanelFormat format)
+      : std::conditional_t<isNibbles(F), Nibbles, NoNibbles>(nibbleValues(format)) {}
 
   // Step s of every word; the scale is that of a block, Int8's being its caller's.
   RANKONE_INLINE Vec step(UVec w, Vec scale, int s) const {
@@ -92,7 +94,7 @@ RANKONE_INLINE bool isDirect(PanelFormat f) {
   return f == (U == 1 ? PanelFormat::F32 : PanelFormat::BF16);
 }
 
-// The one switch over the formats: f(std::integral_constant<PanelFormat, F>{}).
+// The one switch over the formats: f(std::integral_constant<PanelFormat, F>{}), where Nf4 stands for Q4 too.
 template <class Function>
 RANKONE_INLINE void withFormat(PanelFormat format, Function&& f) {
   switch (format) {
@@ -101,8 +103,8 @@ RANKONE_INLINE void withFormat(PanelFormat format, Function&& f) {
     case PanelFormat::F16: return f(std::integral_constant<PanelFormat, PanelFormat::F16>{});
     case PanelFormat::Int8: return f(std::integral_constant<PanelFormat, PanelFormat::Int8>{});
     case PanelFormat::Q8: return f(std::integral_constant<PanelFormat, PanelFormat::Q8>{});
-    case PanelFormat::Nf4: return f(std::integral_constant<PanelFormat, PanelFormat::Nf4>{});
-    case PanelFormat::Q4: return f(std::integral_constant<PanelFormat, PanelFormat::Q4>{});
+    case PanelFormat::Nf4:
+    case PanelFormat::Q4: return f(std::integral_constant<PanelFormat, PanelFormat::Nf4>{});
   }
 }
 
@@ -130,7 +132,7 @@ RANKONE_INLINE void forBlocks(const Panels& m, int64_t p, int64_t step0, int64_t
 template <PanelFormat F, int U>
 __attribute__((noinline)) void expandPanelOf(const Panels& m, int64_t p, int64_t step0, int64_t steps, float* to) {
   using E = Expand<F, U>;
-  const E expand;
+  const E expand(m.format);
   const int64_t width = m.width;
   forBlocks<F, U>(m, p, step0, steps, [&](const uint32_t* words, const float* scales, int64_t unit, int64_t rows) {
     float* out = to + unit * width;
@@ -155,6 +157,5 @@ void expandPanel(const Panels& m, int64_t p, int64_t step0, int64_t steps, float
 // Floats that expandPanel() writes for so many steps.
 constexpr int64_t expandedFloats(int64_t steps, int64_t width) { return roundUp(steps, 8) * width; }
 
-}  // namespace
 }  // namespace RANKONE_ISA_NS
 }  // namespace rankone

@@ -34,14 +34,11 @@ RANKONE_INLINE float gateOf(const LoraJob& job, int64_t tile, const RankGroup& g
 }
 
 // x of a tile as packed units, and w of its groups' rows, `ranks` apart.
-template <class D>
-void prepareTile(const LoraJob& job, int64_t tile, float* packed, float* w) {
+inline void prepareTile(const LoraJob& job, int64_t tile, float* packed, float* w) {
   const LoraArgs& p = job.p;
   const int64_t row = tile * kTileRows;
   const int rows = static_cast<int>(std::min<int64_t>(kTileRows, p.rows - row));
-  const Operand<D> x{static_cast<const typename D::Element*>(p.x), p.in, true};
-  Prefetch none;
-  packPanels<kTileRows>(x, row, rows, 0, p.in, packed, none);
+  packTile({p.x, p.dtype, p.in, true}, row, rows, 0, p.in, packed);
   if (!p.slots) return;
   const int64_t floats = panelStride<kTileRows>(p.in), columns = roundUp(p.in, 4 * kLanes);
   const int64_t tFloats = p.perRow * kTileRows * job.tLd, most = std::max(job.tLd, job.ranks);
@@ -89,7 +86,7 @@ void prepareTile(const LoraJob& job, int64_t tile, float* packed, float* w) {
 template <PanelFormat F, int MR, bool kShared>
 __attribute__((noinline)) void addRanks(int64_t begin, int64_t end, const float* const* w, const uint32_t* const* words,
                                         float* const* sums) {
-  const Expand<F, 1> expand;
+  const Expand<F, 1> expand(F);
   constexpr int kSteps = panelSteps(F), B = kShared ? 1 : MR;
   Vec acc[MR][kTileVecs];
 #pragma GCC unroll 16
@@ -221,16 +218,14 @@ void addAdapters(const LoraJob& job, int64_t tile, int64_t p, const float* w, fl
 }
 
 // Columns of panel p of y, from the base's sums [rows, kPanel].
-template <class D>
-__attribute__((noinline)) void finishTile(const LoraJob& job, int64_t tile, int64_t p, const float* w, float* sums) {
+inline __attribute__((noinline)) void finishTile(const LoraJob& job, int64_t tile, int64_t p, const float* w,
+                                                 float* sums) {
   const LoraArgs& args = job.p;
   const int64_t row = tile * kTileRows;
   const int rows = static_cast<int>(std::min<int64_t>(kTileRows, args.rows - row));
   const int64_t n0 = p * kPanel, width = std::min<int64_t>(kPanel, args.out - n0);
   if (args.identity) {
-    for (int i = 0; i < rows; ++i)
-      widenElements<D>(static_cast<const typename D::Element*>(args.x) + (row + i) * args.in + n0, width,
-                       sums + i * kPanel);
+    for (int i = 0; i < rows; ++i) widen(args.x, args.dtype, (row + i) * args.in + n0, width, sums + i * kPanel);
   } else if (!args.base) {
     std::memset(sums, 0, static_cast<size_t>(rows) * kPanel * sizeof(float));
   } else if (args.base->format == PanelFormat::Int8) {

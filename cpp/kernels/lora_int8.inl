@@ -5,9 +5,6 @@
 // sum of a column's codes is taken off at the end. A row that is not finite has no such codes; its y is NaN.
 namespace rankone {
 namespace RANKONE_ISA_NS {
-namespace {
-
-constexpr int64_t kInt8Words = 2048;  // of a panel at a time: it stays in L2 while the rows pass
 
 struct Int8Sums {
   float* to;  // int32, by their bits
@@ -32,6 +29,10 @@ struct TileArithmetic<Int8Sums> {
     return (Vec)_mm512_dpbusd_epi32((__m512i)c, (__m512i)a, (__m512i)b);
   }
 };
+
+namespace {
+
+constexpr int64_t kInt8Words = 2048;  // of a panel at a time: it stays in L2 while the rows pass
 
 // Codes of one row, 64 at a time; its scale is NaN where an element is not finite.
 template <class D>
@@ -63,14 +64,16 @@ constexpr int64_t int8Floats(int64_t words) {
   return alignFloats(panelStride<kTileRows>(2 * roundUp(words, kLanes))) + 16;
 }
 
-template <class D>
 void packInt8(const LoraArgs& p, int64_t row, int rows, int64_t words, float* packed) {
   const int64_t ld = roundUp(words * 4, 4 * kLanes);
   Scratch scratch(kTileRows * ld / 4);
   auto* codes = reinterpret_cast<uint8_t*>(scratch.take(kTileRows * ld / 4));
   float* scales = packed + int8Floats(words) - 16;
   for (int i = 0; i < rows; ++i)
-    scales[i] = roundRow<D>(static_cast<const typename D::Element*>(p.x) + (row + i) * p.in, p.in, codes + i * ld);
+    scales[i] = withDType(p.dtype, [&](auto d) {
+      using D = decltype(d);
+      return roundRow<D>(static_cast<const typename D::Element*>(p.x) + (row + i) * p.in, p.in, codes + i * ld);
+    });
   Prefetch none;
   // Four codes travel as two of bf16 would, in whole squares: a rest would be read as numbers.
   const Operand<BF16> lines{reinterpret_cast<const uint16_t*>(codes), ld / 2, true};
@@ -88,7 +91,6 @@ void int8Offsets(const Panels& m, int64_t p, int32_t (&offsets)[kPanel]) {
   for (int v = 0; v < kTileVecs; ++v) _mm512_storeu_si512(offsets + v * kLanes, total[v]);
 }
 
-template <class D>
 void int8Task(const LoraJob& job, const LoraSlab& s, int64_t first, int64_t last, int64_t begin, int64_t end) {
   const Panels& base = *job.p.base;
   const int64_t words = base.units(), tiles = end - begin;
@@ -124,13 +126,12 @@ void int8Task(const LoraJob& job, const LoraSlab& s, int64_t first, int64_t last
             const IVec exact = (IVec)load(at) - (IVec)_mm512_loadu_si512(offsets + v);
             store(at, __builtin_convertvector(exact, Vec) * splat(scales[i]));
           }
-        finishTile<D>(job, tile, p, s.w + t * s.wStride, local);
+        finishTile(job, tile, p, s.w + t * s.wStride, local);
       }
     }
   }
 }
 
-template <class D>
 void int8Product(const LoraJob& job) {
   const LoraArgs& args = job.p;
   const int64_t words = args.base->units();
@@ -138,13 +139,13 @@ void int8Product(const LoraJob& job) {
       job, int8Floats(words),
       [&](int64_t tile, float* x, float* w) {
         const int64_t row = tile * kTileRows;
-        packInt8<D>(args, row, static_cast<int>(std::min<int64_t>(kTileRows, args.rows - row)), words, x);
+        packInt8(args, row, static_cast<int>(std::min<int64_t>(kTileRows, args.rows - row)), words, x);
         if (!args.slots) return;
         const int64_t floats = panelStride<kTileRows>(args.in);
         Scratch scratch(floats);
-        prepareTile<D>(job, tile, scratch.take(floats), w);
+        prepareTile(job, tile, scratch.take(floats), w);
       },
-      int8Task<D>);
+      int8Task);
 }
 
 }  // namespace

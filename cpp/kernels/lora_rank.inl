@@ -2,7 +2,6 @@
 // lora_backward.inl.
 namespace rankone {
 namespace RANKONE_ISA_NS {
-namespace {
 
 // Which ranks SelfTopK lets pass, and their softmax: weights[i], 0 for the others. |t| for the caller's use.
 inline double selfGates(const float* t, int64_t ranks, int64_t active, float* weights) {
@@ -78,8 +77,8 @@ inline void mixRanks(const LoraAdapter& a, const float* p, float* z) {
 
 // w = factor M phi(t + a): what B is multiplied by. One copy of the code, so that every row gets the same bits.
 // scratch: the adapter's rank and midRank, twice.
-[[maybe_unused]] __attribute__((noinline)) void finishRanks(const LoraAdapter& a, const float* t, float factor,
-                                                            float* w, float* scratch) {
+inline __attribute__((noinline)) void finishRanks(const LoraAdapter& a, const float* t, float factor, float* w,
+                                                  float* scratch) {
   const int64_t most = std::max(a.rank, a.midRank);
   float *p = scratch, *z = scratch + most;
   const float* last = t;
@@ -94,6 +93,5 @@ inline void mixRanks(const LoraAdapter& a, const float* p, float* z) {
   for (int64_t i = 0; i < a.midRank; ++i) w[i] = factor * last[i];
 }
 
-}  // namespace
 }  // namespace RANKONE_ISA_NS
 }  // namespace rankone

@@ -9,9 +9,14 @@
 
 namespace rankone {
 namespace RANKONE_ISA_NS {
-namespace {
 
 constexpr int64_t kShrinkUnits = 256;
+
+// Columns [k0, k0 + steps) of rows [row, row + rows) as one packed tile.
+inline void packTile(const Matrix& x, int64_t row, int rows, int64_t k0, int64_t steps, float* packed) {
+  Prefetch none;
+  packPanels<kTileRows>(x, row, rows, k0, steps, packed, none);
+}
 
 // Sums of a tile as float32, added to others of the same shape.
 struct SumsOut {
@@ -31,16 +36,14 @@ struct SumsOut {
   }
 };
 
-}  // namespace
-
 // MR rows against one panel: blocks [first, first + C) of whole kShrinkUnits, side by side, added to t in order.
-// `whole`: or the last one, of any length. Not in a namespace without a name: lora.inl and lora_backward.inl share it.
+// `whole`: or the last one, of any length.
 template <PanelFormat F, int MR, int C, int NV, bool kWhole>
 __attribute__((noinline)) void shrinkBlocks(const Panels& m, int64_t p, int64_t first, const float* x,
                                             const int64_t (&row)[MR], float* const (&t)[MR]) {
   using E = Expand<F, kUnitSteps>;
   constexpr int64_t kRows = kShrinkUnits * kUnitSteps / E::kSteps;
-  const E expand;
+  const E expand(F);
   Stream s[C];
 #pragma GCC unroll 8
   for (int c = 0; c < C; ++c)
@@ -66,8 +69,6 @@ __attribute__((noinline)) void shrinkBlocks(const Panels& m, int64_t p, int64_t 
       store(to, total);
     }
 }
-
-namespace {
 
 template <PanelFormat F, int MR, int NV>
 void shrinkSome(const Panels& m, int64_t p, const float* x, const int64_t (&row)[MR], float* const (&t)[MR]) {
@@ -101,7 +102,7 @@ void shrinkScattered(const Panels& m, int64_t p, const RankGroup& g, int begin, 
 }
 
 // Words that the next block of a panel will be made of, fetched into L2 over `groups` groups of units.
-Prefetch prefetchWords(const Panels& m, const uint32_t* words, int64_t steps, int64_t groups) {
+inline Prefetch prefetchWords(const Panels& m, const uint32_t* words, int64_t steps, int64_t groups) {
   Prefetch f;
   const int64_t bytes = (steps + panelSteps(m.format) - 1) / panelSteps(m.format) * m.width * 4;
   f.line = reinterpret_cast<const char*>(words);
@@ -111,7 +112,7 @@ Prefetch prefetchWords(const Panels& m, const uint32_t* words, int64_t steps, in
 }
 
 // `rows` rows against one panel. scratch: expandedFloats(kShrinkUnits * kUnitSteps, width).
-void shrinkRows(const Panels& m, int64_t p, int rows, const float* x, float* t, int64_t ldT, float* scratch) {
+inline void shrinkRows(const Panels& m, int64_t p, int rows, const float* x, float* t, int64_t ldT, float* scratch) {
   const int64_t units = unitsOf(m.depth);
   const auto run = pickTile<kTileRows, SumsOut>(rows, m.width / kLanes);
   int64_t u = 0;
@@ -133,8 +134,8 @@ void shrinkRows(const Panels& m, int64_t p, int rows, const float* x, float* t, 
 constexpr int64_t shrinkScratch() { return expandedFloats(kShrinkUnits * kUnitSteps, kPanel); }
 
 // Panel p of m against the rows of a group: t[i * ldT + p * width + r].
-void shrinkPanel(const Panels& m, int64_t p, const RankGroup& g, const float* x, float* t, int64_t ldT,
-                 float* scratch) {
+inline void shrinkPanel(const Panels& m, int64_t p, const RankGroup& g, const float* x, float* t, int64_t ldT,
+                        float* scratch) {
   t += p * m.width;
   if (g.isRun() && g.count > 2) return shrinkRows(m, p, g.count, x + g.row[0], t, ldT, scratch);
   int i = 0;
@@ -155,14 +156,14 @@ RANKONE_INLINE float packedStep(const float* x, int64_t step) {
 }
 
 // t of an adapter whose A is a list of columns.
-void gatherRanks(const LoraAdapter& a, const RankGroup& g, const float* x, float* t, int64_t ldT) {
+inline void gatherRanks(const LoraAdapter& a, const RankGroup& g, const float* x, float* t, int64_t ldT) {
   for (int i = 0; i < g.count; ++i)
     for (int64_t r = 0; r < a.rank; ++r) t[i * ldT + r] = packedStep(x + g.row[i], a.aIndex[r]);
 }
 
 // Zeroes what dropout takes from a packed tile of `rows` rows from `row` on.
 // keep: roundUp(columns, 4 kLanes) words.
-void dropOut(const LoraArgs& args, int64_t row, int rows, float* packed, uint32_t* keep) {
+inline void dropOut(const LoraArgs& args, int64_t row, int rows, float* packed, uint32_t* keep) {
   auto* units = reinterpret_cast<uint32_t*>(packed);
   for (int i = 0; i < rows; ++i) {
     keepMask(args.dropout, args.seed, row + i, args.in, keep);
@@ -176,6 +177,5 @@ void dropOut(const LoraArgs& args, int64_t row, int rows, float* packed, uint32_
   }
 }
 
-}  // namespace
 }  // namespace RANKONE_ISA_NS
 }  // namespace rankone

@@ -5,7 +5,6 @@
 
 namespace rankone {
 namespace RANKONE_ISA_NS {
-namespace {
 
 // Bytes of words to prefetch: the time that a line takes to come, whatever the arithmetic between two of them.
 constexpr int64_t streamAhead(int rows) { return rows >= 4 ? 8192 : 2048; }
@@ -84,7 +83,7 @@ RANKONE_INLINE void addStreams(const Expand<F, kUnitSteps>& expand, const Stream
 template <PanelFormat F, int MR, int C>
 __attribute__((noinline)) void streamPanels(const Panels& m, int64_t p, int64_t step0, int64_t steps, const float* x,
                                             float* sums, bool add) {
-  const Expand<F, kUnitSteps> expand;
+  const Expand<F, kUnitSteps> expand(m.format);
   Vec acc[C][MR][kTileVecs];
 #pragma GCC unroll 8
   for (int c = 0; c < C; ++c)
@@ -143,6 +142,5 @@ void streamOf(const Panels& m, int64_t p, bool several, int64_t rows, int64_t st
   }
 }
 
-}  // namespace
 }  // namespace RANKONE_ISA_NS
 }  // namespace rankone

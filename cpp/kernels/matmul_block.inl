@@ -3,7 +3,6 @@
 
 namespace rankone {
 namespace RANKONE_ISA_NS {
-namespace {
 
 // Steps of K that are added up in one chain; y is read and written once for each.
 constexpr int64_t kBlockK = 2048 * kUnitSteps;
@@ -17,33 +16,32 @@ constexpr int kFewRows = kTileRows >= 8 ? 8 : 4;
 constexpr int64_t kBandFloats = 1 << 22;  // of a slab's sums, where y is not float32
 
 // The largest even cut of `size` into pieces of at most `most`, in multiples of `unit`.
-int64_t evenPieces(int64_t size, int64_t most, int64_t unit) {
+inline int64_t evenPieces(int64_t size, int64_t most, int64_t unit) {
   const int64_t pieces = (size + most - 1) / most;
   return roundUp((size + pieces - 1) / pieces, unit);
 }
 inline int64_t blockSteps(int64_t K) { return evenPieces(K, kBlockK, 8); }
 
 // y = a b, or y^T = b^T a^T where y has few columns: its rows are the short side then.
-template <class D>
 struct Product {
-  Operand<D> a, b;
+  Matrix a, b;
   int64_t rows, columns, K;
   const float* bias;  // null: none; else of the columns, or of the rows where `swapped`
   bool swapped;
   int64_t y;  // element 0 of the result in the tensor
 };
 
-template <class D>
-Product<D> productOf(const MatmulArgs& p, int64_t i) {
-  const auto *a = static_cast<const typename D::Element*>(p.a), *b = static_cast<const typename D::Element*>(p.b);
-  Product<D> q{{a + i * p.aStep, p.transposeA ? p.M : p.K, !p.transposeA},
-               {b + i * p.bStep, p.transposeB ? p.K : p.N, p.transposeB},
-               p.M,
-               p.N,
-               p.K,
-               static_cast<const float*>(p.bias),
-               p.N < p.M && p.N <= kSwapColumns,
-               i * p.M * p.N};
+inline Product productOf(const MatmulArgs& p, int64_t i) {
+  const Matrix a{p.a, p.dtype, p.transposeA ? p.M : p.K, !p.transposeA};
+  const Matrix b{p.b, p.dtype, p.transposeB ? p.K : p.N, p.transposeB};
+  Product q{a.from(i * p.aStep),
+            b.from(i * p.bStep),
+            p.M,
+            p.N,
+            p.K,
+            static_cast<const float*>(p.bias),
+            p.N < p.M && p.N <= kSwapColumns,
+            i * p.M * p.N};
   if (q.swapped) {
     std::swap(q.a, q.b);
     std::swap(q.rows, q.columns);
@@ -61,7 +59,7 @@ struct Slab {
   int64_t taskRows, taskColumns, rowTasks, columnTasks;
 };
 
-void cutTasks(Slab& s, int64_t threads) {
+inline void cutTasks(Slab& s, int64_t threads) {
   s.taskColumns = evenPieces(s.columns, kTaskColumns, kPanel);
   s.columnTasks = (s.columns + s.taskColumns - 1) / s.taskColumns;
   const int64_t wanted = threads > 1 ? 4 * threads : 1, pieces = std::max<int64_t>(1, wanted / s.columnTasks);
@@ -70,16 +68,15 @@ void cutTasks(Slab& s, int64_t threads) {
 }
 
 // The columns [first, first + count) of b, to be fetched during `tiles` tiles.
-template <class D>
-Prefetch prefetchOf(const Operand<D>& b, int64_t first, int64_t count, const Slab& s, int64_t tiles) {
-  constexpr int64_t kSize = sizeof(typename D::Element);
+inline Prefetch prefetchOf(const Matrix& b, int64_t first, int64_t count, const Slab& s, int64_t tiles) {
+  const int64_t size = b.size(), wordSteps = kUnitSteps == 2 ? 2 : 4 / size;
   Prefetch f;
   if (count <= 0) return f;
-  const int64_t runs = b.alongK ? count : s.steps, bytes = (b.alongK ? s.steps : count) * kSize;
-  f.line = reinterpret_cast<const char*>(b.at(first, s.k0));
+  const int64_t runs = b.alongK ? count : s.steps, bytes = (b.alongK ? s.steps : count) * size;
+  f.line = b.at(first, s.k0);
   f.left = f.run = (bytes + Prefetch::kLine - 1) / Prefetch::kLine;
-  f.skip = b.ld * kSize - f.run * Prefetch::kLine;
-  const int64_t squares = b.alongK ? count * s.steps / (kLanes * kLanes * kWordSteps<D>) : 0;
+  f.skip = b.ld * size - f.run * Prefetch::kLine;
+  const int64_t squares = b.alongK ? count * s.steps / (kLanes * kLanes * wordSteps) : 0;
   f.rate = runs * f.run * Prefetch::kOne / (tiles * ((unitsOf(s.steps) + kGroup - 1) / kGroup) + squares);
   return f;
 }
@@ -90,9 +87,8 @@ inline void addToRows(const Slab& s, const float* bias, int64_t m0, int64_t m1, 
 }
 
 // Finished sums of rows [m0, m1) and columns [n0, n0 + columns) of the slab to a tensor that cannot hold them before.
-template <class D>
-void finish(const MatmulArgs& p, const Product<D>& q, const Slab& s, int64_t m0, int64_t m1, int64_t n0,
-            int64_t columns) {
+inline void finish(const MatmulArgs& p, const Product& q, const Slab& s, int64_t m0, int64_t m1, int64_t n0,
+                   int64_t columns) {
   if (!q.swapped || q.rows == 1) {
     for (int64_t m = m0; m < m1; ++m)
       narrow(s.sums + m * s.ld + n0, columns, p.y, p.yDType, q.y + (s.m0 + m) * p.N + s.n0 + n0);
@@ -107,14 +103,12 @@ void finish(const MatmulArgs& p, const Product<D>& q, const Slab& s, int64_t m0,
 
 // Whether the micro kernel may read b's columns where they stand: for a few rows that is faster than a copy, unless b
 // is so large that every step lands on a page of its own. Lines that no L2 holds should be read in long runs.
-template <class D>
-bool isInPlace(const Product<D>& q) {
+inline bool isInPlace(const Product& q) {
   const int64_t most = int64_t{1} << (q.rows <= kFewRows ? 17 : 20);
-  return std::is_same_v<D, F32> && kUnitSteps == 1 && !q.b.alongK && q.rows <= 3 * kTileRows && q.K * q.b.ld <= most;
+  return q.b.dtype == DType::F32 && kUnitSteps == 1 && !q.b.alongK && q.rows <= 3 * kTileRows && q.K * q.b.ld <= most;
 }
 
-template <class D>
-void multiply(const MatmulArgs& p, const Product<D>& q, const Operand<D>& b, const Slab& s, int64_t task) {
+inline void multiply(const MatmulArgs& p, const Product& q, const Matrix& b, const Slab& s, int64_t task) {
   const int64_t n0 = task / s.rowTasks * s.taskColumns, n1 = std::min(s.columns, n0 + s.taskColumns);
   const int64_t begin = task % s.rowTasks * s.taskRows, end = std::min(s.rows, begin + s.taskRows);
   const int64_t inPlace = isInPlace(q) ? n0 + (n1 - n0) / kPanel * kPanel : n0;  // columns up to here
@@ -153,8 +147,7 @@ void multiply(const MatmulArgs& p, const Product<D>& q, const Operand<D>& b, con
 }
 
 // One y, from products [p.reduce] that are added up; `threads` may share the work.
-template <class D>
-void product(const MatmulArgs& p, const Product<D>& q, int64_t threads) {
+inline void product(const MatmulArgs& p, const Product& q, int64_t threads) {
   const int64_t depth = blockSteps(q.K);
   const int64_t slabRows = evenPieces(q.rows, std::max(kTaskRows, kSlabFloats / unitsOf(depth)), kTileRows);
   const int64_t packed = slabRows / kTileRows * panelStride<kTileRows>(depth);
@@ -176,9 +169,8 @@ void product(const MatmulArgs& p, const Product<D>& q, int64_t threads) {
       cutTasks(s, threads);
       const int64_t tiles = (s.rows + kTileRows - 1) / kTileRows;
       for (int64_t r = 0; r < p.reduce; ++r) {
-        Operand<D> a = q.a, b = q.b;
-        a.data += r * (q.swapped ? p.bReduce : p.aReduce);
-        b.data += r * (q.swapped ? p.aReduce : p.bReduce);
+        const Matrix a = q.a.from(r * (q.swapped ? p.bReduce : p.aReduce));
+        const Matrix b = q.b.from(r * (q.swapped ? p.aReduce : p.bReduce));
         for (s.k0 = 0; s.k0 < q.K; s.k0 += depth) {
           s.steps = std::min(depth, q.K - s.k0);
           s.last = r + 1 == p.reduce && s.k0 + s.steps == q.K;
@@ -201,6 +193,5 @@ void product(const MatmulArgs& p, const Product<D>& q, int64_t threads) {
     }
 }
 
-}  // namespace
 }  // namespace RANKONE_ISA_NS
 }  // namespace rankone

@@ -1,5 +1,4 @@
 // Packing for matmul: either operand as panels [units, W] that the micro kernel reads in order. Part of matmul.inl.
-// Not in a namespace without a name: files that pack alike share the code.
 #if !defined(RANKONE_BF16_DOT)
 #include "kernels/matmul_unit.inl"
 #endif
@@ -15,6 +14,22 @@ struct Operand {
   bool alongK;  // a line runs along K
   const typename D::Element* at(int64_t side, int64_t k) const {
     return data + (alongK ? side * ld + k : k * ld + side);
+  }
+};
+
+// The same of a dtype that is looked at where values are read: what works on panels is compiled once.
+struct Matrix {
+  const void* data;
+  DType dtype;
+  int64_t ld;
+  bool alongK;
+  int64_t size() const { return static_cast<int64_t>(dtypeSize(dtype)); }
+  const char* at(int64_t side, int64_t k) const {
+    return static_cast<const char*>(data) + (alongK ? side * ld + k : k * ld + side) * size();
+  }
+  // The one that begins so many elements behind.
+  Matrix from(int64_t elements) const {
+    return {static_cast<const char*>(data) + elements * size(), dtype, ld, alongK};
   }
 };
 
@@ -196,6 +211,16 @@ void packPanels(const Operand<D>& x, int64_t side, int64_t count, int64_t k0, in
     else
       packAlong<W, false, D>(in, x.ld, lines, steps, dst, prefetch);
   }
+}
+
+template <int W>
+void packPanels(const Matrix& x, int64_t side, int64_t count, int64_t k0, int64_t steps, float* dst,
+                Prefetch& prefetch) {
+  withDType(x.dtype, [&](auto d) {
+    using D = decltype(d);
+    const Operand<D> typed{static_cast<const typename D::Element*>(x.data), x.ld, x.alongK};
+    packPanels<W>(typed, side, count, k0, steps, dst, prefetch);
+  });
 }
 
 }  // namespace RANKONE_ISA_NS

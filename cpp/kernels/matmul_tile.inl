@@ -3,7 +3,6 @@
 
 namespace rankone {
 namespace RANKONE_ISA_NS {
-namespace {
 
 // Registers decide: MR * NV accumulators, NV columns of b, one broadcast of a.
 #if RANKONE_LEVEL == 2
@@ -111,6 +110,5 @@ TileFunction<Out> pickTile(int rows, int vecs) {
   return vecs == 1 ? tile<MR, 1, Out> : tile<MR, kTileVecs, Out>;
 }
 
-}  // namespace
 }  // namespace RANKONE_ISA_NS
 }  // namespace rankone

@@ -1,7 +1,6 @@
 // What a packed panel consists of: float32 units, one for every step of K. Part of matmul.inl.
 namespace rankone {
 namespace RANKONE_ISA_NS {
-namespace {
 
 constexpr int kUnitSteps = 1;
 
@@ -51,6 +50,5 @@ RANKONE_INLINE float unit(const typename D::Element* p, int64_t, bool) {
   return D::one(p);
 }
 
-}  // namespace
 }  // namespace RANKONE_ISA_NS
 }  // namespace rankone

@@ -2,7 +2,6 @@
 // travels as a float whose value means nothing. Part of matmul_bf16.inl.
 namespace rankone {
 namespace RANKONE_ISA_NS {
-namespace {
 
 constexpr int kUnitSteps = 2;
 
@@ -60,6 +59,5 @@ RANKONE_INLINE float unit(const typename D::Element* p, int64_t next, bool last)
   return ((Vec)_mm512_cvtne2ps_pbh(zero(), pair))[0];
 }
 
-}  // namespace
 }  // namespace RANKONE_ISA_NS
 }  // namespace rankone

@@ -1,7 +1,6 @@
 // Philox4x32-10 (Salmon et al., "Parallel Random Numbers: As Easy as 1, 2, 3", 2011) of kLanes counters at a time.
 namespace rankone {
 namespace RANKONE_ISA_NS {
-namespace {
 
 // High words of the 64-bit products.
 RANKONE_INLINE UVec multiplyHigh(UVec a, uint32_t b) {
@@ -35,6 +34,5 @@ RANKONE_INLINE void philoxRounds(UVec (&c)[4], uint32_t key0, uint32_t key1) {
   }
 }
 
-}  // namespace
 }  // namespace RANKONE_ISA_NS
 }  // namespace rankone

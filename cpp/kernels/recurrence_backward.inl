@@ -42,10 +42,8 @@ void recurrenceBackward(const RecurrenceBackward& a) {
   for (int64_t x = 0; x < heads && dgHead; ++x) dgHead[x] = 0;
 
   const auto runHead = [&](int64_t sequence, int64_t hv, const KeyGradients& to) {
-    withCell(a, [&](auto gate, auto update) {
-      double* dg = dgHead ? dgHead + sequence * a.HV + hv : nullptr;
-      HeadBackward<decltype(gate), decltype(update)>(a, sequence, hv, to, dg).run();
-    });
+    double* dg = dgHead ? dgHead + sequence * a.HV + hv : nullptr;
+    HeadBackward(a, sequence, hv, to, dg).run();
   };
   const auto rowsOf = [&](float* dq, float* dk, int64_t sequence, int64_t hv) {
     const int64_t stride = a.HV * a.K, first = a.start(sequence) * stride + hv * a.K;

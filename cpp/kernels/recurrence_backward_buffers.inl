@@ -7,16 +7,19 @@ namespace RANKONE_ISA_NS {
 
 // Gates that leave most of the state.
 constexpr float kMildGate = -2.0f;
+// Column blocks that a reverse pass of delta steps takes at once: as many as leave the writes' and the reads' vectors
+// in registers.
+constexpr int kWide = kLanes == 16 ? 2 : 1;
 
-template <class Gate, class Update>
+// The grid's cell is known at run time here and in what works on the buffers, but for the loops over rows: a piece is
+// work enough.
 struct PieceBuffers {
-  static constexpr bool kGated = !std::is_same_v<Gate, NoGate>, kChannel = Gate::kPerChannel;
-  // Column blocks that a reverse pass takes at once: as many as leave the writes' and the reads' vectors in registers.
-  static constexpr int kWide = kLanes == 16 && Update::kDelta ? 2 : 1;
-
   PieceBuffers(const RecurrenceBackward& a, const HeadRows& rows, const SavedGeometry& geometry, int64_t sequence,
                int64_t hv)
-      : a(a),
+      : gated(a.gate != GateKind::None),
+        channel(a.gate == GateKind::Channel),
+        delta(a.update == UpdateRule::Delta),
+        a(a),
         rows(rows),
         start(a.start(sequence)),
         hv(hv),
@@ -24,7 +27,7 @@ struct PieceBuffers {
         Vp(roundUp(a.V, kBlock)),
         Tp(roundUp(geometry.chunkTokens, 16)),
         Cp(roundUp(geometry.chunkTokens * a.n, 16)),
-        Xp(Tp + (Update::kDelta ? Cp : 0)),
+        Xp(Tp + (delta ? Cp : 0)),
         blocks(Vp / kBlock),
         n(static_cast<int>(a.n)),
         scratch_(scratchFloats()) {
@@ -42,18 +45,19 @@ struct PieceBuffers {
     c = ct * n;
     half = roundUp(ct, kLanes);
     cPad = roundUp(c, kLanes);
-    residuals = Update::kDelta ? allResiduals + begin * a.n * Vp : nullptr;
+    residuals = delta ? allResiduals + begin * a.n * Vp : nullptr;
   }
 
   int64_t firstStep() const { return t0 * n; }
-  int64_t across() const { return half + (Update::kDelta ? cPad : 0); }
-  const float* writeKeys() const { return kChannel ? kWrite : kRead; }
+  int64_t across() const { return half + (delta ? cPad : 0); }
+  const float* writeKeys() const { return channel ? kWrite : kRead; }
   bool lastOfToken(int s) const { return s < c && (n == 1 || s % n == n - 1); }
   const float* queryOf(int s) const { return lastOfToken(s) ? q + s / n * Kp : zeroRow; }
   const float* rowOf(const float* rows, int s) const { return s < c ? rows + s * Kp : zeroRow; }
   float* block(float* state, int64_t j) const { return state + j * a.K * kBlock; }
   const float* block(const float* state, int64_t j) const { return state + j * a.K * kBlock; }
 
+  const bool gated, channel, delta;
   const RecurrenceBackward& a;
   const HeadRows& rows;
   const int64_t start, hv, Kp, Vp, Tp, Cp, Xp, blocks;  // padded: rows, columns, tokens, steps, both
@@ -83,7 +87,7 @@ struct PieceBuffers {
     const int64_t T = Tp, C = Cp;
     f(q, T * Kp);
     f(kRead, C * Kp);
-    if (kChannel) f(kWrite, C * Kp);
+    if (channel) f(kWrite, C * Kp);
     f(dO, T * Vp);
     f(dP, C * Vp);
     f(UT, Vp * C);
@@ -95,8 +99,8 @@ struct PieceBuffers {
     f(Y, C * Kp);
     f(M, C * kGramLd);
     f(G, C * kGramLd);
-    f(grow, kChannel ? T * Kp : T);
-    f(shrink, kChannel ? T * Kp : T);
+    f(grow, channel ? T * Kp : T);
+    f(shrink, channel ? T * Kp : T);
     f(growStep, C);
     f(shrinkStep, C);
     f(beta, C);
@@ -104,8 +108,8 @@ struct PieceBuffers {
     f(gate, Kp);
     f(unfold, Kp);
     f(through, Kp);
-    if (kGated) f(S, blocks * a.K * kBlock);
-    f(dg, kChannel ? T * Kp : T + Kp);
+    if (gated) f(S, blocks * a.K * kBlock);
+    f(dg, channel ? T * Kp : T + Kp);
     f(dgNext, Kp);
     f(writes, kWide * 2 * 4 * kBlock);
     f(dbeta, C * kLanes);

@@ -4,19 +4,16 @@
 namespace rankone {
 namespace RANKONE_ISA_NS {
 
-template <class Gate, class Update>
 class PieceGates {
-  using Buffers = PieceBuffers<Gate, Update>;
-  static constexpr bool kGated = Buffers::kGated, kChannel = Buffers::kChannel;
   // Pieces in a row whose dg goes token by token, and how long its rows are for that.
   static constexpr int kGateSteps = 7, kFewestGateSums = 32;
 
  public:
-  PieceGates(Buffers& buffers, double* dgHead) : p_(buffers), dgHead_(dgHead) {}
+  PieceGates(PieceBuffers& buffers, double* dgHead) : p_(buffers), dgHead_(dgHead) {}
 
   // Of the piece that has just been packed.
   void begin() {
-    wanted_ = kGated && (p_.a.dg || dgHead_);
+    wanted_ = p_.gated && (p_.a.dg || dgHead_);
     stepwise_ = wanted_ && gateStepsSuffice();
   }
   bool stepwise() const { return stepwise_; }
@@ -54,15 +51,16 @@ class PieceGates {
   void gateGradient() {
     const GatePaths paths{p_.ct, p_.n,  p_.Kp, p_.q, p_.kRead,       p_.writeKeys(),
                           p_.X,  p_.Xk, p_.Y,  p_.M, p_.M + p_.half, p_.through};
-    if constexpr (kChannel) {
-      gatePathSums<Update>(paths, p_.dg);
+    if (p_.channel) {
+      p_.delta ? gatePathSums<Delta>(paths, p_.dg) : gatePathSums<Additive>(paths, p_.dg);
     } else {
       transposed(p_.q, p_.Kp, p_.ct, p_.Kp, p_.XT, p_.Xp);
       transposed(p_.kRead, p_.Kp, p_.c, p_.Kp, p_.YT, p_.Cp);
       const Scalars keys{p_.YT, p_.Cp, p_.Kp};
       product<1>(p_.cPad, p_.half, keys, p_.XT, p_.Xp, p_.G, kGramLd, false);
-      if (Update::kDelta) product<1>(p_.cPad, p_.cPad, keys, p_.YT, p_.Cp, p_.G + p_.half, kGramLd, false);
-      gatePathTotals<Update>(paths, p_.G, p_.half, p_.dg);
+      if (p_.delta) product<1>(p_.cPad, p_.cPad, keys, p_.YT, p_.Cp, p_.G + p_.half, kGramLd, false);
+      p_.delta ? gatePathTotals<Delta>(paths, p_.G, p_.half, p_.dg)
+               : gatePathTotals<Additive>(paths, p_.G, p_.half, p_.dg);
     }
   }
 
@@ -71,12 +69,12 @@ class PieceGates {
   bool gateStepsSuffice() {
     if (stepsLeft_ == 0 || p_.leastGate < kMildGate || !p_.finiteUpdates || p_.a.K < kFewestGateSums) return false;
     Vec check = zero();
-    for (int64_t i = 0; i < (kChannel ? p_.Kp : kLanes); i += kLanes) check = fma(zero(), load(p_.dgNext + i), check);
+    for (int64_t i = 0; i < (p_.channel ? p_.Kp : kLanes); i += kLanes) check = fma(zero(), load(p_.dgNext + i), check);
     return sum(check) == 0;
   }
 
   void addGateSteps() {
-    if constexpr (kChannel) {
+    if (p_.channel) {
       for (int64_t i = 0; i < p_.Kp; i += kLanes) {
         Vec dg = load(p_.dgNext + i);
         for (int t = p_.ct - 1; t >= 0; --t) {
@@ -96,8 +94,8 @@ class PieceGates {
   void writeGateGradient() {
     stepsLeft_ = stepwise_ ? stepsLeft_ - 1 : kGateSteps;
     for (int t = 0; t < p_.ct; ++t) {
-      if constexpr (kChannel) {
-        const float *row = p_.dg + t * p_.Kp, *g = Gate::logDecays(p_.rows, p_.t0 + t);
+      if (p_.channel) {
+        const float *row = p_.dg + t * p_.Kp, *g = ChannelGate::logDecays(p_.rows, p_.t0 + t);
         float* to = p_.a.dg + ((p_.start + p_.t0 + t) * p_.a.HV + p_.hv) * p_.a.K;
         const int64_t whole = p_.a.K / kLanes * kLanes;
         for (int64_t i = 0; i < whole; i += kLanes)
@@ -107,15 +105,15 @@ class PieceGates {
         float dg = p_.dg[t];
         if (p_.ct == 1 && !stepwise_)
           for (int64_t i = 1; i < p_.a.K; ++i) dg += p_.dg[i];
-        if (Gate::logDecay(p_.rows, p_.t0 + t) < kResetBelow) dg = 0;
+        if (ScalarGate::logDecay(p_.rows, p_.t0 + t) < kResetBelow) dg = 0;
         if (t == 0) p_.dg[0] = dg;
-        if constexpr (std::is_same_v<Gate, HeadGate>)
+        if (dgHead_)
           *dgHead_ += static_cast<double>(dg);
         else
           p_.a.dg[(p_.start + p_.t0 + t) * p_.a.HV + p_.hv] = dg;
       }
     }
-    if constexpr (kChannel) {
+    if (p_.channel) {
       for (int64_t i = 0; i < p_.Kp; i += kLanes)
         store(p_.dgNext + i, select(load(p_.gate + i) == 0.0f, zero(), load(p_.dg + i)));
     } else {
@@ -123,7 +121,7 @@ class PieceGates {
     }
   }
 
-  Buffers& p_;
+  PieceBuffers& p_;
   double* dgHead_;
   bool wanted_ = false, stepwise_ = false;
   int stepsLeft_ = 0;  // how many more pieces dg may go on from dgNext

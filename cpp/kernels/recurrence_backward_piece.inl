@@ -17,17 +17,23 @@
 namespace rankone {
 namespace RANKONE_ISA_NS {
 
+// The decay of a row of S0: of a product with S0 that had none yet, or what is to be unfolded of one that had it.
+struct StateDecay {
+  const float *gate, *unfold;
+  bool inState;
+  RANKONE_INLINE Vec operator()(Vec x, int64_t i) const {
+    const Vec by = load(gate + i), unfolded = x * load(unfold + i);
+    return inState ? unfolded : select(by == 0.0f, zero(), unfolded * by);
+  }
+};
+
 // Where a value head's gradients of queries and keys go: rows `stride` floats apart.
 struct KeyGradients {
   float *dq, *dk;
   int64_t stride;
 };
 
-template <class Gate, class Update>
 class BackwardPiece {
-  using Buffers = PieceBuffers<Gate, Update>;
-  static constexpr bool kGated = Buffers::kGated, kChannel = Buffers::kChannel;
-
  public:
   BackwardPiece(const RecurrenceBackward& a, const HeadRows& rows, const SavedGeometry& geometry, int64_t sequence,
                 int64_t hv, const KeyGradients& to, double* dgHead)
@@ -64,7 +70,7 @@ class BackwardPiece {
   // XT = S0 [dO^T | dP^T]
   void stateProducts(const float* S0) {
     transposed(p_.dO, p_.Vp, p_.ct, p_.Vp, p_.GT, p_.Xp);
-    if (Update::kDelta) transposed(p_.dP, p_.Vp, p_.c, p_.Vp, p_.GT + p_.half, p_.Xp);
+    if (p_.delta) transposed(p_.dP, p_.Vp, p_.c, p_.Vp, p_.GT + p_.half, p_.Xp);
     product<kBlock>(p_.a.K, p_.across(), {S0, 1, kBlock, p_.blocks, p_.a.K * kBlock}, p_.GT, p_.Xp, p_.XT, p_.Xp,
                     false);
   }
@@ -79,16 +85,16 @@ class BackwardPiece {
         product<1>(rows, to - from, {p_.UT + j, p_.Cp, p_.Vp}, p_.GT + from, p_.Xp, p_.M + j * kGramLd + from, kGramLd,
                    false);
       };
-      if (Update::kDelta && step == 0) {
+      if (p_.delta && step == 0) {
         part(read, p_.across());
       } else {
         part(read, p_.half);
-        if (Update::kDelta) part(p_.half + step, p_.across());
+        if (p_.delta) part(p_.half + step, p_.across());
       }
     }
     for (int j = 0; j < p_.c; ++j) {
       clearLanes(p_.M + j * kGramLd, j / p_.n);
-      if (Update::kDelta) clearLanes(p_.M + j * kGramLd + p_.half, j + 1);
+      if (p_.delta) clearLanes(p_.M + j * kGramLd + p_.half, j + 1);
     }
   }
 
@@ -99,7 +105,7 @@ class BackwardPiece {
   // S0 as it is where the products can take its decay afterwards, which would overflow where a large state is about to
   // go; else with the decay of the piece's first token.
   const float* decayedState(const float* S0) {
-    p_.stateDecayed = kGated && p_.leastGate < kMildGate;
+    p_.stateDecayed = p_.gated && p_.leastGate < kMildGate;
     if (!p_.stateDecayed) return S0;
     for (int64_t j = 0; j < p_.blocks; ++j)
       for (int64_t i = 0; i < p_.a.K; ++i)
@@ -116,16 +122,14 @@ class BackwardPiece {
       std::memset(p_.XT + i * p_.Xp, 0, p_.Xp * sizeof(float));
       std::memset(p_.YT + i * p_.Cp, 0, p_.Cp * sizeof(float));
     }
-    const float *gates = p_.gate, *unfolds = p_.unfold;
-    const bool inState = p_.stateDecayed;
-    const auto decayed = [=](Vec x, int64_t i) __attribute__((always_inline)) {
-      if constexpr (!kGated) return x;
-      const Vec gate = load(gates + i);
-      const Vec unfolded = x * load(unfolds + i);
-      return inState ? unfolded : select(gate == 0.0f, zero(), unfolded * gate);
+    const auto unpack = [&](const auto& decayed) {
+      transposed(p_.XT, p_.Xp, p_.Kp, p_.ct, p_.X, p_.Kp, decayed);
+      if (p_.delta) transposed(p_.XT + p_.half, p_.Xp, p_.Kp, p_.c, p_.Xk, p_.Kp, decayed);
     };
-    transposed(p_.XT, p_.Xp, p_.Kp, p_.ct, p_.X, p_.Kp, decayed);
-    if (Update::kDelta) transposed(p_.XT + p_.half, p_.Xp, p_.Kp, p_.c, p_.Xk, p_.Kp, decayed);
+    if (p_.gated)
+      unpack(StateDecay{p_.gate, p_.unfold, p_.stateDecayed});
+    else
+      unpack(Unchanged{});
     transposed(p_.YT, p_.Cp, p_.Kp, p_.c, p_.Y, p_.Kp);
   }
 
@@ -142,7 +146,7 @@ class BackwardPiece {
       const int t = s / p_.n, inner = s + R < p_.c ? s + R : p_.c;
       product<kGramLd>(R, p_.Kp, {p_.M + s * kGramLd + t, 1, p_.ct - t}, p_.q + t * p_.Kp, p_.Kp, p_.Y + s * p_.Kp,
                        p_.Kp, true);
-      if constexpr (Update::kDelta) {
+      if (p_.delta) {
         product<1>(R, p_.Kp, {p_.M + p_.half + s, kGramLd, inner}, p_.writeKeys(), p_.Kp, p_.Xk + s * p_.Kp, p_.Kp,
                    true);
         product<kGramLd>(R, p_.Kp, {p_.M + s * kGramLd + p_.half + s, 1, p_.c - s}, p_.kRead + s * p_.Kp, p_.Kp,
@@ -153,6 +157,14 @@ class BackwardPiece {
 
   // kGateSteps: leaves in p_.dg what each token adds to the gates' gradients.
   template <bool kGateSteps>
+  void writeGradients() {
+    if (p_.delta)
+      p_.channel ? writeGradients<kGateSteps, true, true>() : writeGradients<kGateSteps, false, true>();
+    else
+      p_.channel ? writeGradients<kGateSteps, true, false>() : writeGradients<kGateSteps, false, false>();
+  }
+
+  template <bool kGateSteps, bool kChannel, bool kDelta>
   void writeGradients() {
     for (int t = 0; t < p_.ct; ++t) {
       float* row = p_.dg + t * p_.Kp;
@@ -167,15 +179,15 @@ class BackwardPiece {
       for (int s = t * p_.n; s < (t + 1) * p_.n; ++s)
         writeRow(
             to_.dk + (p_.firstStep() + s) * to_.stride, [&](int64_t i) __attribute__((always_inline)) {
-              const Vec y = load(p_.Y + s * p_.Kp + i), x = Update::kDelta ? load(p_.Xk + s * p_.Kp + i) : zero();
+              const Vec y = load(p_.Y + s * p_.Kp + i), x = kDelta ? load(p_.Xk + s * p_.Kp + i) : zero();
               if (kGateSteps && kChannel) {
                 const Vec without = fnma(load(p_.kWrite + s * p_.Kp + i), y, load(row + i));
-                store(row + i, Update::kDelta ? fma(load(p_.kRead + s * p_.Kp + i), x, without) : without);
+                store(row + i, kDelta ? fma(load(p_.kRead + s * p_.Kp + i), x, without) : without);
               }
               if (kGateSteps && !kChannel) step = fma(load(p_.kRead + s * p_.Kp + i), x - y, step);
-              if (!kChannel) return Update::kDelta ? x + y : y;
+              if (!kChannel) return kDelta ? x + y : y;
               const Vec written = y * load(p_.shrink + t * p_.Kp + i);
-              return Update::kDelta ? fma(load(p_.grow + t * p_.Kp + i), x, written) : written;
+              return kDelta ? fma(load(p_.grow + t * p_.Kp + i), x, written) : written;
             });
       if (kGateSteps && !kChannel) p_.dg[t] = sum(step);
     }
@@ -193,10 +205,10 @@ class BackwardPiece {
     }
   }
 
-  Buffers p_;
-  PieceRows<Gate, Update> packed_;
-  ReverseScan<Gate, Update> scan_;
-  PieceGates<Gate, Update> gates_;
+  PieceBuffers p_;
+  PieceRows packed_;
+  ReverseScan scan_;
+  PieceGates gates_;
   const bool streamsKeys_;
   const KeyGradients to_;
 };

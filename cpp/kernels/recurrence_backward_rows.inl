@@ -2,13 +2,9 @@
 namespace rankone {
 namespace RANKONE_ISA_NS {
 
-template <class Gate, class Update>
 class PieceRows {
-  using Buffers = PieceBuffers<Gate, Update>;
-  static constexpr bool kGated = Buffers::kGated, kChannel = Buffers::kChannel;
-
  public:
-  explicit PieceRows(Buffers& buffers) : p_(buffers) {}
+  explicit PieceRows(PieceBuffers& buffers) : p_(buffers) {}
 
   void pack() {
     packDecays();
@@ -18,16 +14,16 @@ class PieceRows {
 
  private:
   void packDecays() {
-    if constexpr (!kGated) return;
-    decayRows<Gate>(p_.rows, p_.t0, p_.a.K, p_.gate);
-    if constexpr (kChannel) {
+    if (!p_.gated) return;
+    if (p_.channel) {
+      decayRows<ChannelGate>(p_.rows, p_.t0, p_.a.K, p_.gate);
       Vec least = zero();
       for (int64_t i = 0; i < p_.Kp; i += kLanes) {
         Vec c = zero(), rest = zero(), grow = splat(1), shrink = splat(1);
         const int n = static_cast<int>(p_.a.K - i < kLanes ? p_.a.K - i : kLanes);
         for (int t = p_.ct - 1; t >= 0; --t) {
           if (t < p_.ct - 1 && n > 0) {
-            const Vec g = loadUpTo(Gate::logDecays(p_.rows, p_.t0 + t + 1) + i, n);
+            const Vec g = loadUpTo(ChannelGate::logDecays(p_.rows, p_.t0 + t + 1) + i, n);
             least = select(g < least, g, least);
             addExactly(c, rest, -g);
             expBoth(c, rest, grow, shrink);
@@ -37,19 +33,20 @@ class PieceRows {
         }
         store(p_.unfold + i, shrink);
         if (n > 0) {
-          const Vec g = loadUpTo(Gate::logDecays(p_.rows, p_.t0) + i, n);
+          const Vec g = loadUpTo(ChannelGate::logDecays(p_.rows, p_.t0) + i, n);
           least = select(g < least, g, least);
         }
       }
       p_.leastGate = -largest(-least);
     } else {
+      decayRows<ScalarGate>(p_.rows, p_.t0, p_.a.K, p_.gate);
       double c = 0;
       p_.leastGate = 0;
       float low[kMaxChunkSteps + 16];
       for (int t = p_.ct - 1; t >= 0; --t) {
         p_.grow[t] = static_cast<float>(c);
         low[t] = static_cast<float>(c - static_cast<double>(p_.grow[t]));
-        const float g = Gate::logDecay(p_.rows, p_.t0 + t);
+        const float g = ScalarGate::logDecay(p_.rows, p_.t0 + t);
         p_.leastGate = g < p_.leastGate ? g : p_.leastGate;
         c -= static_cast<double>(g);
       }
@@ -70,13 +67,13 @@ class PieceRows {
 
   // Queries, keys and output gradients, and what the steps of a pair owe each other.
   void packRows() {
-    for (int x = 0; 2 * x < p_.c; ++x) packPair(x);
+    for (int x = 0; 2 * x < p_.c; ++x) p_.channel ? packPair<true>(x) : packPair<false>(x);
     for (int t = 0; t < p_.ct; ++t) {
       const float* from = p_.rows.dO(p_.t0 + t);
       float* d = p_.dO + t * p_.Vp;
       float by = p_.a.outputScale ? p_.a.scale * p_.a.outputScale[(p_.start + p_.t0 + t) * p_.a.H + p_.a.keyHead(p_.hv)]
                                   : p_.a.scale;
-      if (kGated && !kChannel) by *= p_.grow[t];
+      if (p_.gated && !p_.channel) by *= p_.grow[t];
       const int64_t whole = p_.a.V / kLanes * kLanes;
       for (int64_t j = 0; j < whole; j += kLanes) store(d + j, load(from + j) * by);
       if (const int left = static_cast<int>(p_.a.V - whole)) store(d + whole, loadPart(from + whole, left) * by);
@@ -84,6 +81,7 @@ class PieceRows {
     }
   }
 
+  template <bool kChannel>
   void packPair(int x) {
     const int s = 2 * x, t0 = s / p_.n, t1 = (s + 1) / p_.n;
     const bool two = s + 1 < p_.c, read0 = p_.lastOfToken(s), read1 = p_.lastOfToken(s + 1);
@@ -130,20 +128,19 @@ class PieceRows {
   // UT = u^T, u- where decays are on this side.
   void packUpdates() {
     for (int s = 0; s < p_.c; ++s) {
-      if constexpr (Update::kDelta) p_.beta[s] = p_.rows.beta(p_.firstStep() + s);
-      p_.byU[s] = (Update::kDelta ? p_.beta[s] : 1) * p_.shrinkStep[s];
+      if (p_.delta) p_.beta[s] = p_.rows.beta(p_.firstStep() + s);
+      p_.byU[s] = (p_.delta ? p_.beta[s] : 1) * p_.shrinkStep[s];
     }
     for (int64_t s = p_.c; s < p_.cPad; ++s) p_.byU[s] = 0;
-    const float* byU = p_.byU;
-    const auto scaled = [=](Vec x, int64_t m) __attribute__((always_inline)) { return x * load(byU + m); };
-    if constexpr (Update::kDelta) {
+    const ScaledByLane scaled{p_.byU};
+    if (p_.delta) {
       transposed(p_.residuals, p_.Vp, p_.c, p_.Vp, p_.UT, p_.Cp, scaled);
     } else {
       const float* v = p_.rows.v(p_.firstStep());
       transposed(v, p_.c > 1 ? p_.rows.v(p_.firstStep() + 1) - v : 0, p_.c, p_.a.V, p_.UT, p_.Cp, scaled);
       for (int64_t j = p_.a.V; j < p_.Vp; ++j) std::memset(p_.UT + j * p_.Cp, 0, p_.Cp * sizeof(float));
     }
-    p_.finiteUpdates = !kGated || finiteUpdates();
+    p_.finiteUpdates = !p_.gated || finiteUpdates();
   }
 
   // In a sweep of its own: several sums at once, where the transposition would wait for one.
@@ -156,7 +153,7 @@ class PieceRows {
     return sum((checks[0] + checks[1]) + (checks[2] + checks[3])) == 0;
   }
 
-  Buffers& p_;
+  PieceBuffers& p_;
 };
 
 }  // namespace RANKONE_ISA_NS

@@ -4,46 +4,43 @@
 namespace rankone {
 namespace RANKONE_ISA_NS {
 
-template <class Gate, class Update>
 class ReverseScan {
-  using Buffers = PieceBuffers<Gate, Update>;
-  static constexpr bool kChannel = Buffers::kChannel;
-  static constexpr int kWide = Buffers::kWide;
-
  public:
-  explicit ReverseScan(Buffers& buffers)
+  explicit ReverseScan(PieceBuffers& buffers)
       : p_(buffers), streamsValues_(large(p_.a) && streamable(p_.a.dv, p_.a.V, p_.a.V)) {}
 
   // dp, dv and dbeta of all steps, D back to the state before the piece. `before`: the state that the chunk before
   // starts from, if that one is next.
   void run(float* D, const float* before) {
     before_ = before;
-    if (Update::kDelta) std::memset(p_.dbeta, 0, p_.c * kLanes * sizeof(float));
+    if (p_.delta) std::memset(p_.dbeta, 0, p_.c * kLanes * sizeof(float));
     startFetching();
-    int64_t j = 0;
-    if constexpr (kWide == 2) {
-      for (; j + 2 <= p_.blocks; j += 2) scanBlocks<2, 1>(D, j);
-    } else {
-      for (; j + 2 <= p_.blocks; j += 2) scanBlocks<1, 2>(D, j);
-    }
-    if (j < p_.blocks) scanBlocks<1, 1>(D, j);
-    if (!Update::kDelta || !p_.a.dbeta) return;
+    p_.delta ? scanAll<true>(D) : scanAll<false>(D);
+    if (!p_.delta || !p_.a.dbeta) return;
     for (int s = 0; s < p_.c; ++s)
       p_.a.dbeta[((p_.start + p_.t0) * p_.n + s) * p_.a.HV + p_.hv] =
           sum(load(p_.dbeta + s * kLanes)) * p_.shrinkStep[s];
   }
 
  private:
+  template <bool kDelta>
+  void scanAll(float* D) {
+    constexpr int kTogether = kDelta ? kWide : 1;
+    int64_t j = 0;
+    for (; j + 2 <= p_.blocks; j += 2) scanBlocks<kDelta, kTogether, 2 / kTogether>(D, j);
+    if (j < p_.blocks) scanBlocks<kDelta, 1, 1>(D, j);
+  }
+
   // kGroups groups of kBlocks blocks from j on take turns, which hides the latency between a group's passes.
-  template <int kBlocks, int kGroups>
+  template <bool kDelta, int kBlocks, int kGroups>
   void scanBlocks(float* D, int64_t j) {
     for (int x = (p_.c + 1) / 2 - 1; x >= -1; --x) {
       if (j == 0 && before_ && x >= 0) fetchRows(x);
       for (int g = 0; g < kGroups; ++g) {
         Vec d[2 * kBlocks * kVecs] = {};
         Vec* w = reinterpret_cast<Vec*>(p_.writes + g * 4 * kBlocks * kBlock);
-        runPass<kBlocks>(p_.block(D, j + g * kBlocks), 2 * x, w, d);
-        if (x >= 0) reverseStep<kBlocks>(x, (j + g * kBlocks) * kBlock, w, d);
+        runPass<kDelta, kBlocks>(p_.block(D, j + g * kBlocks), 2 * x, w, d);
+        if (x >= 0) reverseStep<kDelta, kBlocks>(x, (j + g * kBlocks) * kBlock, w, d);
       }
     }
   }
@@ -52,10 +49,11 @@ class ReverseScan {
   // residuals, which are contiguous, come bit by bit with the rows of all passes: a burst would hold up the passes' own
   // loads.
   void startFetching() {
-    const int64_t state = p_.blocks * p_.a.K * kBlock, residuals = Update::kDelta ? p_.c * p_.Vp : 0;
+    const int64_t state = p_.blocks * p_.a.K * kBlock, residuals = p_.delta ? p_.c * p_.Vp : 0;
     fetch_[0] = {before_, before_ ? before_ + state : nullptr};
     fetch_[1] = {before_ ? p_.residuals - residuals : nullptr, before_ ? p_.residuals : nullptr};
-    const int64_t rows = ((p_.blocks + kWide - 1) / kWide) * ((p_.c + 1) / 2 + 1) * p_.a.K;
+    const int64_t wide = p_.delta ? kWide : 1;
+    const int64_t rows = ((p_.blocks + wide - 1) / wide) * ((p_.c + 1) / 2 + 1) * p_.a.K;
     fetchStep_ = (state + residuals + rows - 1) / rows;
   }
 
@@ -83,18 +81,18 @@ class ReverseScan {
       const int64_t step = p_.start * p_.n + s, t = s / p_.n;
       if (s < 0) continue;
       fetch(p_.a.k, step, p_.a.H, head, p_.a.K);
-      if (!Update::kDelta) fetch(p_.a.v, step, p_.a.HV, p_.hv, p_.a.V);
+      if (!p_.delta) fetch(p_.a.v, step, p_.a.HV, p_.hv, p_.a.V);
       if (p_.n > 1 && s % p_.n != 0) continue;
       fetch(p_.a.q, p_.start + t, p_.a.H, head, p_.a.K);
       fetch(p_.a.dO, p_.start + t, p_.a.HV, p_.hv, p_.a.V);
-      if (kChannel) fetch(p_.a.g, p_.start + t, p_.a.HV, p_.hv, p_.a.K);
+      if (p_.channel) fetch(p_.a.g, p_.start + t, p_.a.HV, p_.hv, p_.a.K);
     }
   }
 
   // The reads of steps s and s + 1, after the writes of the pair that follows.
-  template <int kBlocks>
+  template <bool kDelta, int kBlocks>
   void runPass(float* D, int s, const Vec* w, Vec* d) {
-    using Passes = ReversePasses<kBlocks, Update::kDelta>;
+    using Passes = ReversePasses<kBlocks, kDelta>;
     const int pending = s + 2;
     const bool last0 = p_.lastOfToken(pending), last1 = p_.lastOfToken(pending + 1);
     ReverseRows rows{p_.queryOf(pending),
@@ -113,7 +111,7 @@ class ReverseScan {
   }
 
   // d: what the pair's keys read. Leaves in w what the pair writes.
-  template <int kBlocks>
+  template <bool kDelta, int kBlocks>
   void reverseStep(int x, int64_t column, Vec* w, const Vec* d) {
     constexpr int kN = kBlocks * kVecs;
     const int s0 = 2 * x, s1 = s0 + 1;
@@ -133,7 +131,7 @@ class ReverseScan {
         storePart(to + e * kLanes, value, static_cast<int>(here));
     };
     const Vec unfold0 = splat(p_.shrinkStep[s0]), unfold1 = splat(two ? p_.shrinkStep[s1] : 0);
-    if constexpr (Update::kDelta) {
+    if constexpr (kDelta) {
       const Vec beta0 = splat(-p_.beta[s0]), beta1 = splat(two ? -p_.beta[s1] : 0);
       const float *r0 = p_.residuals + s0 * p_.Vp + column, *r1 = two ? r0 + p_.Vp : p_.zeroRow;
       float *dp0 = p_.dP + s0 * p_.Vp + column, *dp1 = dp0 + p_.Vp;
@@ -171,7 +169,7 @@ class ReverseScan {
     }
   }
 
-  Buffers& p_;
+  PieceBuffers& p_;
   const bool streamsValues_;
   const float* before_ = nullptr;
   struct {

@@ -21,11 +21,8 @@ struct NoGate {
   static constexpr bool kPerChannel = false;
   static float logDecay(const HeadRows&, int64_t) { return 0.0f; }
 };
-struct HeadGate {
-  static constexpr bool kPerChannel = false;
-  static float logDecay(const HeadRows& rows, int64_t) { return rows.headGate(); }
-};
-struct TokenGate {
+// Of a head, or of every token: to read one costs nothing beside a token's update, and one code for both is less of it.
+struct ScalarGate {
   static constexpr bool kPerChannel = false;
   static float logDecay(const HeadRows& rows, int64_t t) { return *rows.g(t); }
 };
@@ -52,8 +49,8 @@ void withCell(const RecurrenceProblem& p, F&& f) {
   };
   switch (p.gate) {
     case GateKind::None: return withUpdate(NoGate{});
-    case GateKind::Head: return withUpdate(HeadGate{});
-    case GateKind::Token: return withUpdate(TokenGate{});
+    case GateKind::Head:
+    case GateKind::Token: return withUpdate(ScalarGate{});
     case GateKind::Channel: return withUpdate(ChannelGate{});
   }
 }

@@ -23,15 +23,15 @@ namespace RANKONE_ISA_NS {
 // The second one holds where positive gates let states and gradients grow: their products with e^c must not overflow.
 constexpr float kChunkFold = 50.0f, kGrowingChunkFold = 20.0f;
 
-template <class Gate, class Update>
 class HeadBackward {
-  static constexpr bool kGated = !std::is_same_v<Gate, NoGate>;
-
  public:
   HeadBackward(const RecurrenceBackward& a, int64_t sequence, int64_t hv, const KeyGradients& to, double* dgHead)
       : a_(a),
         sequence_(sequence),
         hv_(hv),
+        gated_(a.gate != GateKind::None),
+        channel_(a.gate == GateKind::Channel),
+        delta_(a.update == UpdateRule::Delta),
         T_(a.length(sequence)),
         geometry_(savedGeometry(a.n, a.K, a.V)),
         CT_(geometry_.chunkTokens),
@@ -63,7 +63,7 @@ class HeadBackward {
       else
         std::memset(block(D_, j), 0, a_.K * kBlock * sizeof(float));
     }
-    fold_ = anyGrowth() && totalGrowth<Gate>(rows_, T_, a_.K, CT_) > 10 ? kGrowingChunkFold : kChunkFold;
+    fold_ = growth() > 10 ? kGrowingChunkFold : kChunkFold;
     for (int64_t chunk = geometry_.chunks(T_) - 1; chunk >= 0; --chunk) {
       if (a_.cancel && a_.cancel->load(std::memory_order_relaxed)) return;
       const int64_t t0 = chunk * CT_, t1 = T_ < t0 + CT_ ? T_ : t0 + CT_;
@@ -79,35 +79,41 @@ class HeadBackward {
   // States and residuals as a forward with saveForBackward leaves them, of this head alone.
   AlignedBuffer recompute() const {
     const size_t states = geometry_.chunks(T_) * geometry_.stateFloats;
-    const size_t residuals = Update::kDelta ? T_ * a_.n * geometry_.residualFloats : 0;
+    const size_t residuals = delta_ ? T_ * a_.n * geometry_.residualFloats : 0;
     AlignedBuffer own((states + residuals) * sizeof(float));
     RecurrenceForward f{};
     static_cast<RecurrenceProblem&>(f) = a_;
     f.packTokens = CT_;
     f.savedStates = own.f32();
-    f.savedResiduals = Update::kDelta ? own.f32() + states : nullptr;
+    f.savedResiduals = delta_ ? own.f32() + states : nullptr;
     f.savedOneHead = true;
-    HeadScan<Gate, Update>(f, sequence_, hv_, 0, blocks_).run();
+    withCell(f, [&](auto gate, auto update) {
+      HeadScan<decltype(gate), decltype(update)>(f, sequence_, hv_, 0, blocks_).run();
+    });
     return own;
   }
 
   float* block(float* state, int64_t j) const { return state + j * a_.K * kBlock; }
 
-  // Whether any log gate of the sequence may be positive.
+  // A bound on how much positive log gates can make the state grow.
+  double growth() {
+    if (!gated_) return 0;
+    if (!channel_) return totalGrowth<ScalarGate>(rows_, T_, a_.K, CT_);
+    return anyGrowth() ? totalGrowth<ChannelGate>(rows_, T_, a_.K, CT_) : 0;
+  }
+
+  // Whether any log gate per channel is positive.
   bool anyGrowth() {
-    if constexpr (Gate::kPerChannel) {
-      Vec most = zero();
-      for (int64_t t = 0; t < T_; ++t) {
-        if (t % CT_ == 0) rows_.prepare(t, T_ - t < CT_ ? T_ - t : CT_, HeadRows::kGates);
-        const float* g = Gate::logDecays(rows_, t);
-        for (int64_t i = 0; i < a_.K; i += kLanes) {
-          const Vec x = loadUpTo(g + i, static_cast<int>(a_.K - i < kLanes ? a_.K - i : kLanes));
-          most = select(x > most, x, most);
-        }
+    Vec most = zero();
+    for (int64_t t = 0; t < T_; ++t) {
+      if (t % CT_ == 0) rows_.prepare(t, T_ - t < CT_ ? T_ - t : CT_, HeadRows::kGates);
+      const float* g = ChannelGate::logDecays(rows_, t);
+      for (int64_t i = 0; i < a_.K; i += kLanes) {
+        const Vec x = loadUpTo(g + i, static_cast<int>(a_.K - i < kLanes ? a_.K - i : kLanes));
+        most = select(x > most, x, most);
       }
-      return largest(most) > 0;
     }
-    return true;
+    return largest(most) > 0;
   }
 
   // Tokens [t0, t1) from the state S0, pieces last to first.
@@ -132,13 +138,13 @@ class HeadBackward {
   }
 
   int64_t pieceEnd(int64_t t0, int64_t t1) {
-    if constexpr (!kGated) return t1;
-    if constexpr (Gate::kPerChannel) {
+    if (!gated_) return t1;
+    if (channel_) {
       for (int64_t i = 0; i < a_.K; i += kLanes) t1 = foldedEnd(i, t0, t1);
     } else {
       double sum = 0;
       for (int64_t t = t0 + 1; t < t1; ++t) {
-        const double g = Gate::logDecay(rows_, t);
+        const double g = ScalarGate::logDecay(rows_, t);
         sum += g;
         if (!(std::fabs(sum) <= fold_ && g >= kResetBelow)) return t;
       }
@@ -150,7 +156,7 @@ class HeadBackward {
   int64_t foldedEnd(int64_t i, int64_t t0, int64_t t1) const {
     const int lanes = static_cast<int>(a_.K - i < kLanes ? a_.K - i : kLanes);
     const auto over = [&](Vec & sums, int64_t t) __attribute__((always_inline)) {
-      const Vec g = loadUpTo(Gate::logDecays(rows_, t) + i, lanes);
+      const Vec g = loadUpTo(ChannelGate::logDecays(rows_, t) + i, lanes);
       sums += g;
       return select(abs(sums) <= fold_, select(g >= kResetBelow, zero(), splat(1)), splat(1));
     };
@@ -163,10 +169,10 @@ class HeadBackward {
     return t;
   }
 
-  // S through tokens [t0, t1), its updates known: u = beta r.
+  // S through tokens [t0, t1) of a gated problem (without gates a chunk is one piece), its updates known: u = beta r.
   void advanceState(float* S, int64_t t0, int64_t t1, const float* residuals) {
     for (int64_t t = t0; t < t1; ++t) {
-      decayRows<Gate>(rows_, t, a_.K, decay_);
+      channel_ ? decayRows<ChannelGate>(rows_, t, a_.K, decay_) : decayRows<ScalarGate>(rows_, t, a_.K, decay_);
       for (int64_t s = t * a_.n; s < (t + 1) * a_.n; ++s) {
         updateRow(s, residuals);
         const float* k = rows_.k(s);
@@ -183,7 +189,7 @@ class HeadBackward {
 
   // u of step s, [Vp].
   void updateRow(int64_t s, const float* residuals) {
-    if constexpr (Update::kDelta) {
+    if (delta_) {
       const Vec beta = splat(rows_.beta(s));
       for (int64_t j = 0; j < Vp_; j += kLanes) store(u_ + j, beta * load(residuals + s * Vp_ + j));
     } else {
@@ -193,12 +199,14 @@ class HeadBackward {
   }
 
   const RecurrenceBackward& a_;
-  const int64_t sequence_, hv_, T_;
+  const int64_t sequence_, hv_;
+  const bool gated_, channel_, delta_;
+  const int64_t T_;
   const SavedGeometry geometry_;
   const int64_t CT_, Kp_, Vp_, blocks_;  // tokens of a chunk; padded sizes
   Scratch scratch_;
   HeadRows rows_;
-  BackwardPiece<Gate, Update> piece_;
+  BackwardPiece piece_;
   float* D_;             // [blocks][K][kBlock] gradient of the state
   float *decay_, *u_;    // [Kp] [Vp]
   AlignedBuffer inner_;  // states inside a chunk

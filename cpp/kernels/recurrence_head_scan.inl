@@ -13,6 +13,32 @@
 namespace rankone {
 namespace RANKONE_ISA_NS {
 
+inline bool allFinite(const float* x, int64_t n) {
+  float all = 0;
+  for (int64_t i = 0; i < n; ++i) all += 0 * x[i];
+  return all == 0;
+}
+
+// What a block of columns depends on: its values and state (other tasks may be writing others already), keys, queries,
+// strengths and gates of the head (-Inf is a reset).
+inline bool finiteInputs(const RecurrenceForward& a, HeadRows& rows, int64_t sequence, int64_t hv, int64_t block) {
+  const int64_t column = block * kBlock, width = a.V - column < kBlock ? a.V - column : kBlock, T = a.length(sequence);
+  const int64_t gates = a.gate == GateKind::None ? 0 : a.gate == GateKind::Channel ? a.K : 1;
+  for (int64_t i = 0; i < a.K && a.initialState; ++i)
+    if (!allFinite(a.initialState + a.stateOffset(sequence, hv) + i * a.V + column, width)) return false;
+  for (int64_t t = 0; t < T; ++t) {
+    if (t % a.packTokens == 0) rows.prepare(t, T - t < a.packTokens ? T - t : a.packTokens);
+    bool yes = allFinite(rows.q(t), a.K);
+    for (int64_t s = t * a.n; s < (t + 1) * a.n; ++s) {
+      yes = yes && allFinite(rows.k(s), a.K) && allFinite(rows.v(s) + column, width);
+      if (a.update == UpdateRule::Delta) yes = yes && std::isfinite(rows.beta(s));
+    }
+    for (int64_t i = 0; i < gates; ++i) yes = yes && rows.g(t)[i] <= std::numeric_limits<float>::max();
+    if (!yes) return false;
+  }
+  return true;
+}
+
 // One sequence and value head, column blocks [block0, block1). Shared by the forward and by the backward's
 // recomputation.
 template <class Gate, class Update>
@@ -27,7 +53,7 @@ class HeadScan {
         block0_(block0),
         blocks_(block1 - block0),
         foldLimit_(foldLimit),
-        scratch_(ScanPack<Gate, Update>::scratchFloats(a) + ScanBlocks<Gate, Update>::scratchFloats(a, blocks_)),
+        scratch_(ScanRows::scratchFloats(a) + ScanBlocks::scratchFloats(a, blocks_)),
         state_(a, sequence, hv, block0, block1, scratch_),
         pack_(a, sequence, hv, block0 * kBlock, block1 * kBlock, foldLimit, scratch_) {}
 
@@ -60,46 +86,18 @@ class HeadScan {
 
   // A folded value is up to e^kFoldLimit larger than what it stands for. Where that leaves float32, the scan is done
   // again with hardly any folding, block by block: the bits of a block do not depend on which others its task had.
+  // Where an input is not finite nothing has overflowed, and a second scan would only change the bits of what does not
+  // depend on it.
   bool overflowed(int64_t j) {
-    return foldLimit_ > kSmallFoldLimit && !std::is_same_v<Gate, NoGate> && state_.overflowed(j) && finiteInputs(j);
-  }
-
-  static bool finite(const float* x, int64_t n) {
-    float all = 0;
-    for (int64_t i = 0; i < n; ++i) all += 0 * x[i];
-    return all == 0;
-  }
-
-  // What the block depends on: its columns of values and state (other tasks may be writing the others already), keys,
-  // queries, strengths and gates of the head (-Inf is a reset). Where one is not finite nothing has overflowed, and a
-  // second scan would only change the bits of what does not depend on it.
-  bool finiteInputs(int64_t j) {
-    const int64_t column = (block0_ + j) * kBlock, width = a_.V - column < kBlock ? a_.V - column : kBlock;
-    for (int64_t i = 0; i < a_.K && a_.initialState; ++i)
-      if (!finite(a_.initialState + a_.stateOffset(sequence_, hv_) + i * a_.V + column, width)) return false;
-    HeadRows& rows = pack_.rows();
-    for (int64_t t = 0; t < T_; ++t) {
-      if (t % a_.packTokens == 0) rows.prepare(t, T_ - t < a_.packTokens ? T_ - t : a_.packTokens);
-      bool yes = finite(rows.q(t), a_.K);
-      for (int64_t s = t * a_.n; s < (t + 1) * a_.n; ++s) {
-        yes = yes && finite(rows.k(s), a_.K) && finite(rows.v(s) + column, width);
-        if (Update::kDelta) yes = yes && std::isfinite(rows.beta(s));
-      }
-      if constexpr (Gate::kPerChannel) {
-        for (int64_t i = 0; i < a_.K; ++i) yes = yes && rows.g(t)[i] <= std::numeric_limits<float>::max();
-      } else {
-        yes = yes && Gate::logDecay(rows, t) <= std::numeric_limits<float>::max();
-      }
-      if (!yes) return false;
-    }
-    return true;
+    return foldLimit_ > kSmallFoldLimit && !std::is_same_v<Gate, NoGate> && state_.overflowed(j) &&
+           finiteInputs(a_, pack_.rows(), sequence_, hv_, block0_ + j);
   }
 
   const RecurrenceForward& a_;
   const int64_t sequence_, T_, hv_, block0_, blocks_;
   const float foldLimit_;
   Scratch scratch_;
-  ScanBlocks<Gate, Update> state_;
+  ScanBlocks state_;
   ScanPack<Gate, Update> pack_;
 };
 

@@ -75,8 +75,10 @@ void product(int64_t M, int64_t N, Scalars A, const float* B, int64_t ldb, float
 
 // to[n][m] = f(from[m][n], m) for m < rows, n < columns, f working on kLanes values of m at a time; columns of `to` up
 // to a multiple of kLanes are f(0).
+// A type of F costs another copy of the code: those that differ in no more than a lambda are ScaledBy or ScaledByLane.
 template <class F>
-void transposed(const float* from, int64_t ldFrom, int64_t rows, int64_t columns, float* to, int64_t ldTo, F&& f) {
+__attribute__((noinline)) void transposed(const float* from, int64_t ldFrom, int64_t rows, int64_t columns, float* to,
+                                          int64_t ldTo, const F& f) {
   for (int64_t m = 0; m < rows; m += kLanes)
     for (int64_t n = 0; n < columns; n += kLanes) {
       const float* corner = from + m * ldFrom + n;
@@ -97,9 +99,21 @@ void transposed(const float* from, int64_t ldFrom, int64_t rows, int64_t columns
     }
 }
 
-static void transposed(const float* from, int64_t ldFrom, int64_t rows, int64_t columns, float* to, int64_t ldTo) {
-  transposed(
-      from, ldFrom, rows, columns, to, ldTo, [](Vec x, int64_t) __attribute__((always_inline)) { return x; });
+struct Unchanged {
+  RANKONE_INLINE Vec operator()(Vec x, int64_t) const { return x; }
+};
+struct ScaledBy {
+  float scale;
+  RANKONE_INLINE Vec operator()(Vec x, int64_t) const { return x * scale; }
+};
+struct ScaledByLane {
+  const float* scale;
+  RANKONE_INLINE Vec operator()(Vec x, int64_t m) const { return x * load(scale + m); }
+};
+
+RANKONE_INLINE void transposed(const float* from, int64_t ldFrom, int64_t rows, int64_t columns, float* to,
+                               int64_t ldTo) {
+  transposed(from, ldFrom, rows, columns, to, ldTo, Unchanged{});
 }
 
 }  // namespace RANKONE_ISA_NS

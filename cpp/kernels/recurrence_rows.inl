@@ -167,8 +167,10 @@ class HeadRows {
         column1_(column1 < p.V ? column1 : p.V),
         curve_(p.gateActivation, hv),
         scratch_(scratchFloats(p, dO, capacity)) {
-    if (p.gate == GateKind::Head)
+    if (p.gate == GateKind::Head) {
       headGate_ = p.g ? element(p.g, hv) : 0;  // a preset's own gate is made only where there are tokens
+      g_ = Rows::repeated(&headGate_);
+    }
     if (!p.q || !p.v) {
       const int64_t width = zeroWidth(p);
       zeros_ = scratch_.take(width);

@@ -9,32 +9,31 @@
 namespace rankone {
 namespace RANKONE_ISA_NS {
 
-template <class Gate, class Update>
-class ScanPack {
-  static constexpr bool kGated = !std::is_same_v<Gate, NoGate>;
-  static constexpr int kMostSteps = Update::kDelta ? kDeltaSteps : kAdditiveSteps;
-
+// The part that does not depend on the grid's cell, so that one copy of the code serves all of them.
+class ScanRows {
  public:
   static size_t scratchFloats(const RecurrenceForward& a) {
+    const bool perChannel = a.gate == GateKind::Channel;
     const size_t ld = roundUp(a.K, kLanes), P = a.packTokens * a.n;
-    return ld * ((Gate::kPerChannel ? 2 : 1) * (P + 2) + a.packTokens + (Gate::kPerChannel ? P : 1) + 6) +
+    return ld * ((perChannel ? 2 : 1) * (P + 2) + a.packTokens + (perChannel ? P : 1) + 6) +
            7 * alignFloats(P + kLanes) + 24 * 16;
   }
 
   // Columns [column0, column1) of the values matter.
-  ScanPack(const RecurrenceForward& a, int64_t sequence, int64_t hv, int64_t column0, int64_t column1, float foldLimit,
+  ScanRows(const RecurrenceForward& a, int64_t sequence, int64_t hv, int64_t column0, int64_t column1, float foldLimit,
            Scratch& scratch)
       : a_(a),
         start_(a.start(sequence)),
         hv_(hv),
+        perChannel_(a.gate == GateKind::Channel),
         ld_(roundUp(a.K, kLanes)),
         P_(a.packTokens * a.n),
         foldLimit_(foldLimit),
         rows_(a, FloatView(), sequence, hv, a.packTokens, column0, column1) {
     kRead_ = scratch.take((P_ + 2) * ld_) + 2 * ld_;
-    kWrite_ = Gate::kPerChannel ? scratch.take((P_ + 2) * ld_) + 2 * ld_ : kRead_;
+    kWrite_ = perChannel_ ? scratch.take((P_ + 2) * ld_) + 2 * ld_ : kRead_;
     qRead_ = scratch.take(a.packTokens * ld_);
-    rescale_ = scratch.take((Gate::kPerChannel ? P_ : 1) * ld_);
+    rescale_ = scratch.take((perChannel_ ? P_ : 1) * ld_);
     logSum_ = scratch.take(ld_);
     logRest_ = scratch.take(ld_);
     grow_ = scratch.take(ld_);
@@ -62,34 +61,6 @@ class ScanPack {
     logDecay_ = 0;
   }
 
-  // Steps [s0, s0 + count) of the sequence.
-  void pack(int64_t s0, int count) {
-    s0_ = s0;
-    count_ = 0;
-    rows_.prepare(tokenOf(s0), tokenOf(count));
-    if constexpr (Update::kDelta)
-      for (int s = 0; s < count; ++s) {
-        beta_[s] = rows_.beta(s0 + s);
-        if (a_.reverseOf) written_[s] = rows_.written(s0 + s);
-      }
-    if constexpr (Gate::kPerChannel) {
-      for (int s = 0; s < count;) {
-        const int64_t stretch = kCalmTokens * a_.n;
-        const int end = static_cast<int>(count - s < stretch ? count : s + stretch);
-        const Calm calm = calmOf(s, end);
-        for (bool first = true; s < end; first = false) {
-          PassSteps& x =
-              calm == Calm::No ? planChannelPass(s, end) : addPass(s, most(s, end), first && calm == Calm::Rescaled);
-          packChannelRows(x);
-          s += x.count;
-        }
-      }
-    } else {
-      planScalarPasses(count);
-      for (int x = 0; x < count_; ++x) packScalarRows(passes_[x]);
-    }
-  }
-
   // The keys of the last pass move in front of the pack, where the next one finds its pending writes.
   void keepPending() {
     const PassSteps& last = passes_[count_ - 1];
@@ -100,8 +71,8 @@ class ScanPack {
   // e^c per row of the state.
   const float* unfolding() {
     for (int64_t i = 0; i < ld_; i += kLanes)
-      store(partial_ + i, Gate::kPerChannel ? exp(load(logSum_ + i), load(logRest_ + i))
-                                            : splat(static_cast<float>(std::exp(logDecay_))));
+      store(partial_ + i,
+            perChannel_ ? exp(load(logSum_ + i), load(logRest_ + i)) : splat(static_cast<float>(std::exp(logDecay_))));
     return partial_;
   }
 
@@ -122,13 +93,12 @@ class ScanPack {
   void describe(PassBlock& b) const {
     b.K = a_.K;
     b.ld = ld_;
-    b.rescaleStride = Gate::kPerChannel ? 1 : 0;
+    b.rescaleStride = perChannel_ ? 1 : 0;
   }
 
- private:
+ protected:
   bool firstOfToken(int64_t s) const { return a_.n == 1 || s % a_.n == 0; }
   bool lastOfToken(int64_t s) const { return a_.n == 1 || s % a_.n == a_.n - 1; }
-  static int most(int s, int count) { return count - s < kMostSteps ? count - s : kMostSteps; }
 
   PassSteps& addPass(int s, int steps, bool rescale) {
     PassSteps& x = passes_[count_];
@@ -139,7 +109,7 @@ class ScanPack {
     x.reads = 0;
     for (int e = 0; e < steps && a_.o; ++e) x.reads |= lastOfToken(s + e) << e;
     x.rescale = rescale;
-    x.rescaleBy = Gate::kPerChannel ? rescale_ + count_ * ld_ : rescaleLog_ + count_;
+    x.rescaleBy = perChannel_ ? rescale_ + count_ * ld_ : rescaleLog_ + count_;
     x.k = kRead_ + s * ld_;
     x.w = kWrite_ + s * ld_;
     x.q = qRead_ + x.token * ld_;
@@ -158,56 +128,15 @@ class ScanPack {
     return x;
   }
 
-  // ---- a gate per head or token
-
-  // Steps share a pass unless a gate between them is a reset or too strong to fold.
-  void planScalarPasses(int count) {
-    const auto gate = [&](int s) -> double {
-      return kGated && firstOfToken(s) ? Gate::logDecay(rows_, tokenOf(s0_ + s)) : 0.0f;
-    };
-    for (int s = 0; s < count;) {
-      const double g0 = gate(s), c0 = logDecay_ + g0;
-      const bool start = firstOfToken(s), reset = g0 < kResetBelow;
-      bool rescale = start && (reset || !(std::fabs(c0) <= foldLimit_));
-      double sum = 0;  // of the gates after the first
-      int steps = 1;
-      for (double after; steps < most(s, count); ++steps, sum = after) {
-        const double g = gate(s + steps);
-        after = sum + g;
-        if (!(std::fabs(g) <= foldLimit_ && std::fabs(after) <= foldLimit_)) break;
-        const bool over = !(std::fabs(c0 + after) <= foldLimit_);
-        if (over && !start) break;
-        rescale |= over;
-      }
-      if (rescale) setLog(rescaleLog_, rescaleLow_, count_, reset ? -1000.0 : c0);
-      logDecay_ = rescale ? 0 : c0;
-      for (int e = 0; e < steps && kGated; ++e) {
-        if (e) logDecay_ += gate(s + e);
-        setLog(decay_, decayLow_, s + e, logDecay_);
-      }
-      addPass(s, steps, rescale);
-      s += steps;
-    }
-    for (int s = 0; s < count && a_.outputScale; ++s)
-      decay_[s] = a_.outputScale[(start_ + tokenOf(s0_ + s)) * a_.H + a_.keyHead(hv_)];
-    if (!kGated) return;
-    for (int s = 0; s < count; s += kLanes) {
-      Vec grow, shrink;
-      expBoth(load(decay_ + s), load(decayLow_ + s), grow, shrink);
-      store(decay_ + s, grow);
-      store(inverse_ + s, shrink);
-    }
-    for (int x = 0; x < count_; x += kLanes) store(rescaleLog_ + x, exp(load(rescaleLog_ + x), load(rescaleLow_ + x)));
-  }
-
   static void setLog(float* high, float* low, int at, double value) {
     high[at] = static_cast<float>(value);
     low[at] = static_cast<float>(value - high[at]);
   }
 
   // Keys and queries go in as they are (queries times scale): values and outputs carry the decay.
+  template <bool kDelta>
   void packScalarRows(PassSteps& x) {
-    if constexpr (Update::kDelta) {
+    if constexpr (kDelta) {
       if (x.count == 2 && x.reads == 3) return packPair<true, true, true>(x);
       if (x.count == 2 && x.reads == 2) return packPair<true, false, true>(x);
       if (x.count == 2 && x.reads == 1) return packPair<true, true, false>(x);
@@ -281,8 +210,6 @@ class ScanPack {
     x.k1k0 = dots[3];
   }
 
-  // ---- a gate per channel
-
   // Whether no gate of steps [s, end), whole tokens, can take any channel beyond the limit: as things are, or once the
   // first pass has rescaled. No other pass rescales then, none is cut short, and no gate is looked at one by one. Gates
   // that decay by e^-0.5 a token leave the limit within any pack of 32; a stretch of a few tokens stays inside it.
@@ -293,12 +220,121 @@ class ScanPack {
     IVec over{}, always{};
     forVectors([&](int64_t i, auto from) __attribute__((always_inline)) {
       Vec most = zero();
-      for (int64_t t = t0; t < t1; ++t) most += abs(from(Gate::logDecays(rows_, t), i));
+      for (int64_t t = t0; t < t1; ++t) most += abs(from(ChannelGate::logDecays(rows_, t), i));
       over |= ~(abs(load(logSum_ + i)) + most <= foldLimit_);
       always |= ~(most <= foldLimit_);
     });
     return !any(over) ? Calm::Yes : !any(always) ? Calm::Rescaled : Calm::No;
   }
+
+  static bool any(IVec mask) {
+    int32_t all = 0;
+    for (int i = 0; i < kLanes; ++i) all |= mask[i];
+    return all != 0;
+  }
+
+  const RecurrenceForward& a_;
+  const int64_t start_, hv_;
+  const bool perChannel_;
+  const int64_t ld_, P_;
+  const float foldLimit_;
+  HeadRows rows_;
+  int64_t s0_ = 0;                       // the pack's first step
+  float *kRead_, *kWrite_, *qRead_;      // [P][ld], two rows of pending keys before kWrite
+  float* rescale_;                       // [passes][ld] per channel
+  float *logSum_, *logRest_;             // [ld] cumulative log decay per channel
+  float *grow_, *shrink_;                // [ld] e^c and e^-c of the step before, where tokens have several
+  float *partial_, *zeroRow_;            // [ld]
+  float *decay_, *inverse_, *decayLow_;  // [P] e^c, e^-c; first the log itself and its low part
+  float *rescaleLog_, *rescaleLow_;      // [passes]
+  float *beta_, *written_;
+  double logDecay_ = 0;  // cumulative log decay of a gate per head or token
+  std::unique_ptr<PassSteps[]> passes_;
+  int count_ = 0;
+};
+
+template <class Gate, class Update>
+class ScanPack : public ScanRows {
+  static constexpr bool kGated = !std::is_same_v<Gate, NoGate>;
+  static constexpr int kMostSteps = Update::kDelta ? kDeltaSteps : kAdditiveSteps;
+
+ public:
+  using ScanRows::ScanRows;
+
+  // Steps [s0, s0 + count) of the sequence.
+  void pack(int64_t s0, int count) {
+    s0_ = s0;
+    count_ = 0;
+    rows_.prepare(tokenOf(s0), tokenOf(count));
+    if constexpr (Update::kDelta)
+      for (int s = 0; s < count; ++s) {
+        beta_[s] = rows_.beta(s0 + s);
+        if (a_.reverseOf) written_[s] = rows_.written(s0 + s);
+      }
+    if constexpr (Gate::kPerChannel) {
+      for (int s = 0; s < count;) {
+        const int64_t stretch = kCalmTokens * a_.n;
+        const int end = static_cast<int>(count - s < stretch ? count : s + stretch);
+        const Calm calm = calmOf(s, end);
+        for (bool first = true; s < end; first = false) {
+          PassSteps& x =
+              calm == Calm::No ? planChannelPass(s, end) : addPass(s, most(s, end), first && calm == Calm::Rescaled);
+          packChannelRows(x);
+          s += x.count;
+        }
+      }
+    } else {
+      planScalarPasses(count);
+      for (int x = 0; x < count_; ++x) packScalarRows<Update::kDelta>(passes_[x]);
+    }
+  }
+
+ private:
+  static int most(int s, int count) { return count - s < kMostSteps ? count - s : kMostSteps; }
+
+  // ---- a gate per head or token
+
+  // Steps share a pass unless a gate between them is a reset or too strong to fold.
+  void planScalarPasses(int count) {
+    const auto gate = [&](int s) -> double {
+      return kGated && firstOfToken(s) ? Gate::logDecay(rows_, tokenOf(s0_ + s)) : 0.0f;
+    };
+    for (int s = 0; s < count;) {
+      const double g0 = gate(s), c0 = logDecay_ + g0;
+      const bool start = firstOfToken(s), reset = g0 < kResetBelow;
+      bool rescale = start && (reset || !(std::fabs(c0) <= foldLimit_));
+      double sum = 0;  // of the gates after the first
+      int steps = 1;
+      for (double after; steps < most(s, count); ++steps, sum = after) {
+        const double g = gate(s + steps);
+        after = sum + g;
+        if (!(std::fabs(g) <= foldLimit_ && std::fabs(after) <= foldLimit_)) break;
+        const bool over = !(std::fabs(c0 + after) <= foldLimit_);
+        if (over && !start) break;
+        rescale |= over;
+      }
+      if (rescale) setLog(rescaleLog_, rescaleLow_, count_, reset ? -1000.0 : c0);
+      logDecay_ = rescale ? 0 : c0;
+      for (int e = 0; e < steps && kGated; ++e) {
+        if (e) logDecay_ += gate(s + e);
+        setLog(decay_, decayLow_, s + e, logDecay_);
+      }
+      addPass(s, steps, rescale);
+      s += steps;
+    }
+    for (int s = 0; s < count && a_.outputScale; ++s)
+      decay_[s] = a_.outputScale[(start_ + tokenOf(s0_ + s)) * a_.H + a_.keyHead(hv_)];
+    if (!kGated) return;
+    for (int s = 0; s < count; s += kLanes) {
+      Vec grow, shrink;
+      expBoth(load(decay_ + s), load(decayLow_ + s), grow, shrink);
+      store(decay_ + s, grow);
+      store(inverse_ + s, shrink);
+    }
+    for (int x = 0; x < count_; x += kLanes) store(rescaleLog_ + x, exp(load(rescaleLog_ + x), load(rescaleLow_ + x)));
+  }
+
+  // ---- a gate per channel
 
   PassSteps& planChannelPass(int s, int count) {
     const bool start = firstOfToken(s);
@@ -406,29 +442,6 @@ class ScanPack {
     });
     if constexpr (Update::kDelta) setDots(x, q0k0, q1k0, q1k1, k1k0);
   }
-
-  static bool any(IVec mask) {
-    int32_t all = 0;
-    for (int i = 0; i < kLanes; ++i) all |= mask[i];
-    return all != 0;
-  }
-
-  const RecurrenceForward& a_;
-  const int64_t start_, hv_, ld_, P_;
-  const float foldLimit_;
-  HeadRows rows_;
-  int64_t s0_ = 0;                       // the pack's first step
-  float *kRead_, *kWrite_, *qRead_;      // [P][ld], two rows of pending keys before kWrite
-  float* rescale_;                       // [passes][ld] per channel
-  float *logSum_, *logRest_;             // [ld] cumulative log decay per channel
-  float *grow_, *shrink_;                // [ld] e^c and e^-c of the step before, where tokens have several
-  float *partial_, *zeroRow_;            // [ld]
-  float *decay_, *inverse_, *decayLow_;  // [P] e^c, e^-c; first the log itself and its low part
-  float *rescaleLog_, *rescaleLow_;      // [passes]
-  float *beta_, *written_;
-  double logDecay_ = 0;  // cumulative log decay of a gate per head or token
-  std::unique_ptr<PassSteps[]> passes_;
-  int count_ = 0;
 };
 
 }  // namespace RANKONE_ISA_NS

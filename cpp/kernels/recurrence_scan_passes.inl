@@ -194,9 +194,8 @@ RANKONE_PASS void additivePass(const PassSteps& x, const PassBlock& b) {
 // The pass for a number of steps, which of them are read, and whether rows are rescaled first.
 using Pass = void (*)(const PassSteps&, const PassBlock&);
 
-template <class Update>
-Pass passOf(int steps, int reads, bool rescale) {
-  if constexpr (Update::kDelta) {
+inline Pass passOf(bool delta, int steps, int reads, bool rescale) {
+  if (delta) {
     static constexpr Pass kPasses[2][4][2] = {
         {{deltaPass<1, 0, false>, deltaPass<1, 0, true>}, {deltaPass<1, 1, false>, deltaPass<1, 1, true>}},
         {{deltaPass<2, 0, false>, deltaPass<2, 0, true>},
@@ -223,7 +222,7 @@ Pass passOf(int steps, int reads, bool rescale) {
 
 // Applies what is pending and unfolds the decay: afterwards the block holds the state itself. A lane of overflow
 // becomes NaN where it is not finite.
-__attribute__((noinline)) static void settleBlock(float* S, int64_t K, const float* w0, const float* w1, const Vec* u,
+inline __attribute__((noinline)) void settleBlock(float* S, int64_t K, const float* w0, const float* w1, const Vec* u,
                                                   const float* decay, Vec& overflow) {
   for (int64_t i = 0; i < K; ++i)
     for (int j = 0; j < kVecs; ++j) {

@@ -8,7 +8,6 @@ namespace RANKONE_ISA_NS {
 // block's pass fills that wait.
 constexpr int64_t kPairedBlockFloats = 2048;
 
-template <class Gate, class Update>
 class ScanBlocks {
  public:
   static size_t scratchFloats(const RecurrenceForward& a, int64_t blocks) {
@@ -25,6 +24,7 @@ class ScanBlocks {
         T_(a.length(sequence)),
         start_(a.start(sequence)),
         hv_(hv),
+        delta_(a.update == UpdateRule::Delta),
         block0_(block0),
         blocks_(block1 - block0) {
     const int64_t P = a.packTokens * a.n;
@@ -48,8 +48,8 @@ class ScanBlocks {
     clearPending();
   }
 
-  void sweep(ScanPack<Gate, Update>& pack, int64_t s0, int count) {
-    const int64_t together = Update::kDelta && a_.K * kBlock <= kPairedBlockFloats ? 2 : 1;
+  void sweep(ScanRows& pack, int64_t s0, int count) {
+    const int64_t together = delta_ && a_.K * kBlock <= kPairedBlockFloats ? 2 : 1;
     lookAhead(pack, pack.tokenOf(s0 + count));
     for (int64_t j = 0; j < blocks_; j += together)
       sweepBlocks(pack, s0, count, j, j + together < blocks_ ? j + together : blocks_);
@@ -57,10 +57,10 @@ class ScanBlocks {
   }
 
   // Pending writes and folded decays into the state itself.
-  void settle(ScanPack<Gate, Update>& pack) {
+  void settle(ScanRows& pack) {
     const float* unfolding = pack.unfolding();
     for (int64_t j = 0; j < blocks_; ++j)
-      settleBlock(block(j), a_.K, pack.pending0(), pack.pending1(), Update::kDelta ? pending(j) : nullptr, unfolding,
+      settleBlock(block(j), a_.K, pack.pending0(), pack.pending1(), delta_ ? pending(j) : nullptr, unfolding,
                   overflow_[j]);
     clearPending();
     pack.clear();
@@ -90,7 +90,7 @@ class ScanBlocks {
   Vec* pending(int64_t j) { return reinterpret_cast<Vec*>(pendingU_ + j * 2 * kBlock); }
   void clearPending() { std::memset(pendingU_, 0, blocks_ * 2 * kBlock * sizeof(float)); }
 
-  void sweepBlocks(ScanPack<Gate, Update>& pack, int64_t s0, int count, int64_t j0, int64_t j1) {
+  void sweepBlocks(ScanRows& pack, int64_t s0, int count, int64_t j0, int64_t j1) {
     const bool tail = (block0_ + j1) * kBlock > a_.V;
     if (tail) copyTailIn(pack.rows(), s0, count, j1 - 1);
     PassBlock blocks[2];
@@ -107,7 +107,7 @@ class ScanBlocks {
       b.aheadLines = ahead_.lines();
     }
     for (const PassSteps& x : pack) {
-      const Pass pass = passOf<Update>(x.count, x.reads, x.rescale);
+      const Pass pass = passOf(delta_, x.count, x.reads, x.rescale);
       // The token of the first step that is read.
       const int64_t token = x.reads & 1 ? x.token : pack.tokenOf(x.first + 1);
       for (int64_t j = j0; j < j1; ++j) {
@@ -119,7 +119,7 @@ class ScanBlocks {
                : cut   ? oTail_
                        : o_ + pack.tokenOf(s0) * a_.HV * a_.V + column) +
               token * b.oStride;
-        if (Update::kDelta && a_.savedResiduals) b.residual = residual(s0 + x.first, column);
+        if (delta_ && a_.savedResiduals) b.residual = residual(s0 + x.first, column);
         b.decay = pack.decay() + x.first;
         b.inverse = pack.inverse() + x.first;
         b.beta = pack.beta() + x.first;
@@ -135,7 +135,7 @@ class ScanBlocks {
   }
 
   // The next pack's rows, its first token t1, spread over the passes.
-  void lookAhead(ScanPack<Gate, Update>& pack, int64_t t1) {
+  void lookAhead(ScanRows& pack, int64_t t1) {
     const int64_t tokens = T_ - t1 < a_.packTokens ? T_ - t1 : a_.packTokens;
     ahead_.clear();
     at_ = 0;
@@ -175,7 +175,9 @@ class ScanBlocks {
   }
 
   const RecurrenceForward& a_;
-  const int64_t sequence_, T_, start_, hv_, block0_, blocks_;
+  const int64_t sequence_, T_, start_, hv_;
+  const bool delta_;
+  const int64_t block0_, blocks_;
   float* o_ = nullptr;        // this head's first row, where outputs are written in place
   float* oStage_ = nullptr;   // else [packTokens][blocks x kBlock]
   float *state_, *pendingU_;  // [blocks][K][kBlock], [blocks][2][kBlock]

@@ -145,12 +145,18 @@ void deltaToken(float* S, int64_t K, int64_t V, const TokenStep& x, const TokenS
   while (first < x.updates) group(std::integral_constant<Decay, Decay::None>{});
 }
 
-template <class Update, Decay kDecay>
-__attribute__((noinline)) void advance(float* S, int64_t K, int64_t V, const TokenStep& x, const TokenScratch& w) {
-  if constexpr (Update::kDelta)
-    deltaToken<kDecay>(S, K, V, x, w);
-  else
-    additiveToken<kDecay>(S, K, V, x, w);
+using Advance = void (*)(float*, int64_t, int64_t, const TokenStep&, const TokenScratch&);
+
+template <Decay kDecay>
+Advance advanceOf(UpdateRule update) {
+  return update == UpdateRule::Delta ? deltaToken<kDecay> : additiveToken<kDecay>;
+}
+inline Advance advanceOf(const RecurrenceProblem& p) {
+  switch (p.gate) {
+    case GateKind::None: return advanceOf<Decay::None>(p.update);
+    case GateKind::Channel: return advanceOf<Decay::PerRow>(p.update);
+    default: return advanceOf<Decay::Uniform>(p.update);
+  }
 }
 
 // A reset clears what it decays, whatever that held; the decay then multiplies zeros.
@@ -162,10 +168,10 @@ RANKONE_INLINE void clearResets(const float* g, int64_t count, int64_t rowFloats
 // Value heads to a block, and tokens to a block of one head.
 constexpr int64_t kBlockHeads = 32, kBlockTokens = 16;
 
-template <class Gate, class Update>
-void runHead(const RecurrenceForward& a, const TokenInputs& in, int64_t sequence, int64_t hv, int64_t t0,
-             int64_t tokens, float* S, const TokenScratch& w, float* oStage) {
+inline void runHead(const RecurrenceForward& a, const TokenInputs& in, int64_t sequence, int64_t hv, int64_t t0,
+                    int64_t tokens, float* S, const TokenScratch& w, float* oStage) {
   const int64_t K = a.K, V = a.V, start = a.start(sequence) + t0;
+  const Advance advance = advanceOf(a);
   TokenStep x;
   x.updates = a.n;
   x.kStride = in.keyStride();
@@ -179,18 +185,15 @@ void runHead(const RecurrenceForward& a, const TokenInputs& in, int64_t sequence
     x.beta = in.beta(t * a.n, hv);
     x.o = !a.o ? nullptr : oStage ? oStage : static_cast<float*>(a.o) + out;
     x.scale = a.outputScale ? a.scale * a.outputScale[(start + t) * a.H + a.keyHead(hv)] : a.scale;
-    if constexpr (std::is_same_v<Gate, NoGate>) {
-      advance<Update, Decay::None>(S, K, V, x, w);
-    } else if constexpr (Gate::kPerChannel) {
+    if (a.gate == GateKind::Channel) {
       gainsOf(in.g(t, hv), K, w.gain, w.keep);
       clearResets(in.g(t, hv), K, V, S);
       x.decay = {w.gain, w.keep};
-      advance<Update, Decay::PerRow>(S, K, V, x, w);
-    } else {
+    } else if (a.gate != GateKind::None) {
       clearResets(in.g(t, hv), 1, K * V, S);
       x.decay = in.decay(t, hv);
-      advance<Update, Decay::Uniform>(S, K, V, x, w);
     }
+    advance(S, K, V, x, w);
     if (x.o && oStage) narrow(oStage, V, a.o, a.oDType, out);
     if (a.cancel && t % 16 == 15 && a.cancel->load(std::memory_order_relaxed)) return;
   }
@@ -205,8 +208,7 @@ inline void startState(const RecurrenceForward& a, int64_t at, float* S) {
     std::memcpy(S, a.initialState + at, bytes);
 }
 
-template <class Gate, class Update>
-void runHeads(const RecurrenceForward& a, int64_t head, int64_t end) {
+inline void runHeads(const RecurrenceForward& a, int64_t head, int64_t end) {
   const int64_t size = a.K * a.V, ldK = roundUp(a.K, kLanes), ldV = roundUp(a.V, kLanes);
   int64_t longest = 0;
   for (int64_t i = head / a.HV; i <= (end - 1) / a.HV; ++i)
@@ -233,7 +235,7 @@ void runHeads(const RecurrenceForward& a, int64_t head, int64_t end) {
         const int64_t at = a.stateOffset(sequence, hv);
         float* S = a.finalState ? a.finalState + at : spare;
         if (t0 == 0) startState(a, at, S);
-        runHead<Gate, Update>(a, in, sequence, hv, t0, tokens, S, w, oStage);
+        runHead(a, in, sequence, hv, t0, tokens, S, w, oStage);
       }
       if (a.cancel && a.cancel->load(std::memory_order_relaxed)) return;
     }
@@ -251,7 +253,7 @@ void recurrenceTokens(const RecurrenceForward& a) {
   const int64_t chunk = work > 0 && heads * work > kOneTask ? 1 + 131072 / work : heads;
   parallelFor((heads + chunk - 1) / chunk, a.cancel, [&](int64_t task) {
     const int64_t first = task * chunk, end = heads - first < chunk ? heads : first + chunk;
-    withCell(a, [&](auto gate, auto update) { runHeads<decltype(gate), decltype(update)>(a, first, end); });
+    runHeads(a, first, end);
   });
 }
 
