@@ -5,7 +5,6 @@
 // Su et al., "RoFormer: Enhanced Transformer with Rotary Position Embedding" (2021).
 #include "kernels/doubles.inl"
 #include "kernels/elementwise.inl"
-#include "kernels/rows.inl"
 
 namespace rankone {
 namespace RANKONE_ISA_NS {
@@ -70,28 +69,31 @@ RANKONE_INLINE Vec swapPairs(Vec x) {
 #endif
 }
 
-// One head. x and y may be the same: what a vector of y overwrites has been read.
-void turnHead(const AnyRow& x, const AnyOutput& y, const RopeArgs& p, const Turns& turns) {
+// One head, of which there are as many as dtypes; the rest is compiled once. x and y may be the same: what a vector of
+// y overwrites has been read.
+template <class E, class G>
+__attribute__((noinline)) void turnHead(const typename E::Element* x, typename G::Element* y, const RopeArgs& p,
+                                        const Turns& turns) {
   const int64_t half = p.R / 2;
   if (p.interleaved) {
     for (int64_t i = 0; i < p.R; i += kLanes) {
       const int n = lanesLeft(i, p.R);
-      const Vec v = get(x, i, n);
-      put(y, i, fma(swapPairs(v), get(turns.sines + i, n), v * get(turns.cosines + i, n)), n);
+      const Vec v = get<E>(x + i, n);
+      put<G>(y + i, fma(swapPairs(v), get(turns.sines + i, n), v * get(turns.cosines + i, n)), n);
     }
   } else {
     for (int64_t i = 0; i < half; i += kLanes) {
       const int n = lanesLeft(i, half);
-      const Vec a = get(x, i, n), b = get(x, half + i, n);
+      const Vec a = get<E>(x + i, n), b = get<E>(x + half + i, n);
       const Vec c = get(turns.cosines + i, n), s = get(turns.sines + i, n);
-      put(y, i, fnma(b, s, a * c), n);
-      put(y, half + i, fma(a, s, b * c), n);
+      put<G>(y + i, fnma(b, s, a * c), n);
+      put<G>(y + half + i, fma(a, s, b * c), n);
     }
   }
-  if (x.data == y.data) return;
+  if (static_cast<const void*>(x) == y) return;
   for (int64_t i = p.R; i < p.D; i += kLanes) {
     const int n = lanesLeft(i, p.D);
-    put(y, i, get(x, i, n), n);
+    put<G>(y + i, get<E>(x + i, n), n);
   }
 }
 
@@ -126,10 +128,12 @@ void turnTokens(const RopeArgs& p, int64_t begin, int64_t end) {
     fillTurns(p, position, turns);
     if (whole) widenTurns(turns, p.R, wide);
     for (const RopeTensor& tensor : p.tensors)
-      for (int64_t h = 0; h < tensor.heads; ++h) {
-        const int64_t at = (t * tensor.heads + h) * p.D;
-        turnHead(AnyRow(tensor.x, p.dtype, at), AnyOutput(tensor.y, p.outDType, at), p, wide);
-      }
+      withGradients(p.dtype, p.outDType, [&](auto e, auto g) {
+        using E = decltype(e);
+        using G = decltype(g);
+        for (int64_t at = t * tensor.heads * p.D, end = at + tensor.heads * p.D; at < end; at += p.D)
+          turnHead<E, G>(elements<E>(tensor.x, at), elements<G>(tensor.y, at), p, wide);
+      });
   }
 }
 

@@ -30,18 +30,6 @@ RANKONE_OUTLINE void narrowSpan(const float* from, int64_t n, void* tensor, DTyp
   narrow(from, n, tensor, dtype, at);
 }
 
-// The last n < kLanes elements of a row.
-RANKONE_OUTLINE Vec getPart(const AnyRow& row, int64_t i, int n) {
-  float t[kLanes] = {};
-  widenSpan(row.data, row.dtype, i, n, t);
-  return load(t);
-}
-RANKONE_OUTLINE void putPart(const AnyOutput& row, int64_t i, Vec x, int n) {
-  float t[kLanes];
-  store(t, x);
-  narrowSpan(t, n, row.data, row.dtype, i);
-}
-
 // What takes the baseline many instructions is a function there.
 #if RANKONE_LEVEL == 0
 #define RANKONE_CONVERSION RANKONE_OUTLINE
@@ -52,17 +40,53 @@ RANKONE_CONVERSION Vec widenF16(HVec x) { return F16::widen(x); }
 RANKONE_CONVERSION HVec narrowF16(Vec x) { return F16::narrow(x); }
 #undef RANKONE_CONVERSION
 
+// No calls for the last vector of a row: what a loop keeps in registers would not outlive one.
+#if RANKONE_LEVEL == 2
 RANKONE_INLINE Vec get(const AnyRow& row, int64_t i, int n) {
-  if (__builtin_expect(n < kLanes, 0)) return getPart(row, i, n);
-  if (row.dtype == DType::F32) return load(static_cast<const float*>(row.data) + i);
-  const HVec bits = loadBits(static_cast<const uint16_t*>(row.data) + i);
+  if (row.dtype == DType::F32) return loadPart(static_cast<const float*>(row.data) + i, n);
+  const HVec bits = loadBitsPart(static_cast<const uint16_t*>(row.data) + i, n);
+  return row.dtype == DType::BF16 ? BF16::widen(bits) : F16::widen(bits);
+}
+RANKONE_INLINE void put(const AnyOutput& row, int64_t i, Vec x, int n) {
+  if (row.dtype == DType::F32) return storeUpTo(static_cast<float*>(row.data) + i, x, n);
+  const HVec bits = row.dtype == DType::BF16 ? BF16::narrow(x) : F16::narrow(x);
+  uint16_t* to = static_cast<uint16_t*>(row.data) + i;
+  n == kLanes ? storeBits(to, bits) : storeBitsPart(to, bits, n);
+}
+#else
+typedef uint16_t __attribute__((may_alias)) Word;
+RANKONE_INLINE void copyWords(const void* from, int64_t n, void* to) {
+  for (int64_t i = 0; i < n; ++i) {
+    static_cast<Word*>(to)[i] = static_cast<const Word*>(from)[i];
+    asm volatile("");  // else compilers call memcpy
+  }
+}
+
+RANKONE_INLINE Vec get(const AnyRow& row, int64_t i, int n) {
+  const int64_t words = row.dtype == DType::F32 ? 2 : 1;
+  const void* from = static_cast<const Word*>(row.data) + i * words;
+  float part[kLanes];
+  if (__builtin_expect(n < kLanes, 0)) {
+    store(part, zero());
+    copyWords(from, n * words, part);
+    from = part;
+  }
+  if (row.dtype == DType::F32) return load(static_cast<const float*>(from));
+  const HVec bits = loadBits(static_cast<const uint16_t*>(from));
   return row.dtype == DType::BF16 ? BF16::widen(bits) : widenF16(bits);
 }
 RANKONE_INLINE void put(const AnyOutput& row, int64_t i, Vec x, int n) {
-  if (__builtin_expect(n < kLanes, 0)) return putPart(row, i, x, n);
-  if (row.dtype == DType::F32) return store(static_cast<float*>(row.data) + i, x);
-  storeBits(static_cast<uint16_t*>(row.data) + i, row.dtype == DType::BF16 ? BF16::narrow(x) : narrowF16(x));
+  const int64_t words = row.dtype == DType::F32 ? 2 : 1;
+  void* end = static_cast<Word*>(row.data) + i * words;
+  float part[kLanes];
+  void* to = n < kLanes ? part : end;
+  if (row.dtype == DType::F32)
+    store(static_cast<float*>(to), x);
+  else
+    storeBits(static_cast<uint16_t*>(to), row.dtype == DType::BF16 ? BF16::narrow(x) : narrowF16(x));
+  if (__builtin_expect(n < kLanes, 0)) copyWords(part, n * words, end);
 }
+#endif
 
 }  // namespace RANKONE_ISA_NS
 }  // namespace rankone

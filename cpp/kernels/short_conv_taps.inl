@@ -21,7 +21,7 @@ struct TapLoop {
 template <int kCount>
 RANKONE_INLINE void getRows(const AnyRow& x, int64_t at, int64_t ld, int n, Vec* rows) {
   if (__builtin_expect(n < kLanes, 0)) {
-    for (int r = 0; r < kCount; ++r) rows[r] = getPart(x, at + r * ld, n);
+    for (int r = 0; r < kCount; ++r) rows[r] = get(x, at + r * ld, n);
     return;
   }
   if (x.dtype == DType::F32) {
@@ -38,7 +38,7 @@ RANKONE_INLINE void getRows(const AnyRow& x, int64_t at, int64_t ld, int n, Vec*
 template <int kCount>
 RANKONE_INLINE void putRows(const AnyOutput& y, int64_t at, int64_t ld, int n, const Vec* rows) {
   if (__builtin_expect(n < kLanes, 0)) {
-    for (int r = 0; r < kCount; ++r) putPart(y, at + r * ld, rows[r], n);
+    for (int r = 0; r < kCount; ++r) put(y, at + r * ld, rows[r], n);
   } else if (y.dtype == DType::F32) {
 #pragma GCC unroll 8
     for (int r = 0; r < kCount; ++r) store(elements<F32>(y.data, at + r * ld), rows[r]);
@@ -124,7 +124,7 @@ void correlateTaps(const TapLoop& p, const float* d, int64_t ldD, int64_t tokens
     if (n < kLanes) {
       for (int64_t t = 0; t < tokens; ++t) {
         const Vec g = loadPart(d + t * ldD + c, n);
-        for (int i = 0; i < kCount; ++i) acc[i] = fma(g, getPart(p.x, (j + t + i) * p.ldX + c, n), acc[i]);
+        for (int i = 0; i < kCount; ++i) acc[i] = fma(g, get(p.x, (j + t + i) * p.ldX + c, n), acc[i]);
       }
     } else {
       withDType(
