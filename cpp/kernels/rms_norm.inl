@@ -7,7 +7,6 @@
 // Sennrich, "Root Mean Square Layer Normalization" (2019); gates as in the output norms of Mamba-2 (first), Gated
 // DeltaNet (silu) and Kimi Delta Attention (sigmoid).
 #include "kernels/elementwise.inl"
-#include "kernels/rows.inl"
 
 namespace rankone {
 namespace RANKONE_ISA_NS {
@@ -56,6 +55,69 @@ float inverseNorm(const typename D::Element* x, int64_t width, double eps, const
   return static_cast<float>(1 / std::sqrt(sumSquares<D>(x, width) / (form.l2 ? 1 : static_cast<double>(width)) + eps));
 }
 
+struct NoGate {};
+struct SiluGate {
+  static RANKONE_INLINE Vec value(Vec x) { return silu(x); }
+  static RANKONE_INLINE SiluAndSlope both(Vec x) { return siluAndSlope(x); }
+};
+struct SigmoidGate {
+  static RANKONE_INLINE Vec value(Vec x) { return sigmoid(x); }
+  static RANKONE_INLINE SiluAndSlope both(Vec x) {
+    const Vec e = exp(-atLeast(x, splat(-88.0f))), s = splat(1.0f) / (e + 1.0f);  // the bound keeps e^-x finite
+    return {s, s * (e * s)};
+  }
+};
+
+// f(gate's type) of what a call asks for.
+template <class Args, class F>
+RANKONE_INLINE void withGate(const Args& p, F&& f) {
+  if (!p.gate)
+    f(NoGate{});
+  else if (p.form.sigmoid)
+    f(SigmoidGate{});
+  else
+    f(SiluGate{});
+}
+
+template <class Gate>
+constexpr bool kGated = !std::is_same_v<Gate, NoGate>;
+
+template <class D, class Gate>
+void forwardRow(const RmsNormArgs& p, const float* weight, int64_t row) {
+  const auto* x = elements<D>(p.x, row * p.D);
+  auto* y = elements<D>(p.y, row * p.D);
+  const Vec r = splat(inverseNorm<D>(x, p.D, p.eps, p.form));
+  for (int64_t i = 0; i < p.D; i += kLanes) {
+    const int n = lanesLeft(i, p.D);
+    Vec v = get<D>(x + i, n) * r;
+    if (weight) v *= get(weight + i, n);
+    if constexpr (kGated<Gate>) v *= Gate::value(get<D>(elements<D>(p.gate, row * p.D + i), n));
+    put<D>(y + i, v, n);
+  }
+}
+
+// z = x * act(gate) of one row, in float32
+template <class D, class Gate, class Args>
+void gateRow(const Args& p, int64_t row, float* z) {
+  const auto *x = elements<D>(p.x, row * p.D), *gate = elements<D>(p.gate, row * p.D);
+  for (int64_t i = 0; i < p.D; i += kLanes) {
+    const int n = lanesLeft(i, p.D);
+    put(z + i, get<D>(x + i, n) * Gate::value(get<D>(gate + i, n)), n);
+  }
+}
+
+template <class D, class Gate>
+void forwardRowGatedFirst(const RmsNormArgs& p, const float* weight, int64_t row, float* z) {
+  gateRow<D, Gate>(p, row, z);
+  auto* y = elements<D>(p.y, row * p.D);
+  const Vec r = splat(inverseNorm<F32>(z, p.D, p.eps, p.form));
+  for (int64_t i = 0; i < p.D; i += kLanes) {
+    const int n = lanesLeft(i, p.D);
+    const Vec v = get(z + i, n) * r;
+    put<D>(y + i, weight ? v * get(weight + i, n) : v, n);
+  }
+}
+
 // What a task of the backward works with, in float32.
 struct BackwardRow {
   const float* weight;  // [D], or null
@@ -64,19 +126,7 @@ struct BackwardRow {
   float* z;             // [D]: room for the gated x, gated first
 };
 
-template <class D>
-void forwardRow(const RmsNormArgs& p, const float* weight, int64_t row) {
-  const auto* x = elements<D>(p.x, row * p.D);
-  auto* y = elements<D>(p.y, row * p.D);
-  const Vec r = splat(inverseNorm<D>(x, p.D, p.eps, p.form));
-  for (int64_t i = 0; i < p.D; i += kLanes) {
-    const int n = lanesLeft(i, p.D);
-    const Vec v = get<D>(x + i, n) * r;
-    put<D>(y + i, weight ? v * get(weight + i, n) : v, n);
-  }
-}
-
-template <class D, class G>
+template <class D, class G, class Gate>
 void backwardRow(const RmsNormBackwardArgs& p, int64_t row, const BackwardRow& task) {
   const auto *x = elements<D>(p.x, row * p.D), *dY = elements<D>(p.dY, row * p.D);
   auto* dX = elements<G>(p.dX, row * p.D);
@@ -92,6 +142,12 @@ void backwardRow(const RmsNormBackwardArgs& p, int64_t row, const BackwardRow& t
       const int n = lanesLeft(i, end);
       const Vec h = get<D>(x + i, n) * r;
       Vec u = get<D>(dY + i, n);
+      if constexpr (kGated<Gate>) {
+        const SiluAndSlope s = Gate::both(get<D>(elements<D>(p.gate, row * p.D + i), n));
+        const Vec dGate = u * h * s.slope;
+        put<G>(elements<G>(p.dGate, row * p.D + i), task.weight ? dGate * get(task.weight + i, n) : dGate, n);
+        u *= s.value;
+      }
       if (task.dWeight) put(task.dWeight + i, fma(u, h, get(task.dWeight + i, n)), n);
       if (task.weight) u *= get(task.weight + i, n);
       put(us + i, u, n);  // the second pass takes u from here
@@ -106,61 +162,13 @@ void backwardRow(const RmsNormBackwardArgs& p, int64_t row, const BackwardRow& t
   }
 }
 
-// act(x), of both activations in one body.
-RANKONE_INLINE Vec gateValue(Vec x, IVec isSigmoid) { return select(isSigmoid, splat(1.0f), x) * sigmoid(x); }
-RANKONE_INLINE SiluAndSlope gateAndSlope(Vec x, IVec isSigmoid) {
-  const Vec least = splat(-88.0f), bounded = atLeast(x, least);  // as in siluAndSlope()
-  const Vec e = exp(-bounded), all = splat(1.0f) / (e + 1.0f), s = select(x < least, zero(), all);
-  return {select(isSigmoid, all, bounded * s), select(isSigmoid, all * (e * all), s * (bounded * (e * s) + 1.0f))};
-}
-RANKONE_INLINE IVec everyLane(bool on) { return IVec{} - static_cast<int32_t>(on); }
-
-// One row of a gated call: gated first, the norm is that of z = x * act(gate).
-struct GatedRow {
-  AnyRow x, gate;
-  IVec isSigmoid;
-  float* z;  // [D]: room for z
-  template <class Args>
-  GatedRow(const Args& p, int64_t row, float* room)
-      : x(p.x, p.dtype, row * p.D),
-        gate(p.gate, p.dtype, row * p.D),
-        isSigmoid(everyLane(p.form.sigmoid)),
-        z(p.form.gateFirst ? room : nullptr) {
-    if (!z) return;
-    for (int64_t i = 0; i < p.D; i += kLanes) {
-      const int n = lanesLeft(i, p.D);
-      put(z + i, get(x, i, n) * gateValue(get(gate, i, n), isSigmoid), n);
-    }
-  }
-  template <class Args>
-  float inverse(const Args& p) const {
-    if (z) return inverseNorm<F32>(z, p.D, p.eps, p.form);
-    return withDType(
-        x.dtype, [&](auto d) { return inverseNorm<decltype(d)>(elements<decltype(d)>(x.data), p.D, p.eps, p.form); });
-  }
-  // What is normalised.
-  RANKONE_INLINE Vec at(int64_t i, int n) const { return z ? get(z + i, n) : get(x, i, n); }
-};
-
-void forwardRowGated(const RmsNormArgs& p, const float* weight, int64_t row, float* room) {
-  const GatedRow given(p, row, room);
-  const AnyOutput y(p.y, p.dtype, row * p.D);
-  const Vec r = splat(given.inverse(p));
-  for (int64_t i = 0; i < p.D; i += kLanes) {
-    const int n = lanesLeft(i, p.D);
-    Vec v = given.at(i, n) * r;
-    if (weight) v *= get(weight + i, n);
-    if (!given.z) v *= gateValue(get(given.gate, i, n), given.isSigmoid);
-    put(y, i, v, n);
-  }
-}
-
-void backwardRowGated(const RmsNormBackwardArgs& p, int64_t row, const BackwardRow& task) {
-  const GatedRow given(p, row, task.z);
-  const AnyRow dY(p.dY, p.dtype, row * p.D);
-  const AnyOutput dX(p.dX, p.gradDType, row * p.D), dGate(p.dGate, p.gradDType, row * p.D);
-  float* us = p.gradDType == DType::F32 ? elements<F32>(dX.data) : task.u;
-  const float scale = given.inverse(p);
+template <class D, class G, class Gate>
+void backwardRowGatedFirst(const RmsNormBackwardArgs& p, int64_t row, const BackwardRow& task) {
+  // The norm of z with the gradient dZ in u, both float32, and then the gate.
+  gateRow<D, Gate>(p, row, task.z);
+  const auto *x = elements<D>(p.x, row * p.D), *gate = elements<D>(p.gate, row * p.D);
+  const auto* dY = elements<D>(p.dY, row * p.D);
+  const float scale = inverseNorm<F32>(task.z, p.D, p.eps, p.form);
   const Vec r = splat(scale);
   double dot = 0;
   for (int64_t piece = 0; piece < p.D; piece += kSumPiece) {
@@ -168,16 +176,11 @@ void backwardRowGated(const RmsNormBackwardArgs& p, int64_t row, const BackwardR
     Vec acc = zero();
     for (int64_t i = piece; i < end; i += kLanes) {
       const int n = lanesLeft(i, end);
-      const Vec h = given.at(i, n) * r, weight = task.weight ? get(task.weight + i, n) : splat(1.0f);
-      Vec u = get(dY, i, n);
-      if (!given.z) {
-        const SiluAndSlope s = gateAndSlope(get(given.gate, i, n), given.isSigmoid);
-        put(dGate, i, u * h * s.slope * weight, n);
-        u *= s.value;
-      }
+      const Vec h = get(task.z + i, n) * r;
+      Vec u = get<D>(dY + i, n);
       if (task.dWeight) put(task.dWeight + i, fma(u, h, get(task.dWeight + i, n)), n);
-      u *= weight;
-      put(us + i, u, n);  // the second pass takes u from here
+      if (task.weight) u *= get(task.weight + i, n);
+      put(task.u + i, u, n);
       acc = fma(u, h, acc);
     }
     dot += sum(acc);
@@ -185,28 +188,30 @@ void backwardRowGated(const RmsNormBackwardArgs& p, int64_t row, const BackwardR
   const Vec mean = splat(static_cast<float>(dot / (p.form.l2 ? 1 : static_cast<double>(p.D))) * scale);
   for (int64_t i = 0; i < p.D; i += kLanes) {
     const int n = lanesLeft(i, p.D);
-    Vec d = r * fnma(given.at(i, n), mean, get(us + i, n));
-    if (given.z) {  // the gradient dZ, and then the gate
-      const SiluAndSlope s = gateAndSlope(get(given.gate, i, n), given.isSigmoid);
-      put(dGate, i, d * get(given.x, i, n) * s.slope, n);
-      d = d * s.value;
-    }
-    put(dX, i, d, n);
+    const Vec dZ = r * fnma(get(task.z + i, n), mean, get(task.u + i, n));
+    const SiluAndSlope s = Gate::both(get<D>(gate + i, n));
+    put<G>(elements<G>(p.dX, row * p.D + i), dZ * s.value, n);
+    put<G>(elements<G>(p.dGate, row * p.D + i), dZ * get<D>(x + i, n) * s.slope, n);
   }
 }
 
+template <class D, class Gate>
 void forwardRows(const RmsNormArgs& p, const float* weight, int64_t begin, int64_t end) {
-  if (!p.gate)
-    return withDType(p.dtype, [&](auto d) {
-      for (int64_t row = begin; row < end; ++row) forwardRow<decltype(d)>(p, weight, row);
-    });
-  Scratch scratch(p.form.gateFirst ? p.D : 0);
-  float* z = p.form.gateFirst ? scratch.take(p.D) : nullptr;
-  for (int64_t row = begin; row < end; ++row) forwardRowGated(p, weight, row, z);
+  if constexpr (kGated<Gate>) {
+    if (p.form.gateFirst) {
+      Scratch scratch(p.D);
+      float* z = scratch.take(p.D);
+      for (int64_t row = begin; row < end; ++row) forwardRowGatedFirst<D, Gate>(p, weight, row, z);
+      return;
+    }
+  }
+  for (int64_t row = begin; row < end; ++row) forwardRow<D, Gate>(p, weight, row);
 }
 
+template <class D, class G, class Gate>
 void backwardBlocks(const RmsNormBackwardArgs& p, const float* weight, float* partial, int64_t begin, int64_t end) {
-  const int64_t rows = p.gate ? 2 : p.gradDType == DType::F32 ? 0 : 1, room = alignFloats(p.D);
+  const bool first = kGated<Gate> && p.form.gateFirst;
+  const int64_t rows = first ? 2 : std::is_same_v<G, F32> ? 0 : 1, room = alignFloats(p.D);
   Scratch scratch(rows * room);
   BackwardRow task{weight, nullptr, nullptr, nullptr};
   if (rows > 0) task.u = scratch.take(room);
@@ -216,13 +221,15 @@ void backwardBlocks(const RmsNormBackwardArgs& p, const float* weight, float* pa
       task.dWeight = partial + block * p.D;
       for (int64_t i = 0; i < p.D; ++i) task.dWeight[i] = 0;
     }
-    const int64_t first = block * kRowBlock, stop = std::min(p.rows, first + kRowBlock);
-    if (p.gate)
-      for (int64_t row = first; row < stop; ++row) backwardRowGated(p, row, task);
-    else
-      withGradients(p.dtype, p.gradDType, [&](auto d, auto g) {
-        for (int64_t row = first; row < stop; ++row) backwardRow<decltype(d), decltype(g)>(p, row, task);
-      });
+    for (int64_t row = block * kRowBlock; row < std::min(p.rows, (block + 1) * kRowBlock); ++row) {
+      if constexpr (kGated<Gate>) {
+        if (first) {
+          backwardRowGatedFirst<D, G, Gate>(p, row, task);
+          continue;
+        }
+      }
+      backwardRow<D, G, Gate>(p, row, task);
+    }
   }
 }
 
@@ -232,7 +239,12 @@ void rmsNorm(const RmsNormArgs& p) {
   Scratch scratch(floatsOf(p.weight, p.weightDType, p.D));
   const float* weight = asFloats(p.weight, p.weightDType, p.D, scratch);
   const Split s = splitWork(p.rows, (p.gate ? 40 : 10) * p.D);
-  parallelFor(s.tasks, p.cancel, [&](int64_t t) { forwardRows(p, weight, s.begin(t), s.end(t)); });
+  withDType(p.dtype, [&](auto d) {
+    withGate(p, [&](auto gate) {
+      parallelFor(s.tasks, p.cancel,
+                  [&](int64_t t) { forwardRows<decltype(d), decltype(gate)>(p, weight, s.begin(t), s.end(t)); });
+    });
+  });
 }
 
 void rmsNormBackward(const RmsNormBackwardArgs& p) {
@@ -241,7 +253,13 @@ void rmsNormBackward(const RmsNormBackwardArgs& p) {
   const float* weight = asFloats(p.weight, p.weightDType, p.D, scratch);
   float* partial = p.dWeight ? scratch.take(static_cast<size_t>(partials)) : nullptr;  // [blocks, D]
   const Split s = splitWork(blocks, kRowBlock * (p.gate ? 60 : 25) * p.D);
-  parallelFor(s.tasks, p.cancel, [&](int64_t t) { backwardBlocks(p, weight, partial, s.begin(t), s.end(t)); });
+  withGradients(p.dtype, p.gradDType, [&](auto d, auto g) {
+    withGate(p, [&](auto gate) {
+      parallelFor(s.tasks, p.cancel, [&](int64_t t) {
+        backwardBlocks<decltype(d), decltype(g), decltype(gate)>(p, weight, partial, s.begin(t), s.end(t));
+      });
+    });
+  });
   if (p.dWeight) rankone::rowSum({partial, p.dWeight, blocks, p.D, p.cancel, DType::F32, p.dWeightDType});
 }
 
