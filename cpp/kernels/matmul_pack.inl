@@ -144,7 +144,17 @@ RANKONE_INLINE void packSquare(const typename D::Element* in, int64_t ld, int fi
       if (kUnits * i + u >= skip) store(out + (kUnits * i + u) * W + first, unitsOfWords<D>(rows[i], u));
 }
 
-// One panel out of `count` lines along K. The last square begins as early as it must, to end with the lines.
+// The last square begins as early as it must, to end with the lines: steps before k are there already.
+template <int W, class D>
+__attribute__((noinline)) void packLast(const typename D::Element* in, int64_t ld, int count, int64_t k, int64_t steps,
+                                        float* dst) {
+  const int64_t from = steps - kLanes * kWordSteps<D>;
+  for (int first = 0; first < W; first += kLanes)
+    packSquare<W, false, D>(in + from, ld, first, count, static_cast<int>((k - from) / kUnitSteps),
+                            dst + from / kUnitSteps * W);
+}
+
+// One panel out of `count` lines along K.
 template <int W, bool kWhole, class D>
 __attribute__((noinline)) void packAlong(const typename D::Element* in, int64_t ld, int count, int64_t steps,
                                          float* dst, Prefetch& prefetch) {
@@ -158,10 +168,7 @@ __attribute__((noinline)) void packAlong(const typename D::Element* in, int64_t 
     }
   if (k == steps) return;
   if (k == 0 || steps % kUnitSteps) return packEdge<W, D>(in, ld, count, k, steps, dst);
-  const int64_t from = steps - kSquare;
-  for (int first = 0; first < W; first += kLanes)
-    packSquare<W, false, D>(in + from, ld, first, count, static_cast<int>((k - from) / kUnitSteps),
-                            dst + from / kUnitSteps * W);
+  packLast<W, D>(in, ld, count, k, steps, dst);
 }
 
 // Panels out of lines across K: every line is read once.

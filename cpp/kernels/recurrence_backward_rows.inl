@@ -15,8 +15,8 @@ class PieceRows {
  private:
   void packDecays() {
     if (!p_.gated) return;
+    decayRows(p_.rows, p_.channel, p_.t0, p_.a.K, p_.gate);
     if (p_.channel) {
-      decayRows<ChannelGate>(p_.rows, p_.t0, p_.a.K, p_.gate);
       Vec least = zero();
       for (int64_t i = 0; i < p_.Kp; i += kLanes) {
         Vec c = zero(), rest = zero(), grow = splat(1), shrink = splat(1);
@@ -39,7 +39,6 @@ class PieceRows {
       }
       p_.leastGate = -largest(-least);
     } else {
-      decayRows<ScalarGate>(p_.rows, p_.t0, p_.a.K, p_.gate);
       double c = 0;
       p_.leastGate = 0;
       float low[kMaxChunkSteps + 16];

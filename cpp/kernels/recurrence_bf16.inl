@@ -20,19 +20,10 @@ constexpr int kFewSteps = 6;    // pieces of at most this many run in float32
 constexpr int kFewTokens = 4;   // and sequences of at most this many; their outputs may well be small by chance
 
 // One sequence and value head, column blocks [block0, block1). A column's bits do not depend on the others'.
-template <class Gate, class Update>
-class HeadChunks : ChunkPieces<Gate, Update> {
-  using Base = ChunkPieces<Gate, Update>;
-  using Base::a_, Base::hv_, Base::T_, Base::start_, Base::n_, Base::tokens_, Base::Kp_, Base::rows_, Base::kGated,
-      Base::kDelta;
-  using Base::lastStep, Base::outputScale;
-  using Base::reads_, Base::writesAcross_, Base::L_, Base::M_, Base::gram_, Base::decay_, Base::beta_, Base::valueBy_,
-      Base::outBy_;
-  using Base::t0_, Base::ct_, Base::c_, Base::cp_, Base::qp_, Base::strongStart_, Base::growth_;
-
+class HeadChunks : ChunkPieces {
  public:
   HeadChunks(const RecurrenceForward& a, int64_t sequence, int64_t hv, int64_t block0, int64_t block1)
-      : Base(a, sequence, hv, block0 * kBlock, block1 * kBlock),
+      : ChunkPieces(a, sequence, hv, block0 * kBlock, block1 * kBlock),
         sequence_(sequence),
         block0_(block0),
         blocks_(block1 - block0),
@@ -52,7 +43,7 @@ class HeadChunks : ChunkPieces<Gate, Update> {
     for (int64_t t0 = 0; t0 < T_; t0 += tokens_) {
       const int64_t t1 = T_ < t0 + tokens_ ? T_ : t0 + tokens_;
       rows_.prepare(t0, t1 - t0);
-      if (Base::grows(t0, t1) || shattered_) break;
+      if (grows(t0, t1) || shattered_) break;
       pieces_ -= kManyPieces;
       for (t0_ = t0; t0_ < t1; t0_ += ct_) runPiece(t1);
       shattered_ = t1 < T_ && pieces_ > kManyPieces;
@@ -89,7 +80,7 @@ class HeadChunks : ChunkPieces<Gate, Update> {
 
   void runPiece(int64_t t1) {
     ++pieces_;
-    ct_ = static_cast<int>(Base::pieceEnd(t1) - t0_);
+    ct_ = static_cast<int>(pieceEnd(t1) - t0_);
     c_ = ct_ * n_;
     if (c_ <= kFewSteps) {
       for (int t = 0; t < ct_; ++t) runToken(t0_ + t);
@@ -97,14 +88,14 @@ class HeadChunks : ChunkPieces<Gate, Update> {
       return;
     }
     if (strongStart_) {
-      decayRows<Gate>(rows_, t0_, a_.K, decay_);
+      decayRows(rows_, channel_, t0_, a_.K, decay_);
       for (int64_t b = 0; b < blocks_; ++b) decayBlock(b);
       stale_ = true;
     }
     if (stale_)
       for (int64_t b = 0; b < blocks_; ++b) copyBlock(b);
     stale_ = false;
-    Base::pack();
+    pack();
     startPrefetch();
     for (int64_t b = 0; b < blocks_; ++b) runBlock(b);
     if (qp_) writeOutputs();
@@ -129,7 +120,7 @@ class HeadChunks : ChunkPieces<Gate, Update> {
   // The rows of the next piece and of this one's outputs come in between the tiles, a few lines at a time: where many
   // are asked for at once they wait for each other, and the tile for them.
   void startPrefetch() {
-    const int64_t tiles = blocks_ * ((kDelta ? cp_ + qp_ : qp_) / kPairRows + (a_.K + kPairRows - 1) / kPairRows);
+    const int64_t tiles = blocks_ * ((delta_ ? cp_ + qp_ : qp_) / kPairRows + (a_.K + kPairRows - 1) / kPairRows);
     prefetchBy_ = static_cast<float>(c_) / static_cast<float>(tiles);
     prefetchTo_ = 0;
     prefetched_ = 0;
@@ -156,14 +147,14 @@ class HeadChunks : ChunkPieces<Gate, Update> {
   void runBlock(int64_t b) {
     const int64_t across = Kp_ / 2, pairs = (a_.K + 1) / 2;
     const Pair32* copy = copyOf(b);
-    for (int row = kDelta ? 0 : cp_; row < cp_ + qp_; row += kPairRows) {
+    for (int row = delta_ ? 0 : cp_; row < cp_ + qp_; row += kPairRows) {
       prefetchSome();
       pairTile<kPairRows, kVecs, Into::Set>({reads_ + row * across, across, 1, pairs}, copy, kBlock,
                                             row < cp_ ? reads(row) : outputs(b, row - cp_), kBlock);
     }
     takeValues(b);
     for (int s = 0; s < cp_; s += 16) {
-      if constexpr (kDelta) {
+      if (delta_) {
         for (int row = s; row < s + 16 && s; row += kPairRows)
           pairTile<kPairRows, kVecs, Into::SubtractFrom>({L_ + row * kBf16Steps / 2, kBf16Steps / 2, 1, s / 2}, U_,
                                                          kBlock, reads(row), kBlock);
@@ -179,10 +170,10 @@ class HeadChunks : ChunkPieces<Gate, Update> {
           kBlock);
     }
     const int64_t steps = (c_ + 1) / 2;
+    const auto update = gated_ ? updateTile<true> : updateTile<false>;
     for (int64_t i = 0; i < a_.K; i += kPairRows) {
       prefetchSome();
-      updateTile<kGated>({writesAcross_ + i, 1, Kp_, steps}, U_, decay_ + i, block(b) + i * kBlock,
-                         copyOf(b) + i / 2 * kBlock);
+      update({writesAcross_ + i, 1, Kp_, steps}, U_, decay_ + i, block(b) + i * kBlock, copyOf(b) + i / 2 * kBlock);
     }
   }
 
@@ -197,7 +188,7 @@ class HeadChunks : ChunkPieces<Gate, Update> {
 #pragma GCC unroll 2
       for (int e = 0; e < kVecs; ++e) {
         const Vec x = (whole ? load(v + column + e * kLanes) : columns(v, column + e * kLanes)) * by;
-        store(to + e * kLanes, kDelta ? fma(minus, load(to + e * kLanes), x) : x);
+        store(to + e * kLanes, delta_ ? fma(minus, load(to + e * kLanes), x) : x);
       }
     }
     std::memset(reads(c_), 0, (cp_ - c_) * kBlock * sizeof(float));
@@ -254,17 +245,17 @@ class HeadChunks : ChunkPieces<Gate, Update> {
   // ---- float32, one update after the other
 
   void runToken(int64_t t) {
-    if (kGated) decayRows<Gate>(rows_, t, a_.K, decay_);
+    if (gated_) decayRows(rows_, channel_, t, a_.K, decay_);
     for (int64_t b = 0; b < blocks_; ++b) {
-      if (kGated) decayBlock(b);
+      if (gated_) decayBlock(b);
       float* S = block(b);
       for (int64_t s = t * n_; s < (t + 1) * n_; ++s) {
         std::memcpy(row_, rows_.k(s), a_.K * sizeof(float));
         Vec u[kVecs];
-        if (kDelta) readState(S, u);
+        if (delta_) readState(S, u);
         for (int e = 0; e < kVecs; ++e) {
           const Vec v = columns(rows_.v(s), (block0_ + b) * kBlock + e * kLanes);
-          u[e] = kDelta ? (v - u[e]) * rows_.beta(s) : v;
+          u[e] = delta_ ? (v - u[e]) * rows_.beta(s) : v;
           overflow_[b] = fma(zero(), u[e], overflow_[b]);
         }
         for (int64_t i = 0; i < a_.K; ++i)
@@ -321,9 +312,7 @@ void recurrenceChunksBf16(const RecurrenceForward& a) {
     if (b0 >= b1 || a.tokenForm(head / a.HV)) return;
     if (a.length(head / a.HV) <= kFewTokens)
       return recurrenceScanColumns(a, head / a.HV, head % a.HV, b0 * kBlock, b1 * kBlock);
-    withCell(a, [&](auto gate, auto update) {
-      HeadChunks<decltype(gate), decltype(update)>(a, head / a.HV, head % a.HV, b0, b1).run();
-    });
+    HeadChunks(a, head / a.HV, head % a.HV, b0, b1).run();
   });
 }
 

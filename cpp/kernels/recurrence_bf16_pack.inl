@@ -11,16 +11,15 @@ constexpr float kBf16FoldLimit = 60.0f;
 // float32.
 constexpr double kMostGrowth = 1;
 
-// One sequence and value head.
-template <class Gate, class Update>
+// One sequence and value head. Which cell of the grid it is matters at run time only, but for the loops over channels.
 class ChunkPieces {
  protected:
-  static constexpr bool kGated = !std::is_same_v<Gate, NoGate>;
-  static constexpr bool kDelta = Update::kDelta;
-
   // [column0, column1): of the values that matter.
   ChunkPieces(const RecurrenceForward& a, int64_t sequence, int64_t hv, int64_t column0, int64_t column1)
       : a_(a),
+        gated_(a.gate != GateKind::None),
+        channel_(a.gate == GateKind::Channel),
+        delta_(a.update == UpdateRule::Delta),
         hv_(hv),
         T_(a.length(sequence)),
         start_(a.start(sequence)),
@@ -30,7 +29,7 @@ class ChunkPieces {
         packed_(kBf16Steps * Kp_ * 5 / 2 + 3 * kBf16Steps * kBf16Steps + 3 * Kp_ + 8 * 16),
         rows_(a, FloatView(), sequence, hv, tokens_, column0, column1) {
     reads_ = takePairs(2 * kBf16Steps * Kp_ / 2);
-    writes_ = Gate::kPerChannel ? takePairs(kBf16Steps * Kp_ / 2) : reads_;
+    writes_ = channel_ ? takePairs(kBf16Steps * Kp_ / 2) : reads_;
     writesAcross_ = takePairs(kBf16Steps / 2 * Kp_);
     keysDown_ = takePairs(Kp_ / 2 * kBf16Steps);
     L_ = takePairs(kBf16Steps * kBf16Steps / 2);
@@ -43,10 +42,10 @@ class ChunkPieces {
 
   // Whether log gates above zero let the state grow too much in tokens before t1.
   bool grows(int64_t t0, int64_t t1) {
-    if constexpr (!kGated) return false;
+    if (!gated_) return false;
     for (int64_t t = t0; t < t1; ++t) {
-      if constexpr (Gate::kPerChannel) {
-        const float* g = Gate::logDecays(rows_, t);
+      if (channel_) {
+        const float* g = ChannelGate::logDecays(rows_, t);
         Vec most = zero();
         for (int64_t i = 0; i < a_.K; i += kLanes) {
           const int64_t left = a_.K - i;
@@ -55,7 +54,7 @@ class ChunkPieces {
         }
         if (any(most > 0.0f)) growth_ += static_cast<double>(largest(most));
       } else {
-        const float g = Gate::logDecay(rows_, t);
+        const float g = ScalarGate::logDecay(rows_, t);
         if (g > 0) growth_ += static_cast<double>(g);
       }
     }
@@ -67,14 +66,14 @@ class ChunkPieces {
   // The piece from t0_ on; strongStart_: its first gate is applied to the state, not folded.
   int64_t pieceEnd(int64_t t1) {
     strongStart_ = false;
-    if constexpr (!kGated) return t1;
+    if (!gated_) return t1;
     const auto within = [](float x) { return std::fabs(x) <= kBf16FoldLimit; };
-    if constexpr (Gate::kPerChannel) {
+    if (channel_) {
       float* sum = decay_;
       const int64_t whole = a_.K / kLanes * kLanes;
       const int left = static_cast<int>(a_.K - whole);
       for (int64_t t = t0_; t < t1; ++t) {
-        const float* g = Gate::logDecays(rows_, t);
+        const float* g = ChannelGate::logDecays(rows_, t);
         IVec over{};
         for (int64_t i = 0; i < a_.K; i += kLanes) {
           const Vec x = i < whole ? load(g + i) : loadPart(g + i, left);
@@ -90,7 +89,7 @@ class ChunkPieces {
     } else {
       double sum = 0;
       for (int64_t t = t0_; t < t1; ++t) {
-        const float g = Gate::logDecay(rows_, t);
+        const float g = ScalarGate::logDecay(rows_, t);
         sum += static_cast<double>(g);
         if (within(g) && within(static_cast<float>(sum))) continue;
         if (t > t0_) return t;
@@ -117,7 +116,7 @@ class ChunkPieces {
         storePairs(writesAcross_ + s / 2 * Kp_ + 2 * p, first);
         storePairs(writesAcross_ + s / 2 * Kp_ + 2 * p + kLanes, second);
       }
-    if (kDelta || qp_) packGram();
+    if (delta_ || qp_) packGram();
   }
 
   // Per token or step: what values and outputs are multiplied by.
@@ -126,8 +125,8 @@ class ChunkPieces {
     float low[kBf16Steps], shrink[kBf16Steps];
     double c = 0;
     for (int t = 0; t < kBf16Steps; ++t) {
-      if constexpr (kGated && !Gate::kPerChannel)
-        if (t < ct_ && !(t == 0 && strongStart_)) c += static_cast<double>(Gate::logDecay(rows_, t0_ + t));
+      if (gated_ && !channel_)
+        if (t < ct_ && !(t == 0 && strongStart_)) c += static_cast<double>(ScalarGate::logDecay(rows_, t0_ + t));
       high[t] = static_cast<float>(c);
       low[t] = static_cast<float>(c - high[t]);
     }
@@ -137,10 +136,10 @@ class ChunkPieces {
       store(high + t, grow);
       store(shrink + t, by);
     }
-    if constexpr (kGated && !Gate::kPerChannel)
+    if (gated_ && !channel_)
       for (int64_t i = 0; i < Kp_; i += kLanes) store(decay_ + i, splat(outBy_[ct_ - 1]));
     for (int s = 0; s < c_; ++s) {
-      beta_[s] = kDelta ? rows_.beta(t0_ * n_ + s) : 1.0f;
+      beta_[s] = delta_ ? rows_.beta(t0_ * n_ + s) : 1.0f;
       valueBy_[s] = beta_[s] * shrink[n_ == 1 ? s : s / n_];
     }
     for (int t = 0; t < ct_; ++t) outBy_[t] *= outputScale(t0_ + t);
@@ -153,14 +152,15 @@ class ChunkPieces {
   // The piece's keys and queries, token by token: a token's row is contiguous, and rows a multiple of 4 KB apart share
   // a set of the cache.
   void packRows() {
-    if constexpr (Gate::kPerChannel) {
+    if (channel_) {
       std::memset(logSum_, 0, 2 * Kp_ * sizeof(float));  // logRest_ follows
       for (int64_t i = 0; i < Kp_; i += kLanes) store(decay_ + i, splat(1));
     }
     const int64_t whole = a_.K / (2 * kLanes) * (2 * kLanes), across = Kp_ / 2;
     for (int t = 0; t < ct_; ++t) {
-      for (int64_t i = 0; i < whole; i += 2 * kLanes) packToken<true>(t, i);
-      if (whole < Kp_) packToken<false>(t, whole);
+      for (int64_t i = 0; i < whole; i += 2 * kLanes)
+        channel_ ? packToken<true, true>(t, i) : packToken<true, false>(t, i);
+      if (whole < Kp_) channel_ ? packToken<false, true>(t, whole) : packToken<false, false>(t, whole);
     }
     const size_t row = across * sizeof(Pair32);
     std::memset(reads_ + c_ * across, 0, (cp_ - c_) * row);
@@ -169,7 +169,7 @@ class ChunkPieces {
   }
 
   // Channels [i, i + 32) of a token. kWhole: all of them are below K.
-  template <bool kWhole>
+  template <bool kWhole, bool kPerChannel>
   RANKONE_INLINE void packToken(int t, int64_t i) {
     const auto part = [&](const float* p, int64_t at) __attribute__((always_inline)) {
       const int64_t left = a_.K - at;
@@ -177,9 +177,9 @@ class ChunkPieces {
     };
     const int64_t across = Kp_ / 2, to = i / 2, j = i + kLanes;
     Vec grow0 = splat(1), shrink0 = splat(1), grow1 = splat(1), shrink1 = splat(1);
-    if constexpr (Gate::kPerChannel)
+    if constexpr (kPerChannel)
       if (t || !strongStart_) {
-        const float* g = Gate::logDecays(rows_, t0_ + t);
+        const float* g = ChannelGate::logDecays(rows_, t0_ + t);
         foldGate(i, part(g, i), grow0, shrink0);
         foldGate(j, part(g, j), grow1, shrink1);
       }
@@ -190,8 +190,8 @@ class ChunkPieces {
     for (int s = t * n_; s < (t + 1) * n_; ++s) {
       const float* k = rows_.k(t0_ * n_ + s);
       const Vec x = part(k, i), y = part(k, j);
-      if (kDelta || !Gate::kPerChannel) storePairs(reads_ + s * across + to, pairsAlong(x * grow0, y * grow1));
-      if (Gate::kPerChannel) storePairs(writes_ + s * across + to, pairsAlong(x * shrink0, y * shrink1));
+      if (delta_ || !kPerChannel) storePairs(reads_ + s * across + to, pairsAlong(x * grow0, y * grow1));
+      if (kPerChannel) storePairs(writes_ + s * across + to, pairsAlong(x * shrink0, y * shrink1));
     }
   }
 
@@ -219,7 +219,7 @@ class ChunkPieces {
       else
         pairTile<kPairRows, 1, Into::Set>(A, keysDown_, kBf16Steps, to, kBf16Steps);
     };
-    if (kDelta) {
+    if (delta_) {
       rows(0, 16, false);
       for (int s = 16; s < cp_; s += kPairRows) rows(s, kPairRows, true);
       for (int s = 1; s < c_; ++s)
@@ -254,6 +254,7 @@ class ChunkPieces {
   }
 
   const RecurrenceForward& a_;
+  const bool gated_, channel_, delta_;
   const int64_t hv_, T_, start_;
   const int n_;
   const int64_t tokens_, Kp_;  // tokens of a chunk; K in whole vectors of pairs

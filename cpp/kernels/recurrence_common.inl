@@ -97,16 +97,15 @@ RANKONE_INLINE void expBoth(Vec hi, Vec lo, Vec& plus, Vec& minus) {
 }
 
 // e^g of a token per row, exact zeros for resets; writes K values rounded up to whole vectors.
-template <class Gate>
-void decayRows(const HeadRows& rows, int64_t t, int64_t K, float* out) {
-  if constexpr (Gate::kPerChannel) {
-    const float* g = Gate::logDecays(rows, t);
+inline void decayRows(const HeadRows& rows, bool perChannel, int64_t t, int64_t K, float* out) {
+  if (perChannel) {
+    const float* g = ChannelGate::logDecays(rows, t);
     for (int64_t i = 0; i < K; i += kLanes) {
       const Vec x = loadPart(g + i, static_cast<int>(K - i < kLanes ? K - i : kLanes));
       store(out + i, select(x < kResetBelow, zero(), exp(x)));
     }
   } else {
-    const float g = Gate::logDecay(rows, t);
+    const float g = ScalarGate::logDecay(rows, t);
     const float e = g < kResetBelow ? 0.0f : static_cast<float>(std::exp(static_cast<double>(g)));
     for (int64_t i = 0; i < K; ++i) out[i] = e;
   }

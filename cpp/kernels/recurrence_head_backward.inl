@@ -172,7 +172,7 @@ class HeadBackward {
   // S through tokens [t0, t1) of a gated problem (without gates a chunk is one piece), its updates known: u = beta r.
   void advanceState(float* S, int64_t t0, int64_t t1, const float* residuals) {
     for (int64_t t = t0; t < t1; ++t) {
-      channel_ ? decayRows<ChannelGate>(rows_, t, a_.K, decay_) : decayRows<ScalarGate>(rows_, t, a_.K, decay_);
+      decayRows(rows_, channel_, t, a_.K, decay_);
       for (int64_t s = t * a_.n; s < (t + 1) * a_.n; ++s) {
         updateRow(s, residuals);
         const float* k = rows_.k(s);
