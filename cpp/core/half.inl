@@ -150,14 +150,15 @@ inline void gather(const FloatView& x, int64_t first, int64_t stride, int64_t co
   for (int64_t i = 0; i < count; ++i) to[i] = element(x, first + i * stride);
 }
 
-// n elements of a tensor, from element `at` on, to float32 and back.
-inline void widen(const void* tensor, DType dtype, int64_t at, int64_t n, float* to) {
+// n elements of a tensor, from element `at` on, to float32 and back. One function for all kernels: copied to where they
+// are called, they made many of those a tenth larger.
+inline __attribute__((noinline)) void widen(const void* tensor, DType dtype, int64_t at, int64_t n, float* to) {
   withDType(dtype, [&](auto d) {
     using D = decltype(d);
     widenElements<D>(static_cast<const typename D::Element*>(tensor) + at, n, to);
   });
 }
-inline void narrow(const float* from, int64_t n, void* tensor, DType dtype, int64_t at) {
+inline __attribute__((noinline)) void narrow(const float* from, int64_t n, void* tensor, DType dtype, int64_t at) {
   withDType(dtype, [&](auto d) {
     using D = decltype(d);
     narrowElements<D>(from, n, static_cast<typename D::Element*>(tensor) + at);

@@ -165,7 +165,7 @@ class HeadScanForward {
     for (int64_t b = 0; b < blocks_; ++b)
       takeColumns(p_.initialState ? p_.initialState + state : nullptr, K, p_.V, c0_ + b * kScanBlock, c0_ + columns_,
                   S_ + b * K * kScanBlock);
-    if (p_.bonus) widenSpan(p_.bonus.data, p_.bonus.dtype, h_ * K, K, bonus_);
+    if (p_.bonus) widen(p_.bonus.data, p_.bonus.dtype, h_ * K, K, bonus_);
     // A pack's last token reads for the next one: its row of a is readied with the pack.
     ScanRows rows(p_, sequence_, h_, pack_ + 1, false);
     for (int64_t t0 = 0; t0 < T_; t0 += pack_) {
@@ -187,7 +187,7 @@ class HeadScanForward {
     for (int64_t t = 0; t < count; ++t) {
       float* row = v_ + t * ld_;
       if (columns_ < ld_) std::memset(row + ld_ - kScanBlock, 0, kScanBlock * sizeof(float));
-      widenSpan(p_.v.data, p_.v.dtype, valueAt(t0 + t), columns_, row);
+      widen(p_.v.data, p_.v.dtype, valueAt(t0 + t), columns_, row);
     }
   }
 
@@ -200,7 +200,7 @@ class HeadScanForward {
         if (p_.bonus) o = fma(splat(own), load(v_ + t * ld_ + c), o);
         store(row + c, o * p_.scale);
       }
-      narrowSpan(row, columns_, p_.o, p_.oDType, valueAt(t0 + t));
+      narrow(row, columns_, p_.o, p_.oDType, valueAt(t0 + t));
     }
   }
 

@@ -196,7 +196,7 @@ class HeadScanBackward {
   void takeBlock(const FloatView& x, int64_t t0, int64_t count, float* to) {
     for (int64_t t = 0; t < count; ++t, to += kScanBlock) {
       if (columns_ < kScanBlock) std::memset(to, 0, kScanBlock * sizeof(float));
-      widenSpan(x.data, x.dtype, valueAt(t0 + t), columns_, to);
+      widen(x.data, x.dtype, valueAt(t0 + t), columns_, to);
     }
   }
 
@@ -325,7 +325,7 @@ class HeadScanBackward {
   void bonus(ScanRows& rows, double* dBonus) {
     Scratch scratch(alignFloats(ld_) + 2 * alignFloats(p_.V));
     float *u = scratch.take(ld_), *v = scratch.take(p_.V), *dO = scratch.take(p_.V);
-    widenSpan(p_.bonus.data, p_.bonus.dtype, h_ * p_.K, p_.K, u);
+    widen(p_.bonus.data, p_.bonus.dtype, h_ * p_.K, p_.K, u);
     std::memset(u + p_.K, 0, static_cast<size_t>(ld_ - p_.K) * sizeof(float));
     for (int64_t i = 0; i < p_.K; ++i) dBonus[i] = 0;
     c0_ = 0;
@@ -335,8 +335,8 @@ class HeadScanBackward {
       rows.ready(t0, count);
       for (int64_t t = 0; t < count; ++t) {
         const int64_t at = valueAt(t0 + t);
-        widenSpan(p_.v.data, p_.v.dtype, at, p_.V, v);
-        widenSpan(p_.dO.data, p_.dO.dtype, at, p_.V, dO);
+        widen(p_.v.data, p_.v.dtype, at, p_.V, v);
+        widen(p_.dO.data, p_.dO.dtype, at, p_.V, dO);
         bonusToken(rows.row(ScanRows::kQ, t), rows.row(ScanRows::kK, t), u, v, dO, t0 + t, dBonus);
       }
     }
@@ -371,9 +371,9 @@ class HeadScanBackward {
 // From the gradients of what makeRwkv7() made to those of what it was given, for one row of K.
 void rwkv7Gradients(const GatedScanBackward& p, int64_t row, float* a, float* b, float* g) {
   const int64_t at = row * p.K;
-  widenSpan(p.a.data, p.a.dtype, at, p.K, a);
-  widenSpan(p.b.data, p.b.dtype, at, p.K, b);
-  widenSpan(p.g.data, p.g.dtype, at, p.K, g);
+  widen(p.a.data, p.a.dtype, at, p.K, a);
+  widen(p.b.data, p.b.dtype, at, p.K, b);
+  widen(p.g.data, p.g.dtype, at, p.K, g);
   const double norm = ScanRows::removalNorm(a, p.K);
   const float by = static_cast<float>(1 / norm);
   // unit = a / |a|; da of the scan is that of -unit, db that of unit b.

@@ -1,7 +1,5 @@
 // The rows of some tokens of one sequence and head as the gated scans read them: float32, and made of raw arguments
 // where the rule has such. Rows that are that already are the caller's own memory. Part of gated_scan.inl.
-#include "kernels/rows.inl"
-
 namespace rankone {
 namespace RANKONE_ISA_NS {
 namespace {
@@ -71,7 +69,7 @@ class ScanRows {
     for (int64_t t = 0; t < count; ++t) {
       float* to = stages_[part] + t * ld_;
       if (ld_ > p_.K) store(to + ld_ - kLanes, zero());
-      widenSpan(x.data, x.dtype, first + t * stride, p_.K, to);
+      widen(x.data, x.dtype, first + t * stride, p_.K, to);
     }
     rows_[part] = {stages_[part], ld_};
   }

@@ -1,6 +1,4 @@
 // Element by element, float32; sums over rows and the slope of the step size in float64.
-#include "kernels/rows.inl"
-
 namespace rankone {
 namespace RANKONE_ISA_NS {
 
@@ -23,33 +21,55 @@ RANKONE_INLINE void overLanes(int64_t P, F&& f) {
   if (i < P) f(i, static_cast<int>(P - i));
 }
 
+// Vectors of P values of a row of any float type: f(offset, how many lanes, x there).
+template <class D, class F>
+RANKONE_INLINE void overValues(const FloatView& x, int64_t at, int64_t P, F&& f) {
+  const auto* p = static_cast<const typename D::Element*>(x.data) + at;
+  overLanes(P, [&](int64_t i, int n) { f(i, n, n == kLanes ? D::load(p + i) : D::loadPart(p + i, n)); });
+}
+
 // Softplus without overflow for large x.
 static double softplus(double x) { return x > 0 ? x + std::log1p(std::exp(-x)) : std::log1p(std::exp(x)); }
 
 void mamba2Prepare(const Mamba2Args& a, float* step, float* g) {
   const auto at = [](const float* p, int64_t i, int lanes) { return p ? loadUpTo(p + i, lanes) : zero(); };
-  const AnyRow dt(a.dt.data, a.dt.dtype, 0);
-  parallelFor((a.rows + kMamba2Rows - 1) / kMamba2Rows, a.cancel, [&](int64_t task) {
-    const int64_t end = (task + 1) * kMamba2Rows < a.rows ? (task + 1) * kMamba2Rows : a.rows;
-    for (int64_t row = task * kMamba2Rows; row < end; ++row)
-      overLanes(a.HV, [&](int64_t h, int n) {
-        const int64_t i = row * a.HV + h;
-        Vec s = get(dt, i, n) + at(a.dtBias, h, n);
-        if (a.softplus) s = softplus(s);
-        s = select(s < a.low, splat(a.low), select(s > a.high, splat(a.high), s));
-        storeUpTo(step + i, s, n);
-        storeUpTo(g + i, s * at(a.A, h, n), n);
-      });
+  withDType(a.dt.dtype, [&](auto d) {
+    using D = decltype(d);
+    const auto* dt = static_cast<const typename D::Element*>(a.dt.data);
+    parallelFor((a.rows + kMamba2Rows - 1) / kMamba2Rows, a.cancel, [&](int64_t task) {
+      const int64_t end = (task + 1) * kMamba2Rows < a.rows ? (task + 1) * kMamba2Rows : a.rows;
+      for (int64_t row = task * kMamba2Rows; row < end; ++row)
+        overLanes(a.HV, [&](int64_t h, int n) {
+          const int64_t i = row * a.HV + h;
+          Vec s = (n == kLanes ? D::load(dt + i) : D::loadPart(dt + i, n)) + at(a.dtBias, h, n);
+          if (a.softplus) s = softplus(s);
+          s = select(s < a.low, splat(a.low), select(s > a.high, splat(a.high), s));
+          storeUpTo(step + i, s, n);
+          storeUpTo(g + i, s * at(a.A, h, n), n);
+        });
+    });
   });
 }
 
 void mamba2Skip(const Mamba2Args& a, const float* o, void* y, DType yDType) {
-  overRows(a, [&](int64_t row, int64_t h) {
-    const int64_t at = (row * a.HV + h) * a.P;
-    const AnyRow x(a.x.data, a.x.dtype, at);
-    const AnyOutput to(y, yDType, at);
-    const Vec by = splat(a.D[h]);
-    overLanes(a.P, [&](int64_t i, int n) { put(to, i, fma(by, get(x, i, n), loadUpTo(o + at + i, n)), n); });
+  withDType(a.x.dtype, [&](auto d) {
+    const auto skip = [&](int64_t at, int64_t h, float* to) __attribute__((always_inline)) {
+      const Vec by = splat(a.D[h]);
+      overValues<decltype(d)>(
+          a.x, at, a.P, [&](int64_t i, int n, Vec x) { storeUpTo(to + i, fma(by, x, loadUpTo(o + at + i, n)), n); });
+    };
+    if (yDType == DType::F32)
+      return overRows(a, [&](int64_t row, int64_t h) {
+        const int64_t at = (row * a.HV + h) * a.P;
+        skip(at, h, static_cast<float*>(y) + at);
+      });
+    overRows(a, [&](int64_t row, int64_t h) {
+      const int64_t at = (row * a.HV + h) * a.P;
+      Scratch scratch(alignFloats(a.P));
+      float* sum = scratch.take(a.P);
+      skip(at, h, sum);
+      narrow(sum, a.P, y, yDType, at);
+    });
   });
 }
 
@@ -58,14 +78,17 @@ void mamba2Gradients(const Mamba2Args& a, const Mamba2Gradients& d) {
     const int64_t at = row * a.HV + h;
     const float step = d.step[at], skip = a.D ? a.D[h] : 0;
     Vec dot = zero();
-    const AnyRow x(a.x.data, a.x.dtype, at * a.P), dY(d.dY.data, a.x.dtype, at * a.P);
-    overLanes(a.P, [&](int64_t i, int n) {
-      const int64_t e = at * a.P + i;
-      const Vec dv = loadUpTo(d.dV + e, n);
-      dot = fma(dv, get(x, i, n), dot);
-      Vec dx = dv * step;
-      if (a.D) dx = fma(splat(skip), get(dY, i, n), dx);
-      storeUpTo(d.dx + e, dx, n);
+    withDType(a.x.dtype, [&](auto type) {
+      using D = decltype(type);
+      const auto* dY = static_cast<const typename D::Element*>(d.dY.data);
+      overValues<D>(a.x, at * a.P, a.P, [&](int64_t i, int n, Vec x) {
+        const int64_t e = at * a.P + i;
+        const Vec dv = loadUpTo(d.dV + e, n);
+        dot = fma(dv, x, dot);
+        Vec dx = dv * step;
+        if (a.D) dx = fma(splat(skip), n == kLanes ? D::load(dY + e) : D::loadPart(dY + e, n), dx);
+        storeUpTo(d.dx + e, dx, n);
+      });
     });
     double raw = element(a.dt, at);
     if (a.dtBias) raw += a.dtBias[h];
@@ -85,8 +108,13 @@ void mamba2Gradients(const Mamba2Args& a, const Mamba2Gradients& d) {
       dBias += d.ddt[at];
       if (!d.dD) continue;
       Vec dot = zero();
-      const AnyRow x(a.x.data, a.x.dtype, at * a.P), dY(d.dY.data, a.x.dtype, at * a.P);
-      overLanes(a.P, [&](int64_t i, int n) { dot = fma(get(dY, i, n), get(x, i, n), dot); });
+      withDType(a.x.dtype, [&](auto type) {
+        using D = decltype(type);
+        const auto* dY = static_cast<const typename D::Element*>(d.dY.data) + at * a.P;
+        overValues<D>(a.x, at * a.P, a.P, [&](int64_t i, int n, Vec x) {
+          dot = fma(n == kLanes ? D::load(dY + i) : D::loadPart(dY + i, n), x, dot);
+        });
+      });
       dD += sum(dot);
     }
     d.dA[h] = static_cast<float>(dA);

@@ -5,7 +5,6 @@
 //
 // Sums over a token's entries are taken in the order of its memories, in float32. Limit: memory bandwidth.
 #include "kernels/elementwise.inl"
-#include "kernels/rows.inl"
 
 namespace rankone {
 namespace RANKONE_ISA_NS {
@@ -48,7 +47,7 @@ struct MomRow {
   MomRow(int64_t M, int64_t k)
       : x(static_cast<size_t>(roundUp(M, kLanes))), p(static_cast<size_t>(M)), chosen(static_cast<size_t>(k)) {}
   double read(const FloatView& logits, int64_t row, int64_t M, int64_t k, bool renormalize) {
-    widenSpan(logits.data, logits.dtype, row * M, M, x.data());
+    widen(logits.data, logits.dtype, row * M, M, x.data());
     largestOf(x.data(), M, k, chosen.data());
     return powers(x.data(), M, chosen.data(), k, renormalize, p.data());
   }
@@ -64,11 +63,11 @@ void forEntries(const MomRouteArgs& a, F&& f) {
 }
 
 // to[0, width) = rows of x: sum of coefficients c times rows, or of rows alone.
-template <class Row, class By>
-RANKONE_INLINE Vec sumAt(const AnyRow& x, int64_t width, int64_t column, int n, int64_t k, Vec start, Row&& row,
+template <class D, class Row, class By>
+RANKONE_INLINE Vec sumAt(const FloatView& x, int64_t width, int64_t column, int n, int64_t k, Vec start, Row&& row,
                          By&& by) {
   Vec sum = start;
-  for (int64_t j = 0; j < k; ++j) sum = by(get(x, row(j) * width + column, n), j, sum);
+  for (int64_t j = 0; j < k; ++j) sum = by(get<D>(elements<D>(x.data, row(j) * width + column), n), j, sum);
   return sum;
 }
 
@@ -129,31 +128,34 @@ void momRouteBackward(const MomRouteBackwardArgs& a) {
 }
 
 void momGatherBackward(const MomGatherBackwardArgs& a) {
-  const AnyRow dY(a.dY.data, a.dY.dtype, 0);
-  const AnyOutput dX(a.dX, a.dXDType, 0);
-  forTokens(a, a.tokens, 2 * a.k * a.width, [&](int64_t t) {
-    for (int64_t c = 0; c < a.width; c += kLanes) {
-      const int n = lanesLeft(c, a.width);
-      const Vec sum = sumAt(
-          dY, a.width, c, n, a.k, zero(), [&](int64_t j) { return int64_t{a.slots[t * a.k + j]}; },
-          [](Vec x, int64_t, Vec sum) { return sum + x; });
-      put(dX, t * a.width + c, sum, n);
-    }
+  withGradients(a.dY.dtype, a.dXDType, [&](auto d, auto g) {
+    using D = decltype(d);
+    using G = decltype(g);
+    forTokens(a, a.tokens, 2 * a.k * a.width, [&](int64_t t) {
+      for (int64_t c = 0; c < a.width; c += kLanes) {
+        const int n = lanesLeft(c, a.width);
+        const Vec sum = sumAt<D>(
+            a.dY, a.width, c, n, a.k, zero(), [&](int64_t j) { return int64_t{a.slots[t * a.k + j]}; },
+            [](Vec x, int64_t, Vec sum) { return sum + x; });
+        put<G>(elements<G>(a.dX, t * a.width + c), sum, n);
+      }
+    });
   });
 }
 
 void momCombine(const MomCombineArgs& a) {
-  const AnyRow o(a.o.data, a.o.dtype, 0), shared(a.shared.data, a.o.dtype, 0);
-  const AnyOutput y(a.y, a.o.dtype, 0);
-  forTokens(a, a.tokens, 4 * a.k * a.width, [&](int64_t t) {
-    for (int64_t c = 0; c < a.width; c += kLanes) {
-      const int n = lanesLeft(c, a.width);
-      const Vec start = shared ? get(shared, t * a.width + c, n) : zero();
-      const Vec sum = sumAt(
-          o, a.width, c, n, a.k, start, [&](int64_t j) { return int64_t{a.slots[t * a.k + j]}; },
-          [&](Vec x, int64_t j, Vec sum) { return fma(splat(a.weights[t * a.k + j]), x, sum); });
-      put(y, t * a.width + c, sum, n);
-    }
+  withDType(a.o.dtype, [&](auto d) {
+    using D = decltype(d);
+    forTokens(a, a.tokens, 4 * a.k * a.width, [&](int64_t t) {
+      for (int64_t c = 0; c < a.width; c += kLanes) {
+        const int n = lanesLeft(c, a.width);
+        const Vec start = a.shared ? get<D>(elements<D>(a.shared.data, t * a.width + c), n) : zero();
+        const Vec sum = sumAt<D>(
+            a.o, a.width, c, n, a.k, start, [&](int64_t j) { return int64_t{a.slots[t * a.k + j]}; },
+            [&](Vec x, int64_t j, Vec sum) { return fma(splat(a.weights[t * a.k + j]), x, sum); });
+        put<D>(elements<D>(a.y, t * a.width + c), sum, n);
+      }
+    });
   });
 }
 
@@ -165,34 +167,37 @@ void momCombineBackward(const MomCombineBackwardArgs& a) {
   for (int64_t i = 0; i < entries; ++i) first[static_cast<size_t>(i) + 2] += first[static_cast<size_t>(i) + 1];
   for (int64_t i = 0; i < entries; ++i)
     found[static_cast<size_t>(first[static_cast<size_t>(a.slots[i]) + 1]++)] = static_cast<int32_t>(i);
-  const AnyRow o(a.o.data, a.o.dtype, 0), dY(a.dY.data, a.dY.dtype, 0);
-  const AnyOutput dO(a.dO, a.dODType, 0);
-  forTokens(a, entries, 4 * a.width, [&](int64_t i) {
-    const int32_t begin = first[static_cast<size_t>(i)], end = first[static_cast<size_t>(i) + 1];
-    for (int64_t c = 0; c < a.width; c += kLanes) {
-      const int n = lanesLeft(c, a.width);
-      const Vec sum = sumAt(
-          dY, a.width, c, n, end - begin, zero(),
-          [&](int64_t j) { return found[static_cast<size_t>(begin + j)] / a.k; },
-          [&](Vec x, int64_t j, Vec sum) {
-            return fma(splat(a.weights[found[static_cast<size_t>(begin + j)]]), x, sum);
-          });
-      put(dO, i * a.width + c, sum, n);
-    }
-  });
-  forTokens(a, a.tokens * a.k, 4 * a.width, [&](int64_t entry) {
-    const int64_t row = int64_t{a.slots[entry]} * a.width, token = entry / a.k * a.width;
-    double total = 0;  // over blocks of columns
-    for (int64_t begin = 0; begin < a.width; begin += 32 * kLanes) {
-      const int64_t end = std::min(a.width, begin + 32 * kLanes);
-      Vec block = zero();
-      for (int64_t c = begin; c < end; c += kLanes) {
-        const int n = lanesLeft(c, end);
-        block = fma(get(o, row + c, n), get(dY, token + c, n), block);
+  withGradients(a.dY.dtype, a.dODType, [&](auto d, auto g) {
+    using D = decltype(d);
+    using G = decltype(g);
+    forTokens(a, entries, 4 * a.width, [&](int64_t i) {
+      const int32_t begin = first[static_cast<size_t>(i)], end = first[static_cast<size_t>(i) + 1];
+      for (int64_t c = 0; c < a.width; c += kLanes) {
+        const int n = lanesLeft(c, a.width);
+        const Vec sum = sumAt<D>(
+            a.dY, a.width, c, n, end - begin, zero(),
+            [&](int64_t j) { return found[static_cast<size_t>(begin + j)] / a.k; },
+            [&](Vec x, int64_t j, Vec sum) {
+              return fma(splat(a.weights[found[static_cast<size_t>(begin + j)]]), x, sum);
+            });
+        put<G>(elements<G>(a.dO, i * a.width + c), sum, n);
       }
-      total += sum(block);
-    }
-    a.dWeights[entry] = static_cast<float>(total);
+    });
+    forTokens(a, a.tokens * a.k, 4 * a.width, [&](int64_t entry) {
+      const auto* o = elements<D>(a.o.data, int64_t{a.slots[entry]} * a.width);
+      const auto* dY = elements<D>(a.dY.data, entry / a.k * a.width);
+      double total = 0;  // over blocks of columns
+      for (int64_t begin = 0; begin < a.width; begin += 32 * kLanes) {
+        const int64_t end = std::min(a.width, begin + 32 * kLanes);
+        Vec block = zero();
+        for (int64_t c = begin; c < end; c += kLanes) {
+          const int n = lanesLeft(c, end);
+          block = fma(get<D>(o + c, n), get<D>(dY + c, n), block);
+        }
+        total += sum(block);
+      }
+      a.dWeights[entry] = static_cast<float>(total);
+    });
   });
 }
 

@@ -69,11 +69,9 @@ RANKONE_INLINE Vec swapPairs(Vec x) {
 #endif
 }
 
-// One head, of which there are as many as dtypes; the rest is compiled once. x and y may be the same: what a vector of
-// y overwrites has been read.
+// One head. x and y may be the same: what a vector of y overwrites has been read.
 template <class E, class G>
-__attribute__((noinline)) void turnHead(const typename E::Element* x, typename G::Element* y, const RopeArgs& p,
-                                        const Turns& turns) {
+void turnHead(const typename E::Element* x, typename G::Element* y, const RopeArgs& p, const Turns& turns) {
   const int64_t half = p.R / 2;
   if (p.interleaved) {
     for (int64_t i = 0; i < p.R; i += kLanes) {
@@ -107,6 +105,7 @@ int64_t sequenceOf(const RopeArgs& p, int64_t t) {
   return low;
 }
 
+template <class E, class G>
 void turnTokens(const RopeArgs& p, int64_t begin, int64_t end) {
   const size_t half = alignFloats(static_cast<size_t>(roundUp(p.R / 2, kRopePadding)));
   const size_t whole = p.interleaved ? alignFloats(static_cast<size_t>(p.R)) : 0;
@@ -128,12 +127,10 @@ void turnTokens(const RopeArgs& p, int64_t begin, int64_t end) {
     fillTurns(p, position, turns);
     if (whole) widenTurns(turns, p.R, wide);
     for (const RopeTensor& tensor : p.tensors)
-      withGradients(p.dtype, p.outDType, [&](auto e, auto g) {
-        using E = decltype(e);
-        using G = decltype(g);
-        for (int64_t at = t * tensor.heads * p.D, end = at + tensor.heads * p.D; at < end; at += p.D)
-          turnHead<E, G>(elements<E>(tensor.x, at), elements<G>(tensor.y, at), p, wide);
-      });
+      for (int64_t h = 0; h < tensor.heads; ++h) {
+        const int64_t at = (t * tensor.heads + h) * p.D;
+        turnHead<E, G>(elements<E>(tensor.x, at), elements<G>(tensor.y, at), p, wide);
+      }
   }
 }
 
@@ -142,7 +139,9 @@ void turnTokens(const RopeArgs& p, int64_t begin, int64_t end) {
 void rope(const RopeArgs& p) {
   const int64_t heads = p.tensors[0].heads + p.tensors[1].heads;
   const Split s = splitWork(p.tokens, heads * (3 * p.R + 2 * p.D) + 20 * p.R);
-  parallelFor(s.tasks, p.cancel, [&](int64_t t) { turnTokens(p, s.begin(t), s.end(t)); });
+  withGradients(p.dtype, p.outDType, [&](auto e, auto g) {
+    parallelFor(s.tasks, p.cancel, [&](int64_t t) { turnTokens<decltype(e), decltype(g)>(p, s.begin(t), s.end(t)); });
+  });
 }
 
 }  // namespace RANKONE_ISA_NS

@@ -10,7 +10,6 @@
 // Gu et al., S4D, 2022 (arXiv:2206.11893).
 #include "kernels/doubles.inl"
 #include "kernels/elementwise.inl"
-#include "kernels/rows.inl"
 #include "kernels/s4d_parameters.inl"
 
 namespace rankone {
@@ -33,7 +32,7 @@ void takeTokens(const void* x, DType dtype, const S4dProblem& p, const ModeStrip
                 double* to) {
   float row[kLanes] = {};
   for (int64_t t = 0; t < count; ++t, to += kDoubles) {
-    widenSpan(x, dtype, (s.first + t0 + t) * p.D + s.c0, s.lanes, row);
+    widen(x, dtype, (s.first + t0 + t) * p.D + s.c0, s.lanes, row);
     storeDoubles(to, widenFloats(row));
   }
 }

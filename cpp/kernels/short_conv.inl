@@ -4,7 +4,6 @@
 // Half-width tensors are converted as they are loaded and stored; taps and bias are float32 copies.
 // The short convolution of H3 (Fu et al., 2022) and of Mamba, DeltaNet and their kin.
 #include "kernels/elementwise.inl"
-#include "kernels/rows.inl"
 #include "kernels/short_conv_taps.inl"
 
 namespace rankone {
@@ -26,12 +25,13 @@ void takeTaps(const void* weight, DType dtype, int64_t D, int64_t W, bool revers
 }
 
 // The W-1 tokens before the first and the `tokens` <= W-1 first ones, one after the other: [W-1 + tokens, channels].
-void fillHead(const AnyRow& x, const float* state, int64_t D, int64_t W, int64_t c0, int64_t channels, int64_t tokens,
-              float* head) {
+template <class E>
+void fillHead(const typename E::Element* x, const float* state, int64_t D, int64_t W, int64_t c0, int64_t channels,
+              int64_t tokens, float* head) {
   const int64_t past = W - 1;
   for (int64_t i = 0; i < past; ++i)
     for (int64_t c = 0; c < channels; ++c) head[i * channels + c] = state ? state[(c0 + c) * past + i] : 0.0f;
-  for (int64_t t = 0; t < tokens; ++t) widenSpan(x.data, x.dtype, t * D + c0, channels, head + (past + t) * channels);
+  for (int64_t t = 0; t < tokens; ++t) widenElements<E>(x + t * D + c0, channels, head + (past + t) * channels);
 }
 
 // The state of sequence n, of states that may be none.
@@ -54,34 +54,39 @@ void writeFinalState(const ShortConvArgs& p, int64_t n) {
 }
 
 // Tokens [t0, t1) of one sequence, channels [c0, c0 + p.channels): y starts at token t0. t0 is 0 or at least W-1.
-void convSpan(const TapLoop& p, const AnyRow& x, const float* state, int64_t D, int64_t c0, int64_t t0, int64_t t1) {
+template <class E, class Y>
+void convSpan(TapLoop<E, Y> p, const typename E::Element* x, const float* state, int64_t D, int64_t c0, int64_t t0,
+              int64_t t1) {
   const int64_t past = p.W - 1, early = t0 == 0 ? std::min(t1, past) : 0;
   if (early > 0) {  // through float32, which the state is
-    Scratch scratch(2 * past * p.channels);
-    float* head = scratch.take(2 * past * p.channels);
-    fillHead(x, state, D, p.W, c0, p.channels, early, head);
-    TapLoop loop = p;
-    loop.x = AnyRow(head, DType::F32, 0);
-    loop.ldX = p.channels;
+    const int64_t wide = std::is_same_v<Y, F32> ? 0 : early * p.channels;
+    Scratch scratch(alignFloats(2 * past * p.channels) + wide);
+    float *head = scratch.take(2 * past * p.channels), *y = scratch.take(wide);
+    fillHead<E>(x, state, D, p.W, c0, p.channels, early, head);
+    TapLoop<F32, F32> loop{head, p.channels, p.taps, p.ldTaps, p.W, p.bias, p.silu, y, p.channels, p.channels};
+    if constexpr (std::is_same_v<Y, F32>) {
+      loop.y = p.y;
+      loop.ldY = p.ldY;
+    }
     conv(loop, early);
+    if (wide)
+      for (int64_t t = 0; t < early; ++t) narrowElements<Y>(y + t * p.channels, p.channels, p.y + t * p.ldY);
   }
   if (t0 + early == t1) return;
-  TapLoop loop = p;
-  loop.x = AnyRow(x.data, x.dtype, (t0 + early - past) * D + c0);
-  loop.ldX = D;
-  loop.y = AnyOutput(p.y.data, p.y.dtype, early * p.ldY);
-  conv(loop, t1 - t0 - early);
+  p.x = x + (t0 + early - past) * D + c0;
+  p.ldX = D;
+  p.y += early * p.ldY;
+  conv(p, t1 - t0 - early);
 }
 
+template <class E>
 void forwardBlocks(const ShortConvArgs& p, const float* taps, const float* bias, int64_t begin, int64_t end) {
   for (int64_t block = begin; block < end; ++block) {
     const int64_t n = p.sequences.sequenceOf(block), first = p.sequences.begin(n);
     const int64_t t0 = (block - p.sequences.firstBlock(n)) * kConvBlock;
     const int64_t t1 = std::min(p.sequences.tokens(n), t0 + kConvBlock);
-    const AnyRow x(p.x, p.dtype, first * p.D);
-    const AnyOutput y(p.y, p.dtype, (first + t0) * p.D);
-    const TapLoop loop{x, 0, taps, p.D, p.W, bias, p.silu, y, p.D, p.D};
-    convSpan(loop, x, stateOf(p, p.initialState, n), p.D, 0, t0, t1);
+    const TapLoop<E, E> loop{nullptr, 0, taps, p.D, p.W, bias, p.silu, elements<E>(p.y, (first + t0) * p.D), p.D, p.D};
+    convSpan(loop, elements<E>(p.x, first * p.D), stateOf(p, p.initialState, n), p.D, 0, t0, t1);
   }
 }
 
@@ -98,14 +103,14 @@ struct Stripe {
 };
 
 // d[t - t0] = the gradient at the activation's input of tokens [t0, end); zero from s.T on. [end - t0, channels]
+template <class E>
 void activationGradient(const ShortConvBackwardArgs& p, const Parameters& w, const Stripe& s, const float* state,
                         int64_t t0, int64_t end, float* d) {
   const int64_t stop = std::min(end, s.T), channels = s.channels;
-  const AnyRow x(p.x, p.dtype, s.first * p.D), dY(p.dY, p.dtype, s.first * p.D + s.c0);
+  const auto *x = elements<E>(p.x, s.first * p.D), *dY = elements<E>(p.dY, s.first * p.D + s.c0);
   if (p.silu && stop > t0) {
     const float* bias = w.bias ? w.bias + s.c0 : nullptr;
-    const AnyOutput to(d, DType::F32, 0);
-    const TapLoop loop{x, 0, w.taps + s.c0, p.D, p.W, bias, false, to, channels, channels};
+    const TapLoop<E, F32> loop{nullptr, 0, w.taps + s.c0, p.D, p.W, bias, false, d, channels, channels};
     convSpan(loop, x, state, p.D, s.c0, t0, stop);
   }
   for (int64_t t = t0; t < end; ++t) {
@@ -113,7 +118,7 @@ void activationGradient(const ShortConvBackwardArgs& p, const Parameters& w, con
     for (int64_t c = 0; c < channels; c += kLanes) {
       const int n = lanesLeft(c, channels);
       Vec g = zero();
-      if (t < stop) g = get(dY, t * p.D + c, n);
+      if (t < stop) g = get<E>(dY + t * p.D + c, n);
       if (t < stop && p.silu) g = g * siluAndSlope(get(row + c, n)).slope;
       put(row + c, g, n);
     }
@@ -121,23 +126,22 @@ void activationGradient(const ShortConvBackwardArgs& p, const Parameters& w, con
 }
 
 // partial [W + 1, D] of this block: dWeight by tap, then dBias
+template <class E>
 void sumTaps(const ShortConvBackwardArgs& p, const Stripe& s, const float* state, int64_t t0, int64_t t1,
              const float* d, float* partial) {
   const int64_t past = p.W - 1, early = t0 == 0 ? std::min(t1, past) : 0, channels = s.channels;
-  const AnyRow x(p.x, p.dtype, s.first * p.D);
-  TapLoop loop{x, p.D, nullptr, p.D, p.W, nullptr, false, {nullptr, DType::F32, 0}, 0, channels};
+  const auto* x = elements<E>(p.x, s.first * p.D);
   for (int64_t j = 0; j <= p.W; ++j) std::memset(partial + j * p.D, 0, static_cast<size_t>(channels) * sizeof(float));
   if (early > 0) {
     Scratch scratch(2 * past * channels);
     float* head = scratch.take(2 * past * channels);
-    fillHead(x, state, p.D, p.W, s.c0, channels, early, head);
-    loop.x = AnyRow(head, DType::F32, 0);
-    loop.ldX = channels;
+    fillHead<E>(x, state, p.D, p.W, s.c0, channels, early, head);
+    TapLoop<F32, F32> loop{head, channels, nullptr, p.D, p.W, nullptr, false, nullptr, 0, channels};
     correlate(loop, d, channels, early, partial);
   }
   if (t0 + early < t1) {
-    loop.x = AnyRow(x.data, x.dtype, (t0 + early - past) * p.D + s.c0);
-    loop.ldX = p.D;
+    const auto* first = x + (t0 + early - past) * p.D + s.c0;
+    TapLoop<E, F32> loop{first, p.D, nullptr, p.D, p.W, nullptr, false, nullptr, 0, channels};
     correlate(loop, d + early * channels, channels, t1 - t0 - early, partial);
   }
   float* bias = partial + p.W * p.D;
@@ -163,38 +167,38 @@ void initialStateGradient(const ShortConvBackwardArgs& p, const float* taps, con
 void inputGradient(const ShortConvBackwardArgs& p, const Parameters& w, const Stripe& s, int64_t t0, int64_t t1,
                    const float* d, float* dX, int64_t ld) {
   const int64_t past = p.W - 1, channels = s.channels;
-  const AnyRow from(d, DType::F32, 0);
-  const AnyOutput to(dX, DType::F32, 0);
-  conv({from, channels, w.reversed + s.c0, p.D, p.W, nullptr, false, to, ld, channels}, t1 - t0);
+  conv<F32, F32>({d, channels, w.reversed + s.c0, p.D, p.W, nullptr, false, dX, ld, channels}, t1 - t0);
   if (p.dFinalState)
     for (int64_t t = std::max(t0, s.T - past); t < t1; ++t)
       for (int64_t c = 0; c < channels; ++c)
         dX[(t - t0) * ld + c] += p.dFinalState[(s.n * p.D + s.c0 + c) * past + t - (s.T - past)];
 }
 
+template <class E>
 void backwardStripe(const ShortConvBackwardArgs& p, const Stripe& s, const Parameters& w, float* partial) {
   const int64_t past = p.W - 1, t0 = s.t0, t1 = std::min(s.T, t0 + kConvBlock), channels = s.channels;
   const float* state = p.initialState ? p.initialState + s.n * p.D * past : nullptr;
   const int64_t wide = p.gradDType == DType::F32 ? 0 : kConvBlock * channels;
   Scratch scratch(alignFloats((kConvBlock + past) * channels) + wide);
   float *d = scratch.take((kConvBlock + past) * channels), *block = scratch.take(wide);
-  activationGradient(p, w, s, state, t0, t1 + past, d);
+  activationGradient<E>(p, w, s, state, t0, t1 + past, d);
   const int64_t at = (s.first + t0) * p.D + s.c0;
   inputGradient(p, w, s, t0, t1, d, wide ? block : elements<F32>(p.dX, at), wide ? channels : p.D);
   if (wide)
     for (int64_t t = t0; t < t1; ++t)
-      narrowSpan(block + (t - t0) * channels, channels, p.dX, p.gradDType, at + (t - t0) * p.D);
-  sumTaps(p, s, state, t0, t1, d, partial + s.c0);
+      narrow(block + (t - t0) * channels, channels, p.dX, p.gradDType, at + (t - t0) * p.D);
+  sumTaps<E>(p, s, state, t0, t1, d, partial + s.c0);
   if (t0 == 0 && p.dInitialState) initialStateGradient(p, w.taps, s, d);
 }
 
+template <class E>
 void backwardStripes(const ShortConvBackwardArgs& p, const Parameters& w, float* partial, int64_t begin, int64_t end) {
   const int64_t stripes = (p.D + kStripe - 1) / kStripe;
   for (int64_t task = begin; task < end; ++task) {
     const int64_t block = task / stripes, c0 = task % stripes * kStripe, n = p.sequences.sequenceOf(block);
     const int64_t t0 = (block - p.sequences.firstBlock(n)) * kConvBlock;
     const Stripe s{n, p.sequences.begin(n), p.sequences.tokens(n), t0, c0, std::min(kStripe, p.D - c0)};
-    backwardStripe(p, s, w, partial + block * (p.W + 1) * p.D);
+    backwardStripe<E>(p, s, w, partial + block * (p.W + 1) * p.D);
   }
 }
 
@@ -217,11 +221,12 @@ void shortConv(const ShortConvArgs& p) {
   const float* bias = asFloats(p.bias, p.biasDType, p.D, scratch);
   const Split s = splitWork(p.sequences.blockCount(), blockTokens(p.sequences) * (2 * p.W + (p.silu ? 30 : 4)) * p.D);
   const Split states = splitWork(p.finalState ? p.sequences.N : 0, 8 * p.D * (p.W - 1));
-  parallelFor(s.tasks, p.cancel, [&](int64_t t) { forwardBlocks(p, taps, bias, s.begin(t), s.end(t)); });
-  // After the outputs, which have read what these may write over.
-  parallelFor(states.tasks, p.cancel, [&](int64_t t) {
-    withDType(p.dtype, [&](auto e) {
-      for (int64_t n = states.begin(t); n < states.end(t); ++n) writeFinalState<decltype(e)>(p, n);
+  withDType(p.dtype, [&](auto e) {
+    using E = decltype(e);
+    parallelFor(s.tasks, p.cancel, [&](int64_t t) { forwardBlocks<E>(p, taps, bias, s.begin(t), s.end(t)); });
+    // After the outputs, which have read what these may write over.
+    parallelFor(states.tasks, p.cancel, [&](int64_t t) {
+      for (int64_t n = states.begin(t); n < states.end(t); ++n) writeFinalState<E>(p, n);
     });
   });
 }
@@ -239,10 +244,13 @@ void shortConvBackward(const ShortConvBackwardArgs& p) {
   takeTaps(p.weight, p.weightDType, p.D, p.W, true, reversed);
   const Parameters w{taps, reversed, bias};
   const Split s = splitWork(blocks * stripes, kConvBlock * (6 * p.W + 50) * std::min(p.D, kStripe));
-  parallelFor(s.tasks, p.cancel, [&](int64_t t) { backwardStripes(p, w, partial, s.begin(t), s.end(t)); });
+  withDType(p.dtype, [&](auto e) {
+    parallelFor(s.tasks, p.cancel,
+                [&](int64_t t) { backwardStripes<decltype(e)>(p, w, partial, s.begin(t), s.end(t)); });
+  });
   rankone::rowSum({partial, sums, blocks, row, p.cancel});
   withDType(p.dWeightDType, [&](auto g) { writeTaps<decltype(g)>(sums, p.D, p.W, p.dWeight); });
-  if (p.dBias) narrowSpan(sums + p.W * p.D, p.D, p.dBias, p.dBiasDType, 0);
+  if (p.dBias) narrow(sums + p.W * p.D, p.D, p.dBias, p.dBiasDType, 0);
 }
 
 }  // namespace RANKONE_ISA_NS

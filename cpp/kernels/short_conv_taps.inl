@@ -5,62 +5,25 @@ namespace {
 
 constexpr int kTokens = 4;  // of one pass: a row of x is loaded once for all the taps that meet it
 
+// x and y have dtypes X and Y.
+template <class X, class Y>
 struct TapLoop {
-  AnyRow x;  // row t + j meets tap j of token t
+  const typename X::Element* x;  // row t + j meets tap j of token t
   int64_t ldX;
   const float* taps;  // [W, ldTaps]
   int64_t ldTaps, W;
   const float* bias;  // null: none
   bool silu;
-  AnyOutput y;
+  typename Y::Element* y;
   int64_t ldY;
   int64_t channels;
 };
 
-// kCount vectors of rows that lie ld apart.
-template <int kCount>
-RANKONE_INLINE void getRows(const AnyRow& x, int64_t at, int64_t ld, int n, Vec* rows) {
-  if (__builtin_expect(n < kLanes, 0)) {
-    for (int r = 0; r < kCount; ++r) rows[r] = get(x, at + r * ld, n);
-    return;
-  }
-  if (x.dtype == DType::F32) {
-#pragma GCC unroll 8
-    for (int r = 0; r < kCount; ++r) rows[r] = load(elements<F32>(x.data, at + r * ld));
-  } else if (x.dtype == DType::BF16) {
-#pragma GCC unroll 8
-    for (int r = 0; r < kCount; ++r) rows[r] = BF16::load(elements<BF16>(x.data, at + r * ld));
-  } else {
-#pragma GCC unroll 8
-    for (int r = 0; r < kCount; ++r) rows[r] = widenF16(loadBits(elements<F16>(x.data, at + r * ld)));
-  }
-}
-template <int kCount>
-RANKONE_INLINE void putRows(const AnyOutput& y, int64_t at, int64_t ld, int n, const Vec* rows) {
-  if (__builtin_expect(n < kLanes, 0)) {
-    for (int r = 0; r < kCount; ++r) put(y, at + r * ld, rows[r], n);
-  } else if (y.dtype == DType::F32) {
-#pragma GCC unroll 8
-    for (int r = 0; r < kCount; ++r) store(elements<F32>(y.data, at + r * ld), rows[r]);
-  } else if (y.dtype == DType::BF16) {
-#pragma GCC unroll 8
-    for (int r = 0; r < kCount; ++r) BF16::store(elements<BF16>(y.data, at + r * ld), rows[r]);
-  } else {
-#pragma GCC unroll 8
-    for (int r = 0; r < kCount; ++r) storeBits(elements<F16>(y.data, at + r * ld), narrowF16(rows[r]));
-  }
-}
-
-// Beside the loops, whose bodies would each have one for every row.
-RANKONE_OUTLINE void siluRows(Vec* rows, int count) {
-  for (int r = 0; r < count; ++r) rows[r] = silu(rows[r]);
-}
-
 // y[t] = act(bias + sum_j taps_j x[t + j]) for `kCount` tokens from `token` on. kW = 0: W taps, known at run time only.
-template <int kW, int kCount>
-void convTokens(const TapLoop& p, int64_t token) {
-  const AnyRow x(p.x.data, p.x.dtype, token * p.ldX);
-  const AnyOutput y(p.y.data, p.y.dtype, token * p.ldY);
+template <class X, class Y, int kW, int kCount>
+void convTokens(const TapLoop<X, Y>& p, int64_t token) {
+  const auto* x = p.x + token * p.ldX;
+  auto* y = p.y + token * p.ldY;
   for (int64_t c = 0; c < p.channels; c += kLanes) {
     const int n = lanesLeft(c, p.channels);
     Vec acc[kCount];
@@ -69,7 +32,8 @@ void convTokens(const TapLoop& p, int64_t token) {
     for (int t = 0; t < kCount; ++t) acc[t] = start;
     if constexpr (kW > 0) {
       Vec rows[kW + kCount - 1];
-      getRows<kW + kCount - 1>(x, c, p.ldX, n, rows);
+#pragma GCC unroll 8
+      for (int r = 0; r < kW + kCount - 1; ++r) rows[r] = get<X>(x + r * p.ldX + c, n);
 #pragma GCC unroll 4
       for (int j = 0; j < kW; ++j) {
         const Vec tap = get(p.taps + j * p.ldTaps + c, n);
@@ -79,64 +43,47 @@ void convTokens(const TapLoop& p, int64_t token) {
     } else {
       for (int64_t j = 0; j < p.W; ++j) {
         const Vec tap = get(p.taps + j * p.ldTaps + c, n);
-        Vec rows[kCount];
-        getRows<kCount>(x, j * p.ldX + c, p.ldX, n, rows);
 #pragma GCC unroll 4
-        for (int t = 0; t < kCount; ++t) acc[t] = fma(tap, rows[t], acc[t]);
+        for (int t = 0; t < kCount; ++t) acc[t] = fma(tap, get<X>(x + (t + j) * p.ldX + c, n), acc[t]);
       }
     }
-    if (p.silu) {
-      Vec active[kCount];
 #pragma GCC unroll 4
-      for (int t = 0; t < kCount; ++t) active[t] = acc[t];
-      siluRows(active, kCount);
-#pragma GCC unroll 4
-      for (int t = 0; t < kCount; ++t) acc[t] = active[t];
-    }
-    putRows<kCount>(y, c, p.ldY, n, acc);
+    for (int t = 0; t < kCount; ++t) put<Y>(y + t * p.ldY + c, p.silu ? silu(acc[t]) : acc[t], n);
   }
 }
 
-template <int kW>
-void convWidth(const TapLoop& p, int64_t tokens) {
+template <int kW, class X, class Y>
+void convWidth(const TapLoop<X, Y>& p, int64_t tokens) {
   int64_t t = 0;
-  for (; t + kTokens <= tokens; t += kTokens) convTokens<kW, kTokens>(p, t);
-  for (; t < tokens; ++t) convTokens<kW == 4 ? 4 : 0, 1>(p, t);
+  for (; t + kTokens <= tokens; t += kTokens) convTokens<X, Y, kW, kTokens>(p, t);
+  for (; t < tokens; ++t) convTokens<X, Y, kW, 1>(p, t);
 }
 
-void conv(const TapLoop& p, int64_t tokens) {
+template <class X, class Y>
+void conv(const TapLoop<X, Y>& p, int64_t tokens) {
   if (p.W == 4) return convWidth<4>(p, tokens);  // what models have
-  if (p.W == 2) return convWidth<2>(p, tokens);
-  if (p.W == 3) return convWidth<3>(p, tokens);
+  if constexpr (std::is_same_v<X, F32>) {
+    if (p.W == 2) return convWidth<2>(p, tokens);
+    if (p.W == 3) return convWidth<3>(p, tokens);
+  }
   convWidth<0>(p, tokens);
 }
 
 // sums[j] += sum_t d[t] x[t + j], a vector of channels and up to kGroup taps at a time.
 constexpr int kGroup = 4;
 
-template <int kCount>
-void correlateTaps(const TapLoop& p, const float* d, int64_t ldD, int64_t tokens, int64_t j, float* sums) {
+template <class X, int kCount>
+void correlateTaps(const TapLoop<X, F32>& p, const float* d, int64_t ldD, int64_t tokens, int64_t j, float* sums) {
   for (int64_t c = 0; c < p.channels; c += kLanes) {
     const int n = lanesLeft(c, p.channels);
     Vec acc[kCount];
 #pragma GCC unroll 4
     for (int i = 0; i < kCount; ++i) acc[i] = zero();
-    if (n < kLanes) {
-      for (int64_t t = 0; t < tokens; ++t) {
-        const Vec g = loadPart(d + t * ldD + c, n);
-        for (int i = 0; i < kCount; ++i) acc[i] = fma(g, get(p.x, (j + t + i) * p.ldX + c, n), acc[i]);
-      }
-    } else {
-      withDType(
-          p.x.dtype, [&](auto e) __attribute__((always_inline)) {
-            using E = decltype(e);
-            const auto* x = elements<E>(p.x.data, j * p.ldX + c);
-            for (int64_t t = 0; t < tokens; ++t) {
-              const Vec g = load(d + t * ldD + c);
+    const auto* x = p.x + j * p.ldX + c;
+    for (int64_t t = 0; t < tokens; ++t) {
+      const Vec g = get(d + t * ldD + c, n);
 #pragma GCC unroll 4
-              for (int i = 0; i < kCount; ++i) acc[i] = fma(g, E::load(x + (t + i) * p.ldX), acc[i]);
-            }
-          });
+      for (int i = 0; i < kCount; ++i) acc[i] = fma(g, get<X>(x + (t + i) * p.ldX, n), acc[i]);
     }
 #pragma GCC unroll 4
     for (int i = 0; i < kCount; ++i) {
@@ -147,10 +94,11 @@ void correlateTaps(const TapLoop& p, const float* d, int64_t ldD, int64_t tokens
 }
 
 // p.x, p.ldX, p.W, p.ldTaps (of sums) and p.channels count; the rest of p is not looked at.
-void correlate(const TapLoop& p, const float* d, int64_t ldD, int64_t tokens, float* sums) {
+template <class X>
+void correlate(const TapLoop<X, F32>& p, const float* d, int64_t ldD, int64_t tokens, float* sums) {
   int64_t j = 0;
-  for (; j + kGroup <= p.W; j += kGroup) correlateTaps<kGroup>(p, d, ldD, tokens, j, sums);
-  for (; j < p.W; ++j) correlateTaps<1>(p, d, ldD, tokens, j, sums);
+  for (; j + kGroup <= p.W; j += kGroup) correlateTaps<X, kGroup>(p, d, ldD, tokens, j, sums);
+  for (; j < p.W; ++j) correlateTaps<X, 1>(p, d, ldD, tokens, j, sums);
 }
 
 }  // namespace

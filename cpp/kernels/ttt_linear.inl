@@ -8,7 +8,6 @@
 // and D^2 for W, C D beside them; backward four times that with the forward computed again. Sun et al., 2024
 // (arXiv:2407.04620).
 #include "kernels/elementwise.inl"
-#include "kernels/rows.inl"
 #include "kernels/ttt_linear_rows.inl"
 
 namespace rankone {
@@ -85,7 +84,7 @@ class TttHead {
   void takeRows(const FloatView& x, int64_t t0, int64_t count, float* to) const {
     for (int64_t t = 0; t < count; ++t, to += ld_) {
       if (ld_ > p_.D) store(to + ld_ - kLanes, zero());
-      widenSpan(x.data, x.dtype, rowAt(t0 + t) * p_.D, p_.D, to);
+      widen(x.data, x.dtype, rowAt(t0 + t) * p_.D, p_.D, to);
     }
   }
 
@@ -169,7 +168,7 @@ void tttForwardHead(const TttForward& p, int64_t n, int64_t h) {
         const Vec y = fma(load(head.gamma() + i), load(x.ohat + at + i), load(head.beta() + i));
         store(x.spare + i, y + load(x.q + at + i));
       });
-      narrowSpan(x.spare, p.D, p.o, p.oDType, head.rowAt(t0 + t) * p.D);
+      narrow(x.spare, p.D, p.o, p.oDType, head.rowAt(t0 + t) * p.D);
     }
     head.learn(model);
   }

@@ -70,7 +70,7 @@ class WindowLinearTask : WindowLinearChunk {
       const Vec by = splat(1 / total_[i]);
       float* row = out_ + i * ldV_;
       for (int64_t c = 0; c < ldV_; c += kLanes) store(row + c, load(row + c) * by);
-      narrowSpan(row, p_.V, forward_.o, forward_.oDType, queryRow(i, h) * p_.V);
+      narrow(row, p_.V, forward_.o, forward_.oDType, queryRow(i, h) * p_.V);
     }
   }
 

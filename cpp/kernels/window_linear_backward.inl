@@ -165,7 +165,7 @@ class WindowLinearGradient : WindowLinearChunk {
     transposed(dOut_, ldV_, most, p_.V, dOutT_, kChunk);
   }
   void readGradient(int64_t h) {
-    for (int64_t i = 0; i < count_; ++i) wideRow(b_.dO, p_.dtype, queryRow(i, h), p_.V, dOut_ + i * ldV_);
+    for (int64_t i = 0; i < count_; ++i) widenRow(b_.dO, p_.dtype, queryRow(i, h), p_.V, dOut_ + i * ldV_);
     const int64_t most = roundUp(count_, kLanes);
     std::memset(dOut_ + count_ * ldV_, 0, static_cast<size_t>((most - count_) * ldV_) * sizeof(float));
   }

@@ -1,7 +1,6 @@
 // A chunk of windowLinearAttention: the queries of kChunk tokens of a head, and the keys from the first one's window to
 // the last one's position. Scores stand as [keys, kChunk], a query to a lane. Part of window_linear.inl.
 #include "kernels/attention_common.inl"
-#include "kernels/rows.inl"
 
 namespace rankone {
 namespace RANKONE_ISA_NS {
@@ -9,12 +8,6 @@ namespace {
 
 constexpr int64_t kChunk = 32;
 constexpr int64_t kSegment = 512, kSegments = 16;  // tokens of a task at least; tasks of a sequence where it has them
-
-// widenRow() as one function.
-RANKONE_OUTLINE void wideRow(const void* tensor, DType dtype, int64_t row, int64_t n, float* to) {
-  widenSpan(tensor, dtype, row * n, n, to);
-  for (int64_t i = n; i < padded(n); ++i) to[i] = 0;
-}
 
 // S [F, padded(V)] and z [padded(F)] of a head of features.
 struct FeatureState {
@@ -111,9 +104,9 @@ class WindowLinearKeys {
       if (ld > width) store(out + ld - kLanes, zero());
       if (at < s_.seen) {
         const int64_t row = (s_.slot * p_.HKV + head_) * p_.cache.capacity + p_.cache.rowOf(at);
-        widenSpan(cached, p_.cacheDType, row * cachedWidth + offset, width, out);
+        widen(cached, p_.cacheDType, row * cachedWidth + offset, width, out);
       } else {
-        widenSpan(tensor, dtype, ((s_.row + at - s_.seen) * heads + head) * width, width, out);
+        widen(tensor, dtype, ((s_.row + at - s_.seen) * heads + head) * width, width, out);
       }
     }
   }
@@ -267,14 +260,14 @@ class WindowLinearChunk {
   void takeQueries(const void* tensor, DType dtype, int64_t h, int64_t width, float* rows, float* columns,
                    float by) const {
     const int64_t ld = padded(width), most = roundUp(count_, kLanes);
-    for (int64_t i = 0; i < count_; ++i) wideRow(tensor, dtype, queryRow(i, h), width, rows + i * ld);
+    for (int64_t i = 0; i < count_; ++i) widenRow(tensor, dtype, queryRow(i, h), width, rows + i * ld);
     std::memset(rows + count_ * ld, 0, static_cast<size_t>((most - count_) * ld) * sizeof(float));
     transposed(
         rows, ld, most, width, columns, kChunk, [by](Vec x, int64_t) __attribute__((always_inline)) { return x * by; });
   }
 
   void takeRow(const void* tensor, DType dtype, int64_t h, int64_t width, float* row, float by) const {
-    wideRow(tensor, dtype, queryRow(0, h), width, row);
+    widenRow(tensor, dtype, queryRow(0, h), width, row);
     for (int64_t i = 0; i < padded(width); i += kLanes) store(row + i, load(row + i) * by);
   }
 
@@ -381,7 +374,7 @@ inline void takeState(const WindowLinearArgs& p, const float* S, const float* z,
     return;
   }
   if (to.S != S)
-    for (int64_t i = 0; i < p.F; ++i) wideRow(S, DType::F32, i, p.V, to.S + i * ldV);
+    for (int64_t i = 0; i < p.F; ++i) widenRow(S, DType::F32, i, p.V, to.S + i * ldV);
   if (to.z != z) std::memcpy(to.z, z, static_cast<size_t>(p.F) * sizeof(float));
 }
 inline void giveState(const WindowLinearArgs& p, const FeatureState& from, float* S, float* z) {
