@@ -21,7 +21,7 @@ void attendTo(const BidirectionalArgs& p, const Widths& w, const SideMap& map, c
     const int64_t count = std::min(w.rows, item.end - at), row = item.sequence->q + at;
     queries.read(map.of(item.head), row, count, item.head);
     queries.times(M, count, out);
-    if (p.modulate) HeadRows{p.modulate.dtype, p.H, w.V}.read(p.modulate.data, row, count, item.head, modulate);
+    if (p.modulate) HeadSlice{p.modulate.dtype, p.H, w.V}.read(p.modulate.data, row, count, item.head, modulate);
     for (int64_t r = 0; r < count; ++r) {
       const Vec factor = splat(rowFactor(p, w, queries.row(r), z).factor);
       float* o = out + r * w.ldV;
@@ -30,7 +30,7 @@ void attendTo(const BidirectionalArgs& p, const Widths& w, const SideMap& map, c
         store(o + i, p.modulate ? y * load(modulate + r * w.ldV + i) : y);
       }
     }
-    HeadRows{p.oDType, p.H, w.V}.write(out, row, count, item.head, p.o);
+    HeadSlice{p.oDType, p.H, w.V}.write(out, row, count, item.head, p.o);
   }
 }
 

@@ -139,12 +139,12 @@ class BackwardPass {
       const int64_t count = std::min(w_.rows, item.end - at), row = item.sequence->q + at;
       queries.read(own, row, count, item.head);
       queries.times(M, count, num);
-      HeadRows{p_.dtype, p_.H, w_.V}.read(b_.dO, row, count, item.head, dN);
-      if (p_.modulate) HeadRows{p_.modulate.dtype, p_.H, w_.V}.read(p_.modulate.data, row, count, item.head, modulate);
+      HeadSlice{p_.dtype, p_.H, w_.V}.read(b_.dO, row, count, item.head, dN);
+      if (p_.modulate) HeadSlice{p_.modulate.dtype, p_.H, w_.V}.read(p_.modulate.data, row, count, item.head, modulate);
       for (int64_t r = 0; r < count; ++r)
         dd[r] = slopeRow(queries.row(r), z, num + r * w_.ldV, modulate + r * w_.ldV, dN + r * w_.ldV);
       if (sums) {
-        if (p_.modulate) HeadRows{b_.dModulateDType, p_.H, w_.V}.write(modulate, row, count, item.head, b_.dModulate);
+        if (p_.modulate) HeadSlice{b_.dModulateDType, p_.H, w_.V}.write(modulate, row, count, item.head, b_.dModulate);
         total.add(queries.features(), dN, dd, count);
       }
       if (!gradients) continue;
@@ -190,11 +190,11 @@ class BackwardPass {
       if (isCancelled(p_)) return;
       const int64_t count = std::min(w_.rows, item.end - at), row = item.sequence->k + at;
       keys.read(own, row, count, item.head);
-      HeadRows{p_.dtype, p_.HKV, w_.V}.read(p_.v, row, count, item.head, values);
+      HeadSlice{p_.dtype, p_.HKV, w_.V}.read(p_.v, row, count, item.head, values);
       weights().read(row, count, item.head, alpha);
       keys.times(dM, count, dv);
       scaleRows(dv, w_.ldV, count, alpha);
-      HeadRows{b_.gradDType, p_.HKV, w_.V}.write(dv, row, count, item.head, b_.dv);
+      HeadSlice{b_.gradDType, p_.HKV, w_.V}.write(dv, row, count, item.head, b_.dv);
       transposed(values, w_.ldV, count, w_.V, turned, w_.rows);
       product<1>(count, w_.ldF, {turned, w_.rows, w_.V}, turnedSlopes_ + item.place * w_.V * w_.ldF, w_.ldF, slope,
                  w_.ldF, false);

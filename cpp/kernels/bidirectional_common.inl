@@ -125,7 +125,7 @@ class FeatureRows {
 
   // Rows `row` to `row + count` of a head become features().
   void read(const FeatureParameters& own, int64_t row, int64_t count, int64_t head) {
-    HeadRows{p_.dtype, heads_, w_.K}.read(tensor_, row, count, head, x_);
+    HeadSlice{p_.dtype, heads_, w_.K}.read(tensor_, row, count, head, x_);
     tile_.map(own, x_, count, features_);
   }
   float* features() { return features_; }
@@ -139,7 +139,7 @@ class FeatureRows {
   void backward(const FeatureParameters& own, const float* g, int64_t count, float* dx, const FeatureGradients& sums,
                 DType dtype, void* to, int64_t row, int64_t head) {
     tile_.mapBackward(own, x_, g, count, dx, sums);
-    HeadRows{dtype, heads_, w_.K}.write(dx, row, count, head, to);
+    HeadSlice{dtype, heads_, w_.K}.write(dx, row, count, head, to);
   }
 
  private:
@@ -186,7 +186,7 @@ inline void sumKeys(const BidirectionalArgs& p, const Widths& w, const SideMap& 
     if (isCancelled(p)) return;
     const int64_t count = std::min(w.rows, item.end - at), row = item.sequence->k + at;
     keys.read(map.of(item.head), row, count, item.head);
-    HeadRows{p.dtype, p.HKV, w.V}.read(p.v, row, count, item.head, values);
+    HeadSlice{p.dtype, p.HKV, w.V}.read(p.v, row, count, item.head, values);
     if (weights) {
       weights.read(row, count, item.head, alpha);
       scaleRows(keys.features(), w.ldF, count, alpha);

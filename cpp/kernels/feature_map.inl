@@ -49,10 +49,10 @@ class BackwardPart {
     for (int64_t row = begin; row < end; row += most_) {
       if (p_.cancel && p_.cancel->load(std::memory_order_relaxed)) return;
       const int64_t count = std::min(most_, end - row);
-      HeadRows{p_.dtype, p_.H, form_.K}.read(p_.x, row, count, h, x_);
-      HeadRows{p_.dtype, p_.H, form_.width()}.read(b_.dY, row, count, h, g_);
+      HeadSlice{p_.dtype, p_.H, form_.K}.read(p_.x, row, count, h, x_);
+      HeadSlice{p_.dtype, p_.H, form_.width()}.read(b_.dY, row, count, h, g_);
       tile_.mapBackward(own, x_, g_, count, dx_, sums_);
-      HeadRows{b_.gradDType, p_.H, form_.K}.write(dx_, row, count, h, b_.dX);
+      HeadSlice{b_.gradDType, p_.H, form_.K}.write(dx_, row, count, h, b_.dX);
     }
     const int64_t K = form_.K, D = form_.D, at = part * p_.H + h;
     if (sums_.weight)
@@ -96,9 +96,9 @@ void featureMap(const FeatureMapArgs& p) {
     FeatureTile tile(form, most);
     for (int64_t i = s.begin(t); i < s.end(t); ++i) {
       const int64_t h = i % p.H, row = i / p.H * most, count = std::min(most, p.rows - row);
-      HeadRows{p.dtype, p.H, form.K}.read(p.x, row, count, h, x);
+      HeadSlice{p.dtype, p.H, form.K}.read(p.x, row, count, h, x);
       tile.map(learned.of(h), x, count, y);
-      HeadRows{p.dtype, p.H, form.width()}.write(y, row, count, h, p.y);
+      HeadSlice{p.dtype, p.H, form.width()}.write(y, row, count, h, p.y);
     }
   });
 }

@@ -80,7 +80,7 @@ class PreparedFeatures {
 };
 
 // Rows `row` to `row + count` of one head of a tensor [rows, H, width], and back.
-struct HeadRows {
+struct HeadSlice {
   DType dtype;
   int64_t H, width;
   void read(const void* tensor, int64_t row, int64_t count, int64_t h, float* to) const {
