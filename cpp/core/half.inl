@@ -85,7 +85,12 @@ struct BF16 : HalfWidth<BF16> {
 
 struct F16 : HalfWidth<F16> {
   static RANKONE_INLINE Vec widen(HVec h) {
-#if RANKONE_LEVEL == 2
+#if defined(__clang__) && RANKONE_LEVEL > 0
+    // Its own conversion clang puts behind the branches that loaded h, which then carry _Float16s one by one.
+    Vec x;
+    asm("vcvtph2ps %1, %0" : "=v"(x) : "v"(h));
+    return x;
+#elif RANKONE_LEVEL == 2
     return _mm512_cvtph_ps((__m256i)h);
 #elif RANKONE_LEVEL == 1
     return _mm256_cvtph_ps((__m128i)h);
