@@ -40,6 +40,7 @@ const unfit = [
   [/child_process|support\/(child|chromium|run)\b|\.\/child\b/, 'starts programs'],
   [/eventLoop|overlap|benchStatistics|memory\.test/, 'times, or weighs memory'],
   [/cuda/i, 'CUDA'],
+  [/kernelNames/, 'reads the sources'],
 ];
 
 function testFiles(patterns) {
