@@ -6,6 +6,7 @@ import path from 'node:path';
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
 import { cuda, cudaEnvironment, test as cudaTest, emulatedLibrary } from '../support/device.ts';
+import { addon } from '../support/installed.ts';
 
 const root = path.join(__dirname, '../..');
 const home = fs.mkdtempSync(path.join(os.tmpdir(), 'rankone-cuda-'));
@@ -122,10 +123,12 @@ test('no library at all', () => {
   // A copy of the package without a backend beside its addon.
   const copy = path.join(home, 'package');
   fs.mkdirSync(path.join(copy, 'build/Release'), { recursive: true });
-  for (const name of ['package.json', 'dist', 'build/Release/rankone.node'])
+  for (const name of ['package.json', 'dist'])
     fs.cpSync(path.join(root, name), path.join(copy, name), { recursive: true });
+  fs.copyFileSync(addon, path.join(copy, 'build/Release/rankone.node'));
   fs.symlinkSync(path.join(root, 'node_modules'), path.join(copy, 'node_modules'));
   const ask = `
+    delete process.env.RANKONE_BINDING; // names the one that was copied
     const { info } = require(${JSON.stringify(path.join(copy, 'dist/index.js'))});
     console.log(info().cuda.reason);`;
   const out = run(ask, { RANKONE_CUDA_PATH: '' });
