@@ -6,11 +6,11 @@ import path from 'node:path';
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
 import { eventually } from '../support/eventually';
+import { folderInPackage } from '../support/folder.ts';
 
 const root = path.join(__dirname, '../..');
 const guide = fs.readFileSync(path.join(root, 'docs/guide.md'), 'utf8');
-// Inside of the package, which may name itself, and nowhere that is packed.
-const home = fs.mkdtempSync(path.join(root, 'build/guide-'));
+const home = folderInPackage('guide');
 
 interface Program {
   file: string;

@@ -6,9 +6,10 @@ import path from 'node:path';
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
 import { description, type EntryDescription } from '../../ts/binding';
+import { folderInPackage } from '../support/folder.ts';
 
 const root = path.join(__dirname, '../..');
-const home = fs.mkdtempSync(path.join(root, 'build/types-'));
+const home = folderInPackage('types');
 
 test.after(() => fs.rmSync(home, { recursive: true, force: true }));
 

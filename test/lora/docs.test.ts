@@ -4,6 +4,7 @@ import fs from 'node:fs';
 import path from 'node:path';
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
+import { folderInPackage } from '../support/folder.ts';
 
 const root = path.join(__dirname, '../..');
 
@@ -16,8 +17,7 @@ function snippetsOf(page: string, count: number): [string, string][] {
 
 for (const [name, code] of [...snippetsOf('initialisers.md', 4), ...snippetsOf('companions.md', 5)])
   test(name, () => {
-    // Inside of the package, which may name itself, and nowhere that is packed.
-    const home = fs.mkdtempSync(path.join(root, 'build/initialisers-'));
+    const home = folderInPackage('initialisers');
     try {
       const file = path.join(home, 'snippet.mjs');
       fs.writeFileSync(file, code);

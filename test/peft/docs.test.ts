@@ -4,6 +4,7 @@ import fs from 'node:fs';
 import path from 'node:path';
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
+import { folderInPackage } from '../support/folder.ts';
 
 const root = path.join(__dirname, '../..');
 const text = fs.readFileSync(path.join(root, 'docs/adapters.md'), 'utf8');
@@ -11,8 +12,7 @@ const programs = [...text.matchAll(/^```js\n(.*?)^```$/gms)].map(([, code], i) =
   name: `program-${i + 1}.mjs`,
   code,
 }));
-// Inside of the package, which may name itself.
-const home = fs.mkdtempSync(path.join(root, 'build/adapters-'));
+const home = folderInPackage('adapters');
 
 test.before(() => {
   for (const { name, code } of programs) fs.writeFileSync(path.join(home, name), code);
