@@ -164,7 +164,9 @@ class BackwardTask {
       const Vec lse = load(lse_ + j);
       for (int64_t i = 0; i < n; ++i) {
         float *x = w + i * kQueries + j, *y = ds + i * kQueries + j;
-        const Vec score = load(x), weight = select(score == kMasked, zero(), exp2(score - lse));  // lse may be NaN
+        // No weight is above one, but what rounding leaves of huge scores may be; lse may be NaN.
+        const Vec score = load(x), log = atMost(score - lse, zero());
+        const Vec weight = select(score == kMasked, zero(), exp2(log));
         store(x, weight);
         store(y, select(weight == 0.0f, zero(), weight * load(y)));
       }
@@ -206,7 +208,8 @@ void sinkGradient(const AttentionBackwardArgs& b, int64_t tokens, int64_t head, 
   double total = 0;
   for (int64_t t = 0; t < tokens && !(p.sinks[head] == kMasked); ++t) {
     const int64_t row = t * p.H + head;
-    total -= std::exp(static_cast<double>(p.sinks[head]) - static_cast<double>(p.lse[row])) * d[row];
+    const double log = static_cast<double>(p.sinks[head]) - static_cast<double>(p.lse[row]);
+    total -= std::exp(std::min(log, 0.0)) * d[row];
   }
   b.dSinks[head] = static_cast<float>(total);
 }

@@ -26,20 +26,6 @@ void emptyProduct(const MatmulArgs& p) {
   for (int64_t i = 0; i < p.batch * p.M; ++i) narrow(row, p.N, p.y, p.yDType, i * p.N);
 }
 
-void multiplyAll(const MatmulArgs& p) {
-  if (isFew(p)) return fewMatmul(p);
-  // many small products run side by side, large ones are split themselves
-  const double flops = 2.0 * static_cast<double>(p.M) * static_cast<double>(p.N) * static_cast<double>(p.K * p.reduce);
-  if (flops > kLargeProduct || p.batch == 1) {
-    for (int64_t i = 0; i < p.batch; ++i) product(p, productOf(p, i), numThreads());
-    return;
-  }
-  const Split split = splitWork(p.batch, static_cast<int64_t>(flops));
-  parallelFor(split.tasks, p.cancel, [&](int64_t t) {
-    for (int64_t i = split.begin(t); i < split.end(t); ++i) product(p, productOf(p, i), 1);
-  });
-}
-
 }  // namespace
 
 void matmul(const MatmulArgs& args) {
@@ -54,7 +40,17 @@ void matmul(const MatmulArgs& args) {
     p.biasDType = DType::F32;
   }
   if (p.K == 0 || p.reduce == 0) return emptyProduct(p);
-  multiplyAll(p);
+  if (isFew(p)) return fewMatmul(p);
+  // many small products run side by side, large ones are split themselves
+  const double flops = 2.0 * static_cast<double>(p.M) * static_cast<double>(p.N) * static_cast<double>(p.K * p.reduce);
+  if (flops > kLargeProduct || p.batch == 1) {
+    for (int64_t i = 0; i < p.batch; ++i) product(p, productOf(p, i), numThreads());
+    return;
+  }
+  const Split split = splitWork(p.batch, static_cast<int64_t>(flops));
+  parallelFor(split.tasks, p.cancel, [&](int64_t t) {
+    for (int64_t i = split.begin(t); i < split.end(t); ++i) product(p, productOf(p, i), 1);
+  });
 }
 
 }  // namespace RANKONE_ISA_NS

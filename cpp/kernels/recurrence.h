@@ -51,7 +51,7 @@ struct RecurrenceProblem {
   int64_t start(int64_t sequence) const { return cuSeqlens ? cuSeqlens[sequence] : sequence * T; }
   int64_t length(int64_t sequence) const {
     const int64_t tokens = cuSeqlens ? cuSeqlens[sequence + 1] - cuSeqlens[sequence] : T;
-    return reverseOf ? tokens + 1 : tokens;  // the last one lets the first one's decay through
+    return reverseOf && tokens > 0 ? tokens + 1 : tokens;  // the last one lets the first one's decay through
   }
   int64_t keyHead(int64_t hv) const { return hv / (HV / H); }
   int64_t stateRow(int64_t sequence) const { return stateRows ? stateRows[sequence] : sequence; }

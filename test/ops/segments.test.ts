@@ -1,5 +1,6 @@
 /** Summaries of segments and their gradients, for every cell of the grid. */
 import { suite } from 'uvu';
+import * as assert from 'uvu/assert';
 import * as reference from '../reference/segments.ts';
 import { expectSame } from '../support/bits.ts';
 import type { Problem, ProblemSpec } from '../support/cases.ts';
@@ -80,6 +81,20 @@ cells.forEach((cell, index) => {
       const spec = { B: 1, T: 21, H: 1, HV: 2, K: 16, V: 9, ...cell, seed: 30 + index };
       await check(nameOf(cell), makeProblem(spec), { numHouseholder: n }, dtype);
     });
+});
+
+each('a segment without tokens, of any decay', () => {
+  const make = normals(5);
+  const inputs = { q: make(1, 3, 2, 4), k: make(1, 3, 2, 4), dO: make(1, 3, 2, 5) };
+  const beta = make(1, 3, 2);
+  const cuSeqlens = Int32Array.of(0, 0, 3, 3);
+  for (const given of [inputs, { ...inputs, beta }]) {
+    const g = { data: Float32Array.of(100, 3e38), shape: [2] };
+    const { dInitialState } = native.segmentGradientSync({ ...given, g }, { cuSeqlens });
+    const size = 2 * 4 * 5;
+    for (const at of [0, 2])
+      assert.ok(dInitialState.data.subarray(at * size, (at + 1) * size).every((x) => x === 0));
+  }
 });
 
 each('normalize', async () => {

@@ -286,6 +286,13 @@ const BAD: [
     `"${P}x.experts.lora_A.weight": is missing: "x.experts.w" is targeted`,
   ],
   [
+    'factors of a parameter that no module has',
+    { ...factors(Q), ...factors('x.experts') },
+    { target_parameters: ['experts.w'] },
+    SIZES,
+    `"${P}x.experts.lora_A.weight": expected the base model's modules to have x.experts.w`,
+  ],
+  [
     'factors of a layer for an embedding',
     factors(Q),
     {},

@@ -268,13 +268,18 @@ export class AdapterReader {
     if (possible.length === 0)
       this.fail(key, `expected a module that the configuration targets, got ${quote(module)}`);
     const names = this.modules ? this.#definedIn(module, possible) : possible;
+    if (names.length === 0)
+      this.fail(
+        key,
+        `expected the base model's modules to have ${possible.map((name) => `${module}.${name}`).join(' or ')}`,
+      );
     if (!this.modules && (names.length > 1 || owners.length > 1))
       this.fail(
         key,
         `expected to be told the base model's modules: files do not say which of ${names.join(', ')} it is of`,
       );
     if (names.length !== owners.length || unwrap(owners[0]).depth !== owners.length - 1)
-      this.fail(key, `expected factors of ${names.join(', ') || 'nothing'}, got ${owners.length}`);
+      this.fail(key, `expected factors of ${names.join(', ')}, got ${owners.length}`);
     for (const [i, owner] of owners.entries()) {
       const path = `${module}.${names[i]}`;
       for (const part of this.#owners.get(owner)!.keys())
