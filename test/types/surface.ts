@@ -47,6 +47,41 @@ async function segments(): Promise<void> {
   rankone.segmentSummarySync({ k: t, v: t }, { scale: 1 });
 }
 
+async function asked(flag: boolean): Promise<void> {
+  const qkvg = { q: t, k: t, v: t, g: t };
+  const { finalState, saved: kept } = await rankone.gla(qkvg, {
+    outputFinalState: true,
+    saveForBackward: true,
+    signal: aborter.signal,
+  });
+  same<ResultTensor>(finalState);
+  same<rankone.SavedForward>(kept);
+  const layer = { layer: 0, layers: 2, outputFinalState: true } as const;
+  same<ResultTensor>(rankone.lightningAttentionSync({ q: b, k: b, v: b }, layer).finalState);
+  same<ResultTensor>(
+    rankone.shortConvSync({ x: b, weight: t }, { outputFinalState: true }).finalState,
+  );
+  same<ResultTensor>(rankone.attentionSync({ q: h, k: h, v: h }, { outputLse: true }).lse);
+  const solved = { outputSolution: true, outputResidual: true } as const;
+  const lines = await rankone.localLinearAttention({ q: t, k: t, v: t, lambda: t }, solved);
+  same<ResultTensor[]>([lines.solution, lines.residual]);
+  same<ResultTensor>(rankone.matmulBackwardSync({ a: t, b: t, dY: t }, { withBias: true }).dBias);
+  same<ResultTensor>(rankone.segmentSummarySync({ k: h, v: h }, { normalize: false }).transition);
+
+  // @ts-expect-error not asked for
+  same<ResultTensor>(rankone.glaSync(qkvg, { saveForBackward: true }).finalState);
+  // @ts-expect-error asked for or not
+  same<ResultTensor>(rankone.glaSync(qkvg, { outputFinalState: flag }).finalState);
+  // @ts-expect-error not wanted
+  same<ResultTensor>(
+    rankone.segmentSummarySync({ k: t, v: t }, { outputTransition: false }).transition,
+  );
+  // @ts-expect-error a product has no state
+  rankone.matmulSync({ a: t, b: t }, { outputFinalState: true });
+  // @ts-expect-error a typo beside it
+  rankone.glaSync(qkvg, { outputFinalState: true, scael: 1 });
+}
+
 async function forward(): Promise<void> {
   const { o, finalState } = await rankone.gatedDeltaNet({ q: t, k: t, v: t, g: t, beta: t });
   same<ResultTensor>(o);
@@ -523,6 +558,7 @@ function states(): void {
 
 void [
   adapters,
+  asked,
   forward,
   backward,
   dtypes,
