@@ -72,10 +72,9 @@ async function asked(flag: boolean): Promise<void> {
   same<ResultTensor>(rankone.glaSync(qkvg, { saveForBackward: true }).finalState);
   // @ts-expect-error asked for or not
   same<ResultTensor>(rankone.glaSync(qkvg, { outputFinalState: flag }).finalState);
+  const bare = { outputTransition: false } as const;
   // @ts-expect-error not wanted
-  same<ResultTensor>(
-    rankone.segmentSummarySync({ k: t, v: t }, { outputTransition: false }).transition,
-  );
+  same<ResultTensor>(rankone.segmentSummarySync({ k: t, v: t }, bare).transition);
   // @ts-expect-error a product has no state
   rankone.matmulSync({ a: t, b: t }, { outputFinalState: true });
   // @ts-expect-error a typo beside it
