@@ -35,6 +35,15 @@ export function renamed(operation: string, of: string, error: unknown): unknown 
   return new (error.constructor as ErrorConstructor)(text, { cause: error });
 }
 
+/** What `body` returns; its errors under the name of the function that was called. @internal */
+export function underName<T>(operation: string, body: () => T): T {
+  try {
+    return body();
+  } catch (error) {
+    throw renamed(operation, '', error);
+  }
+}
+
 function distance(a: string, b: string): number {
   let row = Array.from({ length: b.length + 1 }, (_, j) => j);
   for (let i = 1; i <= a.length; i++) {

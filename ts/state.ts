@@ -2,7 +2,7 @@
 import { binding, type Handle } from './binding';
 import { type CudaDeviceName, type Device, deviceIndex, deviceName } from './device';
 import { disposeSymbol } from './dispose';
-import { rangeError, renamed, show, typeError, unknownKey } from './errors';
+import { rangeError, show, typeError, underName, unknownKey } from './errors';
 import { TENSOR, writeTensor } from './header';
 import { seal, stateBytes, unseal } from './stateBytes';
 import type { ResultTensor, Tensor } from './types';
@@ -31,15 +31,6 @@ const FIELDS = [...SIZES, 'device'];
 type Dimensions = readonly [number, number, number, number];
 
 const COPY = 'RecurrentState.copyFrom';
-
-/** What `body` returns; its error under the name of the function that was called. */
-function underName<T>(operation: string, body: () => T): T {
-  try {
-    return body();
-  } catch (error) {
-    throw renamed(operation, '', error);
-  }
-}
 
 /** The array of a float32 tensor of exactly this shape. */
 function floats(

@@ -239,6 +239,15 @@ function layerDtypes(): void {
   );
   rankone.adamWSync({ param: t, grad: b, m: t, v: t }, { step: 1, lr: 1 });
 
+  const slots = { batch: 1, kvHeads: 2, keyDim: 8, valueDim: 8 };
+  rankone.createKvCache({ ...slots, capacity: 9, dtype: 'bf16' });
+  rankone.createKvCache({ ...slots, window: 9, sinkTokens: 4 });
+  // @ts-expect-error how many tokens
+  rankone.createKvCache(slots);
+  // @ts-expect-error a capacity or a window
+  rankone.createKvCache({ ...slots, capacity: 9, window: 9 });
+  // @ts-expect-error initialState or state, not both
+  rankone.shortConvSync({ x: t, weight: t, initialState: t, state });
   // @ts-expect-error b has the dtype of a
   rankone.matmulSync({ a: h, b: t });
   // @ts-expect-error the carried inputs are float32
