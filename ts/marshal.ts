@@ -249,10 +249,10 @@ export class Operation {
     const handle = handleOf('base', value);
     const multiplies = this.#inputNames.has('x');
     if (!handle && !(value === 'identity' && multiplies)) {
-      const else_ = multiplies ? ", 'identity' or null" : '';
+      const others = multiplies ? ", 'identity' or null" : '';
       throw typeError(
         this.#name,
-        `base: expected what packWeight() returned${else_}, got ${show(value)}`,
+        `base: expected what packWeight() returned${others}, got ${show(value)}`,
       );
     }
     header[description.baseAt] = handle ? 1 : IDENTITY;

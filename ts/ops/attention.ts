@@ -112,7 +112,7 @@ export interface AttentionBackwardResult {
  * over the keys j that query i sees: with positions counted from the end, so that the last query stands at the last key,
  * none after it (`causal`), and those inside `window` or among the first `sinkTokens`. A query that sees none has o = 0.
  * No memory of size T x S: blocks of keys, with a softmax that goes on from block to block (Dao et al., "FlashAttention",
- * 2022). A key that is not seen leaves no trace, even where it is NaN.
+ * 2022, arXiv:2205.14135). A key that is not seen leaves no trace, even where it is NaN.
  *
  * With a cache the call is a step of a decode, of one token or of many, and the same as its rows of a call over the whole
  * sequence.
