@@ -124,6 +124,9 @@ export interface AttentionBackwardResult {
  * wrong shape or value, bad starts or slots, a cache without room, or when memory is short; Error for a disposed or busy
  * cache; `signal.reason` after an abort. Where a call with a cache rejects because an array of `out` was detached meanwhile, its tokens are
  * in the cache
+ *
+ * @example
+ * const { o } = await attention({ q, k, v }, { window: [4095, 0] }); // the last 4096 tokens, the query's own among them
  */
 export const attention: AsyncLayer<Dtypes, AttentionInputs, AttentionOptions, AttentionResult> =
   asynchronous('attention');
