@@ -1,5 +1,6 @@
-// Finds and loads the addon: RANKONE_BINDING, else build/Release, else the prebuild for this system. Only what this process
-// is decides, and none of the variables by which npm and others say that they install for another system.
+// Finds and loads the addon: RANKONE_BINDING, else build/Release, else the prebuild for this system, as node-gyp-build has
+// it. Only what this process is decides, and none of the variables by which npm and others say that they install for another
+// system.
 // What is found and does not load is an error that says why; nothing else is tried in its place.
 import fs from 'node:fs';
 import path from 'node:path';
@@ -48,10 +49,33 @@ function stands(file: string): boolean {
   }
 }
 
+/** What node-gyp-build finds in a folder; nothing where it may not look about, as Node's permissions can have it. */
+function resolved(home: string): string | undefined {
+  try {
+    return require('node-gyp-build').resolve(home);
+  } catch {
+    return undefined;
+  }
+}
+
+/**
+ * Whether a file is of this package and, a prebuild, for this system: node-gyp-build goes by npm_config_arch and the like
+ * too, and knows musl by Alpine's release file only. Elsewhere than at home, build/Release may be another package's.
+ */
+function fits(file: string): boolean {
+  if (!/^rankone\b/.test(path.basename(file))) return false;
+  const folder = path.dirname(file);
+  if (path.basename(path.dirname(folder)) !== 'prebuilds') return true;
+  const library = /\.(glibc|musl)\.node$/.exec(file)?.[1];
+  return path.basename(folder) === tuple && (!library || library === libcName());
+}
+
 /** The file that is loaded, where there is one. @internal */
 export function findAddon(): string | undefined {
   const wish = process.env.RANKONE_BINDING;
-  return wish ? path.resolve(wish) : candidates().find(stands);
+  if (wish) return path.resolve(wish);
+  const found = homes().map(resolved);
+  return found.find((file) => file && fits(file)) ?? candidates().find(stands);
 }
 
 /** What a folder with the folders of prebuilds holds, in words. */
