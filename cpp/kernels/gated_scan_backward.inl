@@ -1,151 +1,25 @@
-// Reverse mode of the gated scans, one head and one block of columns at a time. With dS the gradient of the state after
-// a token (for DPLR its output's share q dO^T included) and S' the state before it:
+// Reverse mode of the gated scans, one head at a time. With dS the gradient of the state after a token (for DPLR its
+// output's share q dO^T included) and S' the state before it:
 //
 //     DPLR:    dq = S dO, dk = dS v, db = dS p, dv = dS^T k, dp = dS^T b, da = S' dp, dS <- diag(e^g) dS + a dp^T
 //     RWKV-6:  dq = S' dO, dk = dS v, dv = dS^T k, dS <- diag(e^g) dS + q dO^T, and the bonus's share besides
 //     dg = e^g rowsum(dS S')
 //
-// A first sweep leaves the states at the starts of chunks; going back, those of one chunk at a time are computed again.
-// There they lie transposed, a column of the state along the vectors: the sums over columns, of which there are more,
-// then need no sums over lanes. Limit: 18 multiply-adds an element of the state (RWKV-6: 10) with the forward in them.
-// Memory: T / C blocks of states and T rows of p, with C from 16 on.
+// A first sweep leaves the states at the starts of chunks; going back, those of one chunk and some columns at a time
+// are computed again. There they lie transposed, a column of the state along the vectors: the sums over columns, of
+// which there are more, then need no sums over lanes. What a token does to dS waits for the token before, which reads
+// the same state: one load of it and of dS serves ten multiply-adds. Limit: 17 an element of the state (RWKV-6: 10)
+// with the forward in them. Memory: T / C states and T rows of p, with C from 16 on.
+#include "kernels/gated_scan_reverse.inl"
+
 namespace rankone {
 namespace RANKONE_ISA_NS {
 namespace {
-
-constexpr int kScanCols = 4;  // of the state, that share a sweep
 
 inline int64_t scanChunk(int64_t T) {
   int64_t chunk = 16;
   while (chunk < 128 && T / chunk > 1024) chunk *= 2;
   return chunk;
-}
-
-// One token of a block in the transposed layout, [kScanBlock][ld].
-struct ReverseStep {
-  int64_t ld, columns;
-  const float *q, *k, *a, *b, *gain, *g;  // [ld]
-  const int32_t* keep;
-  bool resets;
-  const float *before, *after;  // the state
-  float* dS;
-  const float *v, *p, *dO;             // [kScanBlock]
-  float *dq, *dk, *da, *db, *dg, *dv;  // sums over the columns, [ld]; dv [kScanBlock]
-};
-
-// S <- diag(e^g) S, where S is one vector of a column.
-template <bool kReset>
-RANKONE_INLINE Vec reverseDecayed(Vec s, Vec gain, IVec keep, IVec alive) {
-  s = fma(s, gain, (Vec)((IVec)s & keep));
-  return kReset ? (Vec)((IVec)s & alive) : s;
-}
-RANKONE_INLINE IVec aliveRows(const float* g) { return ~(IVec)(load(g) < splat(kScanReset)); }
-
-template <bool kLowRank, bool kReset>
-__attribute__((noinline)) void advanceColumns(const ReverseStep& x, float* after) {
-  for (int64_t i = 0; i < x.ld; i += kLanes) {
-    const Vec gain = load(x.gain + i), k = load(x.k + i), b = kLowRank ? load(x.b + i) : zero();
-    const IVec keep = (IVec)load(reinterpret_cast<const float*>(x.keep) + i),
-               alive = kReset ? aliveRows(x.g + i) : keep;
-    for (int64_t c = 0; c < x.columns; ++c) {
-      Vec s = reverseDecayed<kReset>(load(x.before + c * x.ld + i), gain, keep, alive);
-      if (kLowRank) s = fma(b, splat(x.p[c]), s);
-      store(after + c * x.ld + i, fma(k, splat(x.v[c]), s));
-    }
-  }
-}
-
-template <bool kReset>
-__attribute__((noinline)) void reverseLowRank(const ReverseStep& x, int64_t c0) {
-  const int64_t ld = x.ld;
-  const float *before = x.before + c0 * ld, *after = x.after + c0 * ld;
-  float* dS = x.dS + c0 * ld;
-  Vec dv[kScanCols] = {}, dp[kScanCols] = {}, v[kScanCols], p[kScanCols], dO[kScanCols];
-#pragma GCC unroll 4
-  for (int c = 0; c < kScanCols; ++c) {
-    v[c] = splat(x.v[c0 + c]);
-    p[c] = splat(x.p[c0 + c]);
-    dO[c] = splat(x.dO[c0 + c]);
-  }
-  for (int64_t i = 0; i < ld; i += kLanes) {
-    const Vec q = load(x.q + i), k = load(x.k + i), b = load(x.b + i);
-    Vec dq = load(x.dq + i), dk = load(x.dk + i), db = load(x.db + i), dg = load(x.dg + i);
-#pragma GCC unroll 4
-    for (int c = 0; c < kScanCols; ++c) {
-      const Vec d = fma(q, dO[c], load(dS + c * ld + i));
-      store(dS + c * ld + i, d);
-      dq = fma(load(after + c * ld + i), dO[c], dq);
-      dk = fma(d, v[c], dk);
-      db = fma(d, p[c], db);
-      dg = fma(d, load(before + c * ld + i), dg);
-      dv[c] = fma(d, k, dv[c]);
-      dp[c] = fma(d, b, dp[c]);
-    }
-    store(x.dq + i, dq);
-    store(x.dk + i, dk);
-    store(x.db + i, db);
-    store(x.dg + i, dg);
-  }
-  float sumsOfP[kScanCols];
-  sums(dv[0], dv[1], dv[2], dv[3], x.dv + c0);
-  sums(dp[0], dp[1], dp[2], dp[3], sumsOfP);
-#pragma GCC unroll 4
-  for (int c = 0; c < kScanCols; ++c) dp[c] = splat(sumsOfP[c]);
-  for (int64_t i = 0; i < ld; i += kLanes) {
-    const Vec gain = load(x.gain + i), a = load(x.a + i);
-    const IVec keep = (IVec)load(reinterpret_cast<const float*>(x.keep) + i),
-               alive = kReset ? aliveRows(x.g + i) : keep;
-    Vec da = load(x.da + i);
-#pragma GCC unroll 4
-    for (int c = 0; c < kScanCols; ++c) {
-      da = fma(load(before + c * ld + i), dp[c], da);
-      store(dS + c * ld + i, fma(a, dp[c], reverseDecayed<kReset>(load(dS + c * ld + i), gain, keep, alive)));
-    }
-    store(x.da + i, da);
-  }
-}
-
-template <bool kReset>
-__attribute__((noinline)) void reverseBonus(const ReverseStep& x, int64_t c0) {
-  const int64_t ld = x.ld;
-  const float* before = x.before + c0 * ld;
-  float* dS = x.dS + c0 * ld;
-  Vec dv[kScanCols] = {}, v[kScanCols], dO[kScanCols];
-#pragma GCC unroll 4
-  for (int c = 0; c < kScanCols; ++c) {
-    v[c] = splat(x.v[c0 + c]);
-    dO[c] = splat(x.dO[c0 + c]);
-  }
-  for (int64_t i = 0; i < ld; i += kLanes) {
-    const Vec q = load(x.q + i), k = load(x.k + i), gain = load(x.gain + i);
-    const IVec keep = (IVec)load(reinterpret_cast<const float*>(x.keep) + i),
-               alive = kReset ? aliveRows(x.g + i) : keep;
-    Vec dq = load(x.dq + i), dk = load(x.dk + i), dg = load(x.dg + i);
-#pragma GCC unroll 4
-    for (int c = 0; c < kScanCols; ++c) {
-      const Vec d = load(dS + c * ld + i), s = load(before + c * ld + i);
-      dk = fma(d, v[c], dk);
-      dg = fma(d, s, dg);
-      dq = fma(s, dO[c], dq);
-      dv[c] = fma(d, k, dv[c]);
-      store(dS + c * ld + i, fma(q, dO[c], reverseDecayed<kReset>(d, gain, keep, alive)));
-    }
-    store(x.dq + i, dq);
-    store(x.dk + i, dk);
-    store(x.dg + i, dg);
-  }
-  sums(dv[0], dv[1], dv[2], dv[3], x.dv + c0);
-}
-
-// [ld][kScanBlock] to [kScanBlock][ld].
-inline void transposeBlock(const float* from, int64_t ld, float* to) {
-  for (int64_t i = 0; i < ld; i += kLanes)
-    for (int64_t c = 0; c < kScanBlock; c += kLanes) {
-      Vec square[kLanes];
-      for (int r = 0; r < kLanes; ++r) square[r] = load(from + (i + r) * kScanBlock + c);
-      transpose(square);
-      for (int r = 0; r < kLanes; ++r) store(to + (c + r) * ld + i, square[r]);
-    }
 }
 
 class HeadScanBackward {
@@ -158,202 +32,244 @@ class HeadScanBackward {
         C_(scanChunk(T_)),
         chunks_((T_ + C_ - 1) / C_),
         ld_(paddedWidth(p.K)),
-        size_(ld_ * kScanBlock),
+        blocks_(p.V),
+        Vp_(blocks_.ld),
+        size_(ld_ * Vp_),
         lowRank_(static_cast<bool>(p.a)),
-        scratch_(alignFloats((chunks_ + 1) * size_) + alignFloats(lowRank_ ? (T_ + 1) * kScanBlock : 0) +
-                 alignFloats((C_ + 1) * size_) + alignFloats(size_) + 3 * alignFloats(C_ * kScanBlock) +
-                 alignFloats(5 * ld_)),
+        scratch_(alignFloats((chunks_ + 1) * size_) + alignFloats(lowRank_ ? (T_ + 1) * Vp_ : 0) +
+                 alignFloats((C_ + 1) * ld_ * kScanBlock) + alignFloats(size_) + 3 * alignFloats(C_ * Vp_) +
+                 alignFloats(C_ * kScanSums * ld_) + 2 * alignFloats(kScanBlock * kLanes) + alignFloats(kScanBlock) +
+                 alignFloats(p.K)),
         starts_(scratch_.take((chunks_ + 1) * size_)),
-        p0_(scratch_.take(lowRank_ ? (T_ + 1) * kScanBlock : 0)),
-        states_(scratch_.take((C_ + 1) * size_)),
+        p0_(scratch_.take(lowRank_ ? (T_ + 1) * Vp_ : 0)),
+        states_(scratch_.take((C_ + 1) * ld_ * kScanBlock)),
         dS_(scratch_.take(size_)),
-        v_(scratch_.take(C_ * kScanBlock)),
-        dO_(scratch_.take(C_ * kScanBlock)),
-        dv_(scratch_.take(C_ * kScanBlock)),
-        sums_(scratch_.take(5 * ld_)) {}
+        v_(scratch_.take(C_ * Vp_)),
+        dO_(scratch_.take(C_ * Vp_)),
+        dv_(scratch_.take(C_ * Vp_)),
+        sums_(scratch_.take(C_ * kScanSums * ld_)),
+        dvLanes_(scratch_.take(kScanBlock * kLanes)),
+        dpLanes_(scratch_.take(kScanBlock * kLanes)),
+        dp_(scratch_.take(kScanBlock)),
+        u_(scratch_.take(p.K)) {
+    // Those of columns beyond V are added up and not used.
+    for (float* lanes : {dvLanes_, dpLanes_}) std::memset(lanes, 0, kScanBlock * kLanes * sizeof(float));
+  }
 
   // dBonus: [K], this sequence's share; null without one.
   void run(double* dBonus) {
-    ScanRows rows(p_, sequence_, h_, C_ + 1, true);
-    for (c0_ = 0; c0_ < p_.V; c0_ += kScanBlock) {
-      columns_ = p_.V - c0_ < kScanBlock ? p_.V - c0_ : kScanBlock;
-      forward(rows);
-      endGradient();
-      for (int64_t chunk = chunks_ - 1; chunk >= 0; --chunk) {
-        if (stopped()) return;
-        reverse(rows, chunk);
-      }
-      startGradient();
+    ScanRows rows(p_, sequence_, h_, C_ + 1, p_.K < ld_);
+    if (dBonus) widen(p_.bonus.data, p_.bonus.dtype, h_ * p_.K, p_.K, u_);
+    for (int64_t i = 0; dBonus && i < p_.K; ++i) dBonus[i] = 0;
+    forward(rows);
+    endGradient();
+    for (int64_t chunk = chunks_ - 1; chunk >= 0; --chunk) {
+      if (stopped()) return;
+      reverse(rows, chunk, dBonus);
     }
-    if (dBonus) bonus(rows, dBonus);
+    startGradient();
   }
 
  private:
   bool stopped() const { return p_.cancel && p_.cancel->load(std::memory_order_relaxed); }
-  int64_t valueAt(int64_t t) const { return ((p_.start(sequence_) + t) * p_.H + h_) * p_.V + c0_; }
-  int64_t keyAt(int64_t t) const { return ((p_.start(sequence_) + t) * p_.H + h_) * p_.K; }
+  int64_t row(int64_t t) const { return (p_.start(sequence_) + t) * p_.H + h_; }
+  int64_t valueAt(int64_t t) const { return row(t) * p_.V; }
+  int64_t keyAt(int64_t t) const { return row(t) * p_.K; }
 
-  void takeBlock(const FloatView& x, int64_t t0, int64_t count, float* to) {
-    for (int64_t t = 0; t < count; ++t, to += kScanBlock) {
-      if (columns_ < kScanBlock) std::memset(to, 0, kScanBlock * sizeof(float));
-      widen(x.data, x.dtype, valueAt(t0 + t), columns_, to);
+  // Rows of [Vp]: the caller's own where they are that, else in `copy`.
+  __attribute__((noinline)) RowSource takeValues(const FloatView& x, int64_t t0, int64_t count, float* copy) const {
+    if (x.dtype == DType::F32 && p_.V == Vp_) return {static_cast<const float*>(x.data) + valueAt(t0), p_.H * p_.V};
+    for (int64_t t = 0; t < count; ++t) {
+      float* to = copy + t * Vp_;
+      if (p_.V < Vp_) std::memset(to + Vp_ - kScanBlock, 0, kScanBlock * sizeof(float));
+      widen(x.data, x.dtype, valueAt(t0 + t), p_.V, to);
     }
+    return {copy, Vp_};
   }
 
-  // The states at the chunks' starts, [ld][kScanBlock] each, and p of every token.
+  // The states at the chunks' starts, in blocks of columns, and p of every token.
   void forward(ScanRows& rows) {
     const int64_t K = p_.K;
     const float* initial = p_.initialState ? p_.initialState + p_.stateOffset(sequence_, h_) : nullptr;
     std::memset(starts_, 0, static_cast<size_t>(size_) * sizeof(float));
-    takeColumns(initial, K, p_.V, c0_, p_.V, starts_);
+    for (int64_t b = 0; b < blocks_.count; ++b)
+      takeColumns(initial, K, p_.V, b * kScanSpan, p_.V, blocks_.width(b), starts_ + b * kScanSpan * ld_);
     float* S = starts_;
     for (int64_t chunk = 0; chunk < chunks_; ++chunk, S += size_) {
       if (stopped()) return;
       const int64_t t0 = chunk * C_, count = T_ - t0 < C_ ? T_ - t0 : C_, ahead = t0 + count < T_ ? 1 : 0;
       rows.ready(t0, count + ahead);
-      takeBlock(p_.v, t0, count, v_);
-      if (lowRank_ && t0 == 0) scanRead(S, K, rows.row(ScanRows::kA, 0), p0_);
+      values_ = takeValues(p_.v, t0, count, v_);
       std::memcpy(S + size_, S, static_cast<size_t>(size_) * sizeof(float));
-      for (int64_t t = 0; t < count; ++t) {
-        ScanStep x{};
-        x.k = rows.row(ScanRows::kK, t);
-        x.gain = rows.gain(t);
-        x.keep = rows.keep(t);
-        x.g = rows.row(ScanRows::kG, t);
-        x.v = v_ + t * kScanBlock;
-        if (lowRank_) {
-          x.b = rows.row(ScanRows::kB, t);
-          x.next = rows.row(ScanRows::kA, t + 1 < count + ahead ? t + 1 : t);
-          x.p = p0_ + (t0 + t) * kScanBlock;
-          x.read = p0_ + (t0 + t + 1) * kScanBlock;
+      for (int64_t b = 0; b < blocks_.count; ++b) {
+        const int64_t column = b * kScanSpan, width = blocks_.width(b);
+        float* block = S + size_ + column * ld_;
+        if (lowRank_ && t0 == 0) scanRead(block, width, K, rows.row(ScanRows::kA, 0), width, p0_ + column);
+        for (int64_t t = 0; t < count; ++t) {
+          ScanStep x{};
+          x.k = rows.row(ScanRows::kK, t);
+          x.gain = rows.gain(t);
+          x.keep = rows.keep(t);
+          x.g = rows.row(ScanRows::kG, t);
+          x.v = values_.at(t) + column;
+          if (lowRank_) {
+            x.b = rows.row(ScanRows::kB, t);
+            x.next = rows.row(ScanRows::kA, t + 1 < count + ahead ? t + 1 : t);
+            x.p = p0_ + (t0 + t) * Vp_ + column;
+            x.read = p0_ + (t0 + t + 1) * Vp_ + column;
+          }
+          if (b == 0 && t0 + C_ + t < T_) fetch(rows, t0 + C_ + t, false);
+          scanToken({block, width, block, width}, K, x, width, lowRank_, rows.resets(t));
         }
-        (rows.resets(t) ? scanPassOf<true> : scanPassOf<false>)(lowRank_, true, false)(S + size_, K, x);
       }
     }
+  }
+
+  // Token t closer: what is read of it, and in the reverse sweep what else is.
+  __attribute__((noinline)) void fetch(const ScanRows& rows, int64_t t, bool reverse) const {
+    rows.fetch(t);
+    fetchRow(p_.v, valueAt(t), p_.V);
+    if (reverse) fetchRow(p_.dO, valueAt(t), p_.V);
+  }
+  // And the gradients that are about to be written.
+  __attribute__((noinline)) void fetchGradients(int64_t t) const {
+    for (float* x : {p_.dq, p_.dk, p_.dg, p_.da, p_.db}) fetchRow(x, keyAt(t), p_.K);
+    fetchRow(p_.dv, valueAt(t), p_.V);
   }
 
   void endGradient() {
     std::memset(dS_, 0, static_cast<size_t>(size_) * sizeof(float));
-    const float* given = p_.dFinalState ? p_.dFinalState + p_.stateOffset(sequence_, h_) + c0_ : nullptr;
+    const float* given = p_.dFinalState ? p_.dFinalState + p_.stateOffset(sequence_, h_) : nullptr;
     for (int64_t i = 0; given && i < p_.K; ++i)
-      for (int64_t c = 0; c < columns_; ++c) dS_[c * ld_ + i] = given[i * p_.V + c];
+      for (int64_t c = 0; c < p_.V; ++c) dS_[c * ld_ + i] = given[i * p_.V + c];
   }
   void startGradient() {
-    float* to = p_.dInitialState ? p_.dInitialState + p_.stateOffset(sequence_, h_) + c0_ : nullptr;
+    float* to = p_.dInitialState ? p_.dInitialState + p_.stateOffset(sequence_, h_) : nullptr;
     for (int64_t i = 0; to && i < p_.K; ++i)
-      for (int64_t c = 0; c < columns_; ++c) to[i * p_.V + c] = dS_[c * ld_ + i];
+      for (int64_t c = 0; c < p_.V; ++c) to[i * p_.V + c] = dS_[c * ld_ + i];
   }
 
-  ReverseStep stepOf(const ScanRows& rows, int64_t t0, int64_t t) {
+  // Token t of a chunk from t0 on, columns from c on.
+  __attribute__((noinline)) ReverseStep stepOf(const ScanRows& rows, int64_t t0, int64_t t, int64_t c) {
     ReverseStep x{};
     x.ld = ld_;
-    x.columns = roundUp(columns_, kScanCols);
+    x.columns = kScanBlock < p_.V - c ? kScanBlock : p_.V - c;
     x.q = rows.row(ScanRows::kQ, t);
     x.k = rows.row(ScanRows::kK, t);
-    x.g = rows.row(ScanRows::kG, t);
+    x.v = values_.at(t) + c;
+    x.dO = dO_ + t * Vp_ + c;
     x.gain = rows.gain(t);
     x.keep = rows.keep(t);
-    x.resets = rows.resets(t);
-    x.before = states_ + t * size_;
-    x.after = states_ + (t + 1) * size_;
-    x.dS = dS_;
-    x.v = v_ + t * kScanBlock;
-    x.dO = dO_ + t * kScanBlock;
-    x.dv = dv_ + t * kScanBlock;
-    x.dq = sums_;
-    x.dk = sums_ + ld_;
-    x.dg = sums_ + 2 * ld_;
+    x.dS = dS_ + c * ld_;
+    x.sums = sums_ + t * kScanSums * ld_;
+    x.dv = dvLanes_;
+    x.dpSums = dpLanes_;
     if (lowRank_) {
-      x.a = rows.row(ScanRows::kA, t);
       x.b = rows.row(ScanRows::kB, t);
-      x.p = p0_ + (t0 + t) * kScanBlock;
-      x.da = sums_ + 3 * ld_;
-      x.db = sums_ + 4 * ld_;
+      x.p = p0_ + (t0 + t) * Vp_ + c;
+      x.dp = dp_;
     }
     return x;
   }
 
-  void reverse(ScanRows& rows, int64_t chunk) {
+  void reverse(ScanRows& rows, int64_t chunk, double* dBonus) {
     const int64_t t0 = chunk * C_, count = T_ - t0 < C_ ? T_ - t0 : C_;
     rows.ready(t0, count);
-    takeBlock(p_.v, t0, count, v_);
-    takeBlock(p_.dO, t0, count, dO_);
-    for (int64_t i = 0; i < count * kScanBlock; ++i) dO_[i] *= p_.scale;
-    transposeBlock(starts_ + chunk * size_, ld_, states_);
-    for (int64_t t = 0; t < count; ++t) {
-      const ReverseStep x = stepOf(rows, t0, t);
-      float* after = states_ + (t + 1) * size_;
-      if (lowRank_)
-        (x.resets ? advanceColumns<true, true> : advanceColumns<true, false>)(x, after);
-      else
-        (x.resets ? advanceColumns<false, true> : advanceColumns<false, false>)(x, after);
-    }
-    for (int64_t t = count - 1; t >= 0; --t) {
-      const ReverseStep x = stepOf(rows, t0, t);
-      std::memset(sums_, 0, static_cast<size_t>(5 * ld_) * sizeof(float));
-      const auto sweep = lowRank_ ? (x.resets ? reverseLowRank<true> : reverseLowRank<false>)
-                                  : (x.resets ? reverseBonus<true> : reverseBonus<false>);
-      for (int64_t c = 0; c < columns_; c += kScanCols) sweep(x, c);
-      giveSums(x, t0 + t);
-    }
+    values_ = takeValues(p_.v, t0, count, v_);
+    const RowSource dO = takeValues(p_.dO, t0, count, dO_);
     for (int64_t t = 0; t < count; ++t)
-      std::memcpy(p_.dv + valueAt(t0 + t), dv_ + t * kScanBlock, static_cast<size_t>(columns_) * sizeof(float));
-  }
-
-  // What the columns of a block have summed up, onto what those of the blocks before have.
-  void giveSums(const ReverseStep& x, int64_t t) {
-    const int64_t at = keyAt(t);
-    const auto give = [&](float* to, const float* from) {
-      overVectors(p_.K, [&](int64_t i, int lanes) {
-        const Vec s = load(from + i);
-        put(to + at + i, c0_ == 0 ? s : get(to + at + i, lanes) + s, lanes);
-      });
-    };
-    overVectors(p_.K, [&](int64_t i, int) {
-      const Vec g = load(x.g + i);
-      store(x.dg + i, select(g < kScanReset, zero(), exp(g) * load(x.dg + i)));
-    });
-    give(p_.dq, x.dq);
-    give(p_.dk, x.dk);
-    give(p_.dg, x.dg);
-    if (!lowRank_) return;
-    give(p_.da, x.da);
-    give(p_.db, x.db);
-  }
-
-  // o_t has scale (q . (u k)) v beside what the state gave.
-  void bonus(ScanRows& rows, double* dBonus) {
-    Scratch scratch(alignFloats(ld_) + 2 * alignFloats(p_.V));
-    float *u = scratch.take(ld_), *v = scratch.take(p_.V), *dO = scratch.take(p_.V);
-    widen(p_.bonus.data, p_.bonus.dtype, h_ * p_.K, p_.K, u);
-    std::memset(u + p_.K, 0, static_cast<size_t>(ld_ - p_.K) * sizeof(float));
-    for (int64_t i = 0; i < p_.K; ++i) dBonus[i] = 0;
-    c0_ = 0;
-    for (int64_t t0 = 0; t0 < T_; t0 += C_) {
-      if (stopped()) return;
-      const int64_t count = T_ - t0 < C_ ? T_ - t0 : C_;
-      rows.ready(t0, count);
-      for (int64_t t = 0; t < count; ++t) {
-        const int64_t at = valueAt(t0 + t);
-        widen(p_.v.data, p_.v.dtype, at, p_.V, v);
-        widen(p_.dO.data, p_.dO.dtype, at, p_.V, dO);
-        bonusToken(rows.row(ScanRows::kQ, t), rows.row(ScanRows::kK, t), u, v, dO, t0 + t, dBonus);
+      for (int64_t c = 0; c < Vp_; c += kLanes) store(dO_ + t * Vp_ + c, load(dO.at(t) + c) * p_.scale);
+    std::memset(sums_, 0, static_cast<size_t>(count * kScanSums * ld_) * sizeof(float));
+    for (int64_t c = 0; c < p_.V; c += kScanBlock) {
+      recompute(rows, chunk, count, c);
+      for (int64_t t = 0; t < count && c == 0; ++t) {
+        if (t0 > t) fetch(rows, t0 - 1 - t, true);
+        fetchGradients(t0 + t);
       }
+      lowRank_ ? reverseLowRank(rows, t0, count, c) : reverseBonus(rows, t0, count, c);
+    }
+    for (int64_t t = 0; t < count; ++t) {
+      std::memcpy(p_.dv + valueAt(t0 + t), dv_ + t * Vp_, static_cast<size_t>(p_.V) * sizeof(float));
+      giveSums(rows, t0, t);
+      if (dBonus) addBonus(rows, t0, t, dBonus);
     }
   }
-  void bonusToken(const float* q, const float* k, const float* u, const float* v, const float* dO, int64_t t,
-                  double* dBonus) {
-    const float own = bonusOf(q, k, u, p_.K) * p_.scale;
-    float *dq = p_.dq + keyAt(t), *dk = p_.dk + keyAt(t), *dv = p_.dv + valueAt(t);
+
+  // The states between a chunk's tokens, columns from c on.
+  __attribute__((noinline)) void recompute(const ScanRows& rows, int64_t chunk, int64_t count, int64_t c) {
+    const int64_t b = c / kScanSpan, size = ld_ * kScanBlock;
+    transposeBlock(starts_ + chunk * size_ + b * kScanSpan * ld_ + c % kScanSpan, blocks_.width(b), ld_, states_);
+    for (int64_t t = 0; t + 1 < count + (lowRank_ ? 1 : 0); ++t) {
+      const ReverseStep x = stepOf(rows, chunk * C_, t, c);
+      const float* before = states_ + t * size;
+      float* after = states_ + (t + 1) * size;
+      if (rows.resets(t)) {
+        std::memcpy(after, before, static_cast<size_t>(size) * sizeof(float));
+        resetColumns(after, ld_, kScanBlock, rows.row(ScanRows::kG, t));
+        before = after;
+      }
+      lowRank_ ? advanceColumns<true>(x, before, after) : advanceColumns<false>(x, before, after);
+    }
+  }
+
+  void reverseLowRank(const ScanRows& rows, int64_t t0, int64_t count, int64_t c) {
+    for (int64_t t = count; t >= 0; --t) {  // the state that token t finds, and t - 1 leaves
+      ReverseStep x = stepOf(rows, t0, t > 0 ? t - 1 : 0, c);
+      x.S = states_ + t * ld_ * kScanBlock;
+      if (t < count) {
+        x.gain = rows.gain(t);
+        x.keep = rows.keep(t);
+        x.a = rows.row(ScanRows::kA, t);
+        x.decaySums = sums_ + t * kScanSums * ld_;
+        if (rows.resets(t)) resetColumns(x.dS, ld_, x.columns, rows.row(ScanRows::kG, t));
+      }
+      t == count ? lowRankPass<false, true>(x) : t > 0 ? lowRankPass<true, true>(x) : lowRankPass<true, false>(x);
+      if (t == 0) return;
+      columnSums(dvLanes_, dv_ + (t - 1) * Vp_ + c);
+      columnSums(dpLanes_, dp_);
+    }
+  }
+
+  void reverseBonus(const ScanRows& rows, int64_t t0, int64_t count, int64_t c) {
+    for (int64_t t = count - 1; t >= 0; --t) {
+      ReverseStep x = stepOf(rows, t0, t, c);
+      x.S = states_ + t * ld_ * kScanBlock;
+      bonusPass(x);
+      if (rows.resets(t)) resetColumns(x.dS, ld_, x.columns, rows.row(ScanRows::kG, t), x.q, x.dO);
+      columnSums(dvLanes_, dv_ + t * Vp_ + c);
+    }
+  }
+
+  // The sums of token t of the chunk from t0 on.
+  __attribute__((noinline)) void giveSums(const ScanRows& rows, int64_t t0, int64_t t) {
+    const float *from = sums_ + t * kScanSums * ld_, *g = rows.row(ScanRows::kG, t), *gain = rows.gain(t);
+    const int32_t* keep = rows.keep(t);
+    const int64_t at = keyAt(t0 + t);
+    overVectors(p_.K, [&](int64_t i, int lanes) {
+      put(p_.dq + at + i, load(from + kSumQ * ld_ + i), lanes);
+      put(p_.dk + at + i, load(from + kSumK * ld_ + i), lanes);
+      const Vec dg = reverseDecayed(load(from + kSumG * ld_ + i), load(gain + i), keptRows(keep + i));
+      put(p_.dg + at + i, select(load(g + i) < kScanReset, zero(), dg), lanes);
+      if (!lowRank_) return;
+      put(p_.da + at + i, load(from + kSumA * ld_ + i), lanes);
+      put(p_.db + at + i, load(from + kSumB * ld_ + i), lanes);
+    });
+  }
+
+  // o has scale (q . (u k)) v beside what the state gave.
+  __attribute__((noinline)) void addBonus(const ScanRows& rows, int64_t t0, int64_t t, double* dBonus) const {
+    const float *q = rows.row(ScanRows::kQ, t), *k = rows.row(ScanRows::kK, t), *v = values_.at(t), *dO = dO_ + t * Vp_;
+    float *dq = p_.dq + keyAt(t0 + t), *dk = p_.dk + keyAt(t0 + t), *dv = p_.dv + valueAt(t0 + t);
+    const float own = bonusOf(q, k, u_, p_.K);
     Vec dots = zero();
     overVectors(p_.V, [&](int64_t c, int lanes) {
-      const Vec d = get(dO + c, lanes);
-      dots = fma(get(v + c, lanes), d, dots);
+      const Vec d = load(dO + c);
+      dots = fma(load(v + c), d, dots);
       put(dv + c, fma(d, splat(own), get(dv + c, lanes)), lanes);
     });
-    const float by = sum(dots) * p_.scale;
+    const float by = sum(dots);
     overVectors(p_.K, [&](int64_t i, int lanes) {
-      const Vec uBy = load(u + i) * by;
+      const Vec uBy = get(u_ + i, lanes) * by;
       put(dq + i, fma(uBy, load(k + i), get(dq + i, lanes)), lanes);
       put(dk + i, fma(uBy, load(q + i), get(dk + i, lanes)), lanes);
     });
@@ -361,11 +277,17 @@ class HeadScanBackward {
   }
 
   const GatedScanBackward& p_;
-  const int64_t sequence_, h_, T_, C_, chunks_, ld_, size_;
+  const int64_t sequence_, h_, T_, C_, chunks_, ld_;
+  const ScanBlocks blocks_;
+  const int64_t Vp_, size_;  // of a whole state
   const bool lowRank_;
   Scratch scratch_;
-  float *starts_, *p0_, *states_, *dS_, *v_, *dO_, *dv_, *sums_;
-  int64_t c0_ = 0, columns_ = 0;
+  float *starts_, *p0_;   // [chunks + 1] states, [T + 1][Vp]
+  float *states_, *dS_;   // [C + 1][kScanBlock][ld], [Vp][ld]
+  float *v_, *dO_, *dv_;  // [C][Vp]
+  RowSource values_;      // the chunk's
+  float* sums_;           // [C][kScanSums][ld]
+  float *dvLanes_, *dpLanes_, *dp_, *u_;
 };
 
 // From the gradients of what makeRwkv7() made to those of what it was given, for one row of K.
@@ -377,18 +299,18 @@ void rwkv7Gradients(const GatedScanBackward& p, int64_t row, float* a, float* b,
   const double norm = ScanRows::removalNorm(a, p.K);
   const float by = static_cast<float>(1 / norm);
   // unit = a / |a|; da of the scan is that of -unit, db that of unit b.
-  double along = 0;
+  Vec sums = zero();
   overVectors(p.K, [&](int64_t i, int lanes) {
     const Vec unit = get(a + i, lanes) * by, dB = get(p.db + at + i, lanes), rate = get(b + i, lanes);
-    const Vec dUnit = fma(dB, rate, -get(p.da + at + i, lanes)), s = sigmoid(get(g + i, lanes));
+    const Vec dUnit = fma(dB, rate, -get(p.da + at + i, lanes));
+    const Vec e = exp(-abs(get(g + i, lanes))), s = splat(1.0f) / (e + 1.0f);  // e s s: the sigmoid's slope
     put(p.db + at + i, dB * unit, lanes);
     put(p.da + at + i, dUnit, lanes);
     put(a + i, unit, lanes);
-    put(p.dg + at + i, get(p.dg + at + i, lanes) * (s * sigmoid(-get(g + i, lanes)) * kRwkvRate), lanes);
+    put(p.dg + at + i, get(p.dg + at + i, lanes) * (e * s * s * kRwkvRate), lanes);
+    sums = fma(dUnit, unit, sums);
   });
-  for (int64_t i = 0; i < p.K; ++i) along += static_cast<double>(p.da[at + i]) * a[i];
-  if (norm <= 1e-12) along = 0;
-  const Vec share = splat(static_cast<float>(along));
+  const Vec share = splat(norm <= 1e-12 ? 0.0f : sum(sums));
   overVectors(p.K, [&](int64_t i, int lanes) {
     put(p.da + at + i, fnma(share, get(a + i, lanes), get(p.da + at + i, lanes)) * by, lanes);
   });

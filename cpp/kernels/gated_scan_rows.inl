@@ -22,6 +22,21 @@ RANKONE_INLINE void overVectors(int64_t n, F&& f) {
   for (int64_t i = 0; i < n; i += kLanes) f(i, lanesLeft(i, n));
 }
 
+// e^g s as fma(s, gain, s & keep): gain is e^g, or e^g - 1 where that is exact to more digits.
+struct ScanDecay {
+  Vec gain;
+  IVec keep;
+  explicit RANKONE_INLINE ScanDecay(Vec g) {
+    const Vec x = atMost(atLeast(g, splat(-105.0f)), splat(89.0f)), n = roundToInteger(x * 1.44269504f);
+    const Vec r = fnma(n, splat(1.42860677e-6f), fnma(n, splat(0.693145752f), x));
+    Vec p = splat(1.0f / 40320);
+    for (float c : {1.0f / 5040, 1.0f / 720, 1.0f / 120, 1.0f / 24, 1.0f / 6, 0.5f}) p = fma(p, r, splat(c));
+    p = fma(p * r, r, r);
+    keep = n == 0.0f;
+    gain = select(keep, p, scaleByPowerOfTwo(p + 1.0f, n));
+  }
+};
+
 class ScanRows {
  public:
   enum Part { kQ, kK, kA, kB, kG, kParts };
@@ -54,13 +69,18 @@ class ScanRows {
     for (int64_t t = 0; t < count; ++t) decays(t);
   }
 
+  // Token t of the sequence is to be readied soon.
+  __attribute__((noinline)) void fetch(int64_t t) const {
+    for (const FloatView* x : {&p_.q, &p_.k, &p_.g, &p_.a, &p_.b}) fetchRow(*x, origin_ + t * p_.H * p_.K, p_.K);
+  }
+
   const float* row(Part part, int64_t t) const { return rows_[part].at(t); }
   const float* gain(int64_t t) const { return gain_ + t * ld_; }
   const int32_t* keep(int64_t t) const { return keep_ + t * ld_; }
   bool resets(int64_t t) const { return resets_[t] != 0; }
 
  private:
-  void place(Part part, const FloatView& x, int64_t t0, int64_t count, bool copy) {
+  __attribute__((noinline)) void place(Part part, const FloatView& x, int64_t t0, int64_t count, bool copy) {
     const int64_t stride = p_.H * p_.K, first = origin_ + t0 * stride;
     if (!all_ && !copy && x.dtype == DType::F32) {
       rows_[part] = {static_cast<const float*>(x.data) + first, stride};
@@ -92,10 +112,10 @@ class ScanRows {
     IVec any{};
     overVectors(p_.K, [&](int64_t i, int lanes) {
       const Vec x = get(g + i, lanes);
-      const IVec slow = abs(x) <= 0.5f;
       any |= x < bound;
-      store(gain_ + t * ld_ + i, select(slow, expm1Small(x), exp(x)));
-      store(reinterpret_cast<float*>(keep_) + t * ld_ + i, (Vec)slow);
+      const ScanDecay decay(x);
+      store(gain_ + t * ld_ + i, decay.gain);
+      store(reinterpret_cast<float*>(keep_) + t * ld_ + i, (Vec)decay.keep);
     });
     int32_t found = 0;
     for (int i = 0; i < kLanes; ++i) found |= any[i];

@@ -205,6 +205,34 @@ for (const scan of scans) {
     state.dispose();
   });
 
+  test(`${scan.name}: token by token through whole columns, the caller's states left alone`, async () => {
+    const shape = { B: 2, T: 3, H: 2, K: 20, V: 128 };
+    const problem = drawScan(scan, shape, new Random(14));
+    const { initialState, ...rest } = problem.inputs;
+    const gate = rest[scan.either[0]].data;
+    for (let i = 0; i < gate.length; i += 5) gate[i] = scan.name === 'rwkv7' ? 4 : -300;
+    await check('whole columns', scan, problem, { plainly: true });
+    const whole = native[`${scan.name}Sync`](problem.inputs, { outputFinalState: true });
+    const before = initialState.data.slice();
+    const outputs: Tensor32[] = [];
+    let carried: Tensor32 = initialState;
+    for (let t = 0; t < shape.T; t++) {
+      const part = Object.fromEntries(
+        Object.entries(rest).map(([name, x]) => [
+          name,
+          scan.fixed.includes(name) ? x : slice(x, 1, t, t + 1),
+        ]),
+      );
+      const given = { ...part, initialState: carried };
+      const { o, finalState } = native[`${scan.name}Sync`](given, { outputFinalState: true });
+      outputs.push(o);
+      if (t === 0) assert.equal(initialState.data, before);
+      carried = finalState;
+    }
+    expectSame('o', join(outputs, 1), whole.o);
+    expectSame('finalState', carried, whole.finalState);
+  });
+
   test(`${scan.name}: rows of a pool`, () => {
     const { inputs } = drawScan(scan, plain, new Random(10));
     const { initialState, ...rest } = inputs;
