@@ -7,11 +7,10 @@ namespace rankone {
 namespace RANKONE_ISA_NS {
 namespace {
 
-constexpr int64_t kFewKeys = 64;  // scores at a time
-constexpr int kFewRows = static_cast<int>(kAttentionFewRows);
+constexpr int64_t kFewKeys = 64;                   // scores at a time
 constexpr int kDots = 4;                           // keys side by side
 constexpr int kRowTile = 4;                        // rows side by side
-constexpr int64_t kStretch = 4;                    // values of all heads before the next ones
+constexpr int64_t kStretch = 4;                    // values of all heads before the next ones, times rows
 constexpr int64_t kAhead = 8;                      // rows of all heads, from what is read to what is fetched
 constexpr int kColumnVecs = kLanes == 16 ? 4 : 2;  // of values side by side
 
@@ -194,30 +193,34 @@ class FewTask {
       const void* v = nullptr;
       values.forRuns(p_, s, item_.head, {at, at + count},
                      [&](const void* tensor, int64_t, int64_t, int64_t, int64_t) { v = tensor; });
-      const auto* key = static_cast<const Element*>(k) + row * p_.K;
-      const auto* value = static_cast<const Element*>(v) + row * p_.V;
-      const HeadRows<D> keyRows{key, p_.K, step * p_.K, count, item_.heads, ahead()};
-      forRowTiles(
-          begin, end, [&](auto rows, int64_t r) __attribute__((always_inline)) {
-            dots<D, decltype(rows)::value>(keyRows, queries_ + r * ldK_, item_.rows, scores_ + r * kFewKeys);
-          });
-      for (int64_t h = 0; h < item_.heads; ++h)
-        for (int64_t r = h * item_.rows + begin; r < h * item_.rows + end; ++r)
-          shrink_[r] = weigh(r, scores_ + r * kFewKeys, static_cast<int>(count));
-      const int64_t stretch = item_.heads == 1 ? kFewKeys : kStretch;
-      for (int64_t i = 0; i < count; i += stretch)
-        for (int64_t h = 0; h < item_.heads; ++h) {
-          const Element* v = value + (i * step + h) * p_.V;
-          const HeadRows<D> valueRows{v, p_.V, step * p_.V, std::min(stretch, count - i), 1, ahead()};
-          forRowTiles(
-              h * item_.rows + begin, h * item_.rows + end, [&](auto rows, int64_t r) __attribute__((always_inline)) {
-                add<decltype(rows)::value>(valueRows, scores_ + r * kFewKeys + i, r, i == 0);
-              });
-        }
+      attendRun(begin, end, static_cast<const Element*>(k) + row * p_.K, static_cast<const Element*>(v) + row * p_.V,
+                step, count);
     });
   }
 
-  int64_t ahead() const { return item_.heads == 1 ? kFewKeys : kAhead; }
+  // The same for `count` keys and values of the first head, `step` rows apart; of the others beside them.
+  __attribute__((noinline)) void attendRun(int64_t begin, int64_t end, const Element* key, const Element* value,
+                                           int64_t step, int64_t count) {
+    const bool one = item_.heads == 1;
+    const int64_t ahead = one ? kFewKeys : kAhead, stretch = one ? kFewKeys : kStretch * item_.rows;
+    const HeadRows<D> keys{key, p_.K, step * p_.K, count, item_.heads, ahead};
+    forRowTiles(
+        begin, end, [&](auto rows, int64_t r) __attribute__((always_inline)) {
+          dots<D, decltype(rows)::value>(keys, queries_ + r * ldK_, item_.rows, scores_ + r * kFewKeys);
+        });
+    for (int64_t h = 0; h < item_.heads; ++h)
+      for (int64_t r = h * item_.rows + begin; r < h * item_.rows + end; ++r)
+        shrink_[r] = weigh(r, scores_ + r * kFewKeys, static_cast<int>(count));
+    for (int64_t i = 0; i < count; i += stretch)
+      for (int64_t h = 0; h < item_.heads; ++h) {
+        const Element* v = value + (i * step + h) * p_.V;
+        const HeadRows<D> values{v, p_.V, step * p_.V, std::min(stretch, count - i), 1, ahead};
+        forRowTiles(
+            h * item_.rows + begin, h * item_.rows + end, [&](auto rows, int64_t r) __attribute__((always_inline)) {
+              add<decltype(rows)::value>(values, scores_ + r * kFewKeys + i, r, i == 0);
+            });
+      }
+  }
 
   template <int kRows>
   void add(HeadRows<D> values, const float* w, int64_t row, bool shrinks) {
