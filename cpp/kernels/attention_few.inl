@@ -142,7 +142,7 @@ class FewTask {
         sums_(sums),
         top_(top),
         weight_(weight),
-        scratch_(alignFloats(item.allRows() * ldK_) + item.allRows() * (kFewKeys + kLanes)) {
+        scratch_(alignFloats(item.allRows() * ldK_) + item.allRows() * kFewKeys + alignFloats(item.allRows())) {
     queries_ = scratch_.take(item.allRows() * ldK_);
     scores_ = scratch_.take(item.allRows() * kFewKeys);
     shrink_ = scratch_.take(item.allRows());
