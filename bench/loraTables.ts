@@ -4,15 +4,12 @@
  * The tables of docs/benchmarks.md on the fused LoRA product, from the file that `npm run bench:lora` writes; --write puts
  * them there. A `!` is a target missed.
  */
-import fs from 'node:fs';
 import path from 'node:path';
 import type { CaseResult, Relation } from '../ts/cli/bench/schema';
 import { readReport } from '../ts/cli/bench/schema';
 import { percent } from '../ts/cli/bench/text';
 import { duration, significant } from '../ts/cli/table';
-
-const DOCUMENT = path.join(__dirname, '../docs/benchmarks.md');
-const [BEGIN, END] = ['<!-- lora tables -->', '<!-- end of lora tables -->'];
+import { markdown, publish } from './document.ts';
 
 const write = process.argv.includes('--write');
 const file =
@@ -79,10 +76,8 @@ function add(title: string, columns: Column[]): void {
     .filter(([, ...cells]) => cells.some((cell) => cell !== ''));
   const filled = columns.map((_, i) => lines.some((line) => line[i + 1] !== ''));
   const kept = (cells: string[]): string[] => cells.filter((_, i) => i === 0 || filled[i - 1]);
-  const text = (cells: string[]): string => `| ${kept(cells).join(' | ')} |`;
-  const rule = kept(['', ...columns.map(() => '')]).map(() => '---|');
-  printed.push(`${title}\n`, text(['base', ...columns.map(([head]) => head)]), `|${rule.join('')}`);
-  printed.push(...lines.map(text), '');
+  const head = ['base', ...columns.map(([name]) => name)];
+  printed.push(`${title}\n`, markdown(kept(head), lines.map(kept)), '');
 }
 
 const ranks = [8, 16, 64];
@@ -165,13 +160,4 @@ add("Forward and backward, 512 rows, over the base product's forward and dx:", [
   ['r = 16 over unfused', (row) => over(find(row, { ...step, r: 16, E: 1 }), 'unfused')],
 ]);
 
-const tables = printed.join('\n');
-if (write) {
-  const document = fs.readFileSync(DOCUMENT, 'utf8');
-  const [before, rest] = document.split(BEGIN);
-  const [, after] = (rest ?? '').split(END);
-  if (after === undefined) throw new Error(`${DOCUMENT}: expected ${BEGIN} and ${END}`);
-  fs.writeFileSync(DOCUMENT, `${before}${BEGIN}\n\n${tables}\n${END}${after}`);
-} else {
-  console.log(tables);
-}
+publish('lora', printed.join('\n'), write);

@@ -5,6 +5,9 @@ set -eu
 case "$TARGET" in
   *-musl)
     apk add --no-cache clang cmake g++ git linux-headers lld llvm make ninja
+    # Alpine leaves LLVM's tools where it keeps each version.
+    LLVM_BIN="$(dirname "$(find /usr/lib/llvm*/bin -name llvm-readobj | sort -V | tail -n 1)")"
+    export LLVM_BIN
     ;;
   *)
     export PATH="/node/bin:$PATH"

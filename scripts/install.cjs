@@ -28,7 +28,7 @@ function stands() {
   } catch {
     // A checkout that has not been built.
     try {
-      require('node-gyp-build')(root);
+      require('../build/Release/rankone.node');
       return true;
     } catch {
       return false;

@@ -118,6 +118,7 @@ function release(wanted, options) {
   }
 
   const written = [...MANIFESTS, LOCK, CHANGELOG];
+  const head = git('rev-parse', 'HEAD');
   try {
     for (const file of MANIFESTS) fs.writeFileSync(file, json({ ...readJson(file), version }));
     const lock = readJson(LOCK);
@@ -128,13 +129,14 @@ function release(wanted, options) {
     publishDryRun(version);
     git('add', '--', ...written);
     git('commit', '-q', '-m', `Version ${version}`);
+    git('tag', '-a', `v${version}`, '-m', `Version ${version}`);
   } catch (error) {
-    git('reset', '-q');
+    git('reset', '-q', head);
     git('checkout', '-q', '--', ...written);
     throw error;
   }
-  git('tag', '-a', `v${version}`, '-m', `Version ${version}`);
-  console.log(`committed and tagged v${version}; to release it: git push --follow-tags`);
+  // Else a branch that is refused leaves its tag there, which publishes.
+  console.log(`committed and tagged v${version}; to release it: git push --atomic --follow-tags`);
 }
 
 function main() {

@@ -1,7 +1,8 @@
 // Runs the binaries of prebuilds/ with the test suites, each that can run on this machine, and names those that cannot.
 //   npm run prebuild:test [-- target...] [-- pattern...]
-// This machine's own has every file of test/, once per instruction set, as `npm test` does. One for another system
-// (scripts/runtimes.cjs) has the compiled tests but for files that start programs, time, or need CUDA, which are listed.
+// This machine's own has every file of test/, once per instruction set, as `npm test` does; those of CUDA only where there
+// is CUDA. One for another system (scripts/runtimes.cjs) has the compiled tests but for files that start programs, time, or
+// need CUDA, which are listed; so has Windows on itself, where the programs that tests start are not what they are called.
 // Ends with the line `N passed, N failed`.
 const { spawnSync } = require('node:child_process');
 const fs = require('node:fs');
@@ -19,8 +20,17 @@ function count(found) {
   sum.failed += found.failed;
 }
 
+/** The system that the CUDA package is for, and its emulator. */
+const hasCuda = (target) => target.name === 'linux-x64-glibc';
+
 function testHere(target, patterns) {
-  const args = ['--import', 'tsx', 'test/run.ts', ...(patterns.length ? patterns : ['test/'])];
+  const names = fs
+    .readdirSync(path.join(root, 'test'), { recursive: true })
+    .map((name) => `test/${name}`)
+    .filter((name) => name.endsWith('.test.ts') && (hasCuda(target) || !/cuda/i.test(name)));
+  const asked = names.filter((n) => patterns.length === 0 || patterns.some((p) => n.includes(p)));
+  const unknown = patterns.filter((p) => !names.some((n) => n.includes(p))); // a failure
+  const args = ['--import', 'tsx', 'test/run.ts', ...asked, ...unknown];
   const env = { ...process.env, RANKONE_BINDING: path.join(root, target.file) };
   const { status, stdout } = spawnSync(process.execPath, args, {
     cwd: root,
@@ -47,7 +57,7 @@ function testFiles(patterns) {
   const names = fs
     .readdirSync(path.join(stage, 'test'), { recursive: true })
     .filter((name) => name.endsWith('.test.js'))
-    .map((name) => `test/${name}`)
+    .map((name) => `test/${name.split(path.sep).join('/')}`)
     .filter((name) => patterns.length === 0 || patterns.some((p) => name.includes(p)))
     .sort();
   const reasonOf = (name) => {
@@ -104,6 +114,17 @@ function suite(target, runtime, file, isa) {
   );
 }
 
+/** Of the processor of this machine. */
+function isasHere(target) {
+  const program = 'console.log(require(process.argv[1]).info().availableIsas.join())';
+  const env = { ...process.env, RANKONE_BINDING: path.join(root, target.file) };
+  const args = ['-e', program, path.join(root, 'dist/index.js')];
+  const { status, stdout } = spawnSync(process.execPath, args, { encoding: 'utf8', env });
+  if (status !== 0) throw new Error(`${target.file} does not load`);
+  const isas = stdout.trim().split(',');
+  return isas.filter((isa) => isa !== 'avx512' || !isas.includes('avx512bf16'));
+}
+
 const isasOf = {
   x64: () => {
     const flags = fs.readFileSync('/proc/cpuinfo', 'utf8');
@@ -122,7 +143,7 @@ const isasOf = {
 function testElsewhere(target, runtime, patterns) {
   const { files, left } = testFiles(patterns);
   const asked = process.env.RANKONE_ISA;
-  const isas = asked ? [asked] : isasOf[target.arch]();
+  const isas = asked ? [asked] : (runtime.isas ?? isasOf[target.arch]());
   for (const file of files) {
     const perIsa = file.startsWith('test/ops/');
     for (const isa of perIsa ? isas : [asked]) suite(target, runtime, file, isa);
@@ -145,9 +166,12 @@ for (const target of targets) {
   const before = { ...sum };
   const started = performance.now();
   try {
-    if (target === hostTarget()) testHere(target, patterns);
+    const here = target === hostTarget();
+    if (here && process.platform !== 'win32') testHere(target, patterns);
     else {
-      const runtime = runtimes[target.name]();
+      const runtime = here
+        ? { command: [process.execPath], isas: isasHere(target) }
+        : runtimes[target.name]();
       if (!staged) makeStage();
       staged = true;
       testElsewhere(target, runtime, patterns);

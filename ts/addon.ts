@@ -1,13 +1,15 @@
-// Finds and loads the addon: RANKONE_BINDING, else build/Release, else the prebuild that fits, as node-gyp-build has it.
+// Finds and loads the addon: RANKONE_BINDING, else build/Release, else the prebuild for this system. Only what this process
+// is decides, and none of the variables by which npm and others say that they install for another system.
 // What is found and does not load is an error that says why; nothing else is tried in its place.
 import fs from 'node:fs';
 import path from 'node:path';
 import { faultOfFile } from './addonFile';
-import { libc } from './libc';
+import { libcName } from './libc';
 import { platformName, systemName } from './system';
 
 const root = path.join(__dirname, '..');
 const DOCUMENT = 'docs/install.md';
+const tuple = `${process.platform}-${process.arch}`;
 
 /** Whether this file still lies in its package: a bundler may have moved it. */
 function atHome(): boolean {
@@ -23,30 +25,50 @@ function homes(): string[] {
   return atHome() ? [root] : [__dirname, root];
 }
 
-/** node-gyp-build knows musl only by Alpine's release file. */
-function ofThisLibc(file: string): string {
-  const tag = /\.(glibc|musl)\.node$/;
-  if (process.platform !== 'linux' || process.env.LIBC || !tag.test(file)) return file;
-  const fitting = file.replace(tag, `.${libc().split(' ')[0]}.node`);
-  return fs.existsSync(fitting) ? fitting : file;
+/** A prebuild's place in a folder. */
+function prebuildIn(home: string): string {
+  const tag = process.platform === 'linux' ? `.${libcName()}` : '';
+  return path.join(home, 'prebuilds', tuple, `rankone${tag}.node`);
+}
+
+/** Files that may be the addon, in the order in which they are looked for. */
+function candidates(): string[] {
+  return [
+    ...homes().flatMap((home) => [path.join(home, 'build/Release/rankone.node'), prebuildIn(home)]),
+    prebuildIn(path.dirname(process.execPath)), // of applications that carry their own Node
+  ];
+}
+
+/** Whether there is something; false as well where nobody may look, as Node's permissions can have it of other folders. */
+function stands(file: string): boolean {
+  try {
+    return Boolean(fs.statSync(file));
+  } catch {
+    return false;
+  }
 }
 
 /** The file that is loaded, where there is one. @internal */
 export function findAddon(): string | undefined {
   const wish = process.env.RANKONE_BINDING;
-  if (wish) return path.resolve(wish);
-  const { resolve } = require('node-gyp-build');
-  for (const home of homes()) {
-    let file: string;
-    try {
-      file = resolve(home);
-    } catch {
-      continue;
-    }
-    // Elsewhere than at home, build/Release may be another package's.
-    if (/^rankone\b/.test(path.basename(file))) return ofThisLibc(file);
+  return wish ? path.resolve(wish) : candidates().find(stands);
+}
+
+/** What a folder with the folders of prebuilds holds, in words. */
+function held(prebuilds: string): string {
+  let names: string[];
+  try {
+    names = fs.readdirSync(prebuilds);
+  } catch (error) {
+    const { code, message } = error as NodeJS.ErrnoException;
+    return code === 'ENOENT' ? 'no prebuilds there' : message;
   }
-  return undefined;
+  const told = names.map((name) => {
+    if (name !== tuple) return name;
+    const files = list(path.join(prebuilds, name)).filter((f) => f.endsWith('.node'));
+    return `${name}: ${files.join(', ') || 'nothing'}`;
+  });
+  return `prebuilds holds ${told.join(', ') || 'nothing'}`;
 }
 
 function list(folder: string): string[] {
@@ -55,6 +77,11 @@ function list(folder: string): string[] {
   } catch {
     return [];
   }
+}
+
+/** As a shell takes it for one word. */
+function quoted(word: string): string {
+  return /^[\w./@+:,=-]+$/.test(word) ? word : `'${word.replaceAll("'", `'\\''`)}'`;
 }
 
 /** How to get a binary that fits: one command. */
@@ -67,10 +94,9 @@ function cure(): string {
     );
   if (process.platform === 'win32') return 'It cannot be built from source on Windows.';
   const node = process.versions.pnp ? 'yarn node' : 'node';
-  const script = path.join(root, 'scripts/install.cjs');
   return (
     'To build it from source (python3, make and a C++20 compiler: gcc 12 or later, or clang 14 or later):\n' +
-    `  ${node} ${/\s/.test(script) ? JSON.stringify(script) : script} --from-source`
+    `  ${node} ${quoted(path.join(root, 'scripts/install.cjs'))} --from-source`
   );
 }
 
@@ -82,16 +108,9 @@ function failure(text: string, cause?: unknown): Error {
 }
 
 function nothingFits(): Error {
-  const tuple = `${process.platform}-${process.arch}`;
-  const looked = homes().flatMap((home) => {
-    const held = list(path.join(home, 'prebuilds')).map((name) => {
-      const files = list(path.join(home, 'prebuilds', name)).filter((f) => f.endsWith('.node'));
-      return name === tuple ? `${name}: ${files.join(', ') || 'nothing'}` : name;
-    });
-    return [
-      path.join(home, 'build/Release/rankone.node'),
-      `${path.join(home, 'prebuilds', tuple)}  (${held.length ? `prebuilds holds ${held.join(', ')}` : 'no prebuilds there'})`,
-    ];
+  const looked = candidates().map((file) => {
+    const prebuilds = path.dirname(path.dirname(file));
+    return path.basename(prebuilds) === 'prebuilds' ? `${file}  (${held(prebuilds)})` : file;
   });
   return failure(
     `rankone has no native binary for ${platformName()}.\n` +
@@ -134,7 +153,7 @@ function broken(file: string, reason: string, cause?: unknown): Error {
 }
 
 /** Loads the addon. @throws Error with the code ERR_RANKONE_BINDING @internal */
-export function loadAddon(): unknown {
+export function loadAddon(): { addon: unknown; file: string } {
   const file = findAddon();
   if (!file) throw nothingFits();
   const fault = faultOfFile(file);
@@ -148,5 +167,5 @@ export function loadAddon(): unknown {
   }
   if (typeof addon.exports?.describe !== 'function')
     throw broken(file, 'it is the addon of another package, or of another version of rankone');
-  return addon.exports;
+  return { addon: addon.exports, file };
 }

@@ -73,9 +73,10 @@ function nativeFormat(platform: string): Format {
 export function faultOfFile(file: string): string | undefined {
   let handle: number | undefined;
   try {
-    handle = fs.openSync(file, 'r');
-    const stat = fs.fstatSync(handle);
+    const stat = fs.statSync(file);
     if (stat.isDirectory()) return 'it is a folder';
+    if (!stat.isFile()) return 'it is no file'; // opening a pipe would wait for its other end
+    handle = fs.openSync(file, 'r');
     const read = (at: number, length: number) => {
       const bytes = Buffer.alloc(length);
       return bytes.subarray(0, fs.readSync(handle!, bytes, 0, length, at));

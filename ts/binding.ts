@@ -1,4 +1,4 @@
-import { findAddon, loadAddon } from './addon';
+import { loadAddon } from './addon';
 
 /** A public function as the engine describes it. @internal */
 export interface EntryDescription {
@@ -167,12 +167,14 @@ export interface Binding {
   devicePeak(device: number, kind: string): number;
 }
 
+const loaded = loadAddon();
+
 /** Where the addon was loaded from. @internal */
 export function bindingPath(): string {
-  return findAddon() ?? '';
+  return loaded.file;
 }
 
 /** @internal */
-export const binding = loadAddon() as Binding;
+export const binding = loaded.addon as Binding;
 /** @internal */
 export const description: Description = binding.describe();

@@ -28,6 +28,22 @@ export function rangeError(operation: string, text: string): RangeError {
   return new RangeError(`[${operation}] ${text}`);
 }
 
+/** An error of a function `of` the package under the name of the one that was called; any other as it is. @internal */
+export function renamed(operation: string, of: string, error: unknown): unknown {
+  if (!(error instanceof Error) || !error.message.startsWith(`[${of}`)) return error;
+  const text = error.message.replace(/^\[[^\]]*\]/, `[${operation}]`);
+  return new (error.constructor as ErrorConstructor)(text, { cause: error });
+}
+
+/** What `body` returns; its errors under the name of the function that was called. @internal */
+export function underName<T>(operation: string, body: () => T): T {
+  try {
+    return body();
+  } catch (error) {
+    throw renamed(operation, '', error);
+  }
+}
+
 function distance(a: string, b: string): number {
   let row = Array.from({ length: b.length + 1 }, (_, j) => j);
   for (let i = 1; i <= a.length; i++) {

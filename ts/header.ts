@@ -76,6 +76,8 @@ export function writeTensor(
     throw typeError(operation, `${name}: expected a tensor {data, shape}, got ${show(tensor)}`);
   const data = tensor.data;
   const entry = data === undefined ? deviceTensors.get(tensor) : undefined;
+  if (data === undefined && (arrayKind(tensor) || Array.isArray(tensor)))
+    throw typeError(operation, `${name}: expected a tensor {data, shape}, got ${show(tensor)}`);
   if (entry) {
     header[at] = entry.shape.length;
     header[at + 1] = entry.dtype;

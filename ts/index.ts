@@ -19,7 +19,15 @@ export {
   toDevice,
   toDeviceSync,
 } from './device';
-export { createKvCache, KvCache, type KvCacheContents, type KvCacheShape } from './kvCache';
+export {
+  createKvCache,
+  KvCache,
+  type KvCacheContents,
+  type KvCacheOfAll,
+  type KvCacheOfWindow,
+  type KvCacheShape,
+  type KvCacheSizes,
+} from './kvCache';
 export * from './linalg/randomizedSvd';
 export type { SketchOptions } from './linalg/sketch';
 export {

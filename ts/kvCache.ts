@@ -5,8 +5,11 @@ import { rangeError, show, typeError, unknownKey } from './errors';
 import { handles } from './handles';
 import type { FloatDType, FloatTensor, HalfDType } from './types';
 
-/** Dimensions of a {@link KvCache}. */
-export interface KvCacheShape {
+/** Dimensions of a {@link KvCache}: with a capacity, or with a window. */
+export type KvCacheShape = KvCacheSizes & (KvCacheOfAll | KvCacheOfWindow);
+
+/** What every {@link KvCache} has. */
+export interface KvCacheSizes {
   /** Slots, each for one sequence. */
   batch: number;
   /** HKV: heads of keys and values. */
@@ -15,14 +18,25 @@ export interface KvCacheShape {
   keyDim: number;
   /** V: width of a value, the same. */
   valueDim: number;
-  /** Tokens that a slot has room for; not beside `window`, which says how many it keeps. */
-  capacity?: number;
-  /** The last tokens of a slot that stay, in a ring: as many as the `left` of a call's `window` reaches back. */
-  window?: number;
-  /** Beside `window`: the first tokens of a slot that stay besides; default 0. */
-  sinkTokens?: number;
   /** What keys and values are stored as; default `'f32'`. */
   dtype?: FloatDType;
+}
+
+/** A {@link KvCache} that keeps every token. */
+export interface KvCacheOfAll {
+  /** Tokens that a slot has room for. */
+  capacity: number;
+  window?: undefined;
+  sinkTokens?: undefined;
+}
+
+/** A {@link KvCache} that keeps the last tokens. */
+export interface KvCacheOfWindow {
+  capacity?: undefined;
+  /** The last tokens of a slot that stay, in a ring: as many as the `left` of a call's `window` reaches back. */
+  window: number;
+  /** The first tokens of a slot that stay besides; default 0. */
+  sinkTokens?: number;
 }
 
 /** What {@link KvCache.toTensors} returns, in order of position. */

@@ -5,6 +5,15 @@ export function libc(): string {
   return version ? `glibc ${version}` : 'musl';
 }
 
+/** `glibc` or `musl`; `glibc` too where the runtime does not say, as Deno without permission. @internal */
+export function libcName(): string {
+  try {
+    return libc().split(' ')[0];
+  } catch {
+    return 'glibc';
+  }
+}
+
 function glibcVersion(): string | undefined {
   const report = process.report as { excludeNetwork?: boolean; getReport(): object };
   const { excludeNetwork } = report;

@@ -201,8 +201,10 @@ export class Operation {
     const values = new Array(names.size);
     const take = (key: string): number => {
       const index = names.get(key);
-      if (index === undefined) throw unknownKey(this.#name, what, key, [...names.keys()]);
-      return index;
+      if (index !== undefined) return index;
+      if (names === this.#syncOptionNames && key === 'signal')
+        throw typeError(this.#name, 'signal: expected none, a synchronous call is not aborted');
+      throw unknownKey(this.#name, what, key, [...names.keys()]);
     };
     const keys = Object.keys(object);
     const prototype = Object.getPrototypeOf(object);
@@ -245,11 +247,14 @@ export class Operation {
   #writeBase(header: Float64Array, args: CallArguments, value: unknown): void {
     if (value === undefined || value === null) return;
     const handle = handleOf('base', value);
-    if (!handle && value !== 'identity')
+    const multiplies = this.#inputNames.has('x');
+    if (!handle && !(value === 'identity' && multiplies)) {
+      const others = multiplies ? ", 'identity' or null" : '';
       throw typeError(
         this.#name,
-        `base: expected what packWeight() returned, 'identity' or null, got ${show(value)}`,
+        `base: expected what packWeight() returned${others}, got ${show(value)}`,
       );
+    }
     header[description.baseAt] = handle ? 1 : IDENTITY;
     args[VALUES + this.#entry.inputCount + this.#entry.outputCount + 2] = handle;
   }

@@ -139,6 +139,9 @@ function writePair(
 ): void {
   const [low, high] = Array.isArray(value) && value.length === 2 ? value : [];
   if (typeof low !== 'number' || typeof high !== 'number')
-    throw typeError(operation, `${name}: expected two numbers [min, max], got ${show(value)}`);
+    throw typeError(
+      operation,
+      `${name}: expected an array of two numbers, got ${Array.isArray(value) ? 'another one' : show(value)}`,
+    );
   header.set([1, low, 1, high], at);
 }

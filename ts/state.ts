@@ -2,7 +2,7 @@
 import { binding, type Handle } from './binding';
 import { type CudaDeviceName, type Device, deviceIndex, deviceName } from './device';
 import { disposeSymbol } from './dispose';
-import { rangeError, show, typeError, unknownKey } from './errors';
+import { rangeError, show, typeError, underName, unknownKey } from './errors';
 import { TENSOR, writeTensor } from './header';
 import { seal, stateBytes, unseal } from './stateBytes';
 import type { ResultTensor, Tensor } from './types';
@@ -31,17 +31,6 @@ const FIELDS = [...SIZES, 'device'];
 type Dimensions = readonly [number, number, number, number];
 
 const COPY = 'RecurrentState.copyFrom';
-
-/** What `body` returns; its error under the name of the function that was called. */
-function named<T>(operation: string, body: () => T): T {
-  try {
-    return body();
-  } catch (error) {
-    const { message, constructor: Kind } = error as Error;
-    const text = message.replace(/^\[[^\]]*\]/, `[${operation}]`);
-    throw new (Kind as ErrorConstructor)(text, { cause: error });
-  }
-}
 
 /** The array of a float32 tensor of exactly this shape. */
 function floats(
@@ -153,7 +142,7 @@ export class RecurrentState implements Disposable {
   serialize(): Uint8Array {
     const operation = 'RecurrentState.serialize';
     const made = stateBytes(operation, [...this.#shape, this.#keyHeads]);
-    named(operation, () => binding.stateRead(this.#handle, made.state, made.z));
+    underName(operation, () => binding.stateRead(this.#handle, made.state, made.z));
     return seal(made);
   }
 
@@ -168,7 +157,7 @@ export class RecurrentState implements Disposable {
     };
     const state = make(this.#shape);
     const z = this.zShape && make(this.zShape);
-    named(operation, () => binding.stateRead(this.#handle, state.data, z?.data));
+    underName(operation, () => binding.stateRead(this.#handle, state.data, z?.data));
     return { state, z };
   }
 
@@ -246,7 +235,7 @@ export function deserializeState(bytes: Uint8Array, device: Device = 'cpu'): Rec
   const { dims, state, z } = unseal(bytes);
   const [batch, valueHeads, keyDim, valueDim, keyHeads] = dims;
   const shape: Dimensions = [batch, valueHeads, keyDim, valueDim];
-  return named('deserializeState', () => {
+  return underName('deserializeState', () => {
     const handle = binding.createState(...shape, keyHeads || undefined, index);
     binding.stateWrite(handle, state, z);
     return RecurrentState.of(handle, shape, keyHeads, index);

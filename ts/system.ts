@@ -15,6 +15,14 @@ function isa(): string | undefined {
   }
 }
 
+function model(): string | undefined {
+  try {
+    return os.cpus()[0]?.model.trim();
+  } catch {
+    return undefined; // Deno without permission
+  }
+}
+
 /** `linux-x64 (glibc 2.36)`. @internal */
 export function platformName(): string {
   let library = '';
@@ -30,6 +38,6 @@ export function platformName(): string {
 export function systemName(): string {
   const { node, modules, napi, electron } = process.versions;
   const host = `${electron ? `Electron ${electron}, ` : ''}Node ${node} (ABI ${modules}, Node-API ${napi})`;
-  const cpu = [os.cpus()[0]?.model.trim(), isa()].filter(Boolean).join(', ');
+  const cpu = [model(), isa()].filter(Boolean).join(', ');
   return `${platformName()}, ${host}, processor: ${cpu || 'unknown'}`;
 }

@@ -164,6 +164,37 @@ export interface CallOptions<Outputs extends string = never> {
 export type OptionsArgument<Options, More = unknown> =
   Record<never, never> extends Options ? [options?: Options & More] : [options: Options & More];
 
+/**
+ * Options that ask for results, and the results: with `true` they are there. An operation has at most one of each of the
+ * two lists.
+ */
+export interface AskedFirst {
+  outputFinalState: 'finalState' | 'finalW' | 'finalB';
+  outputLse: 'lse';
+  outputSolution: 'solution';
+  withBias: 'dBias';
+}
+
+/** See {@link AskedFirst}. */
+export interface AskedSecond {
+  saveForBackward: 'saved';
+  outputResidual: 'residual';
+}
+
+/** Those of `Options` that stand in the two lists, with the values of a call. */
+export type Asking<Options, First extends boolean, Second extends boolean> = {
+  [P in keyof Options & keyof AskedFirst]?: First;
+} & { [P in keyof Options & keyof AskedSecond]?: Second };
+
+type Certain<Result, Names, Options, Asked extends boolean> = [Asked] extends [true]
+  ? { [P in keyof Result & Names[keyof Options & keyof Names]]-?: Exclude<Result[P], undefined> }
+  : unknown;
+
+/** `Result` of a call with `Options`, certain in what these ask for. */
+export type Answered<Result, Options, First extends boolean, Second extends boolean> = Result &
+  Certain<Result, AskedFirst, Options, First> &
+  Certain<Result, AskedSecond, Options, Second>;
+
 /** An operation that computes on the caller's thread and on the caller's memory. */
 export type SyncOperation<Inputs, Options, Result> = (
   inputs: Inputs,

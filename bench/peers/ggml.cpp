@@ -113,6 +113,11 @@ class Operator : public peer::Run {
       output("out", g_.gatedDeltaNet(context_, q, k, v, gate, beta, state, 1));
     } else if (op == "ssm_scan") {
       ssmScan(problem);
+    } else if (op == "flash_attn_ext") {
+      const float scale = std::stof(problem.setting("scale"));
+      ggml::Tensor *q = in("q"), *k = input(problem, "k", weights_), *v = input(problem, "v", weights_);
+      ggml::Tensor* mask = problem.has("mask") ? input(problem, "mask", ggml::F16) : nullptr;
+      output("o", g_.flashAttention(context_, q, k, v, mask, scale, 0.0f, 0.0f));
     } else if (op == "mul_mat") {
       ggml::Tensor *b = input(problem, "b", weights_), *a = in("a");
       ggml::Tensor* y = g_.mulMat(context_, b, a);

@@ -74,6 +74,7 @@ class Library {
   Tensor* (*mul)(Context*, Tensor*, Tensor*);
   Tensor* (*scale)(Context*, Tensor*, float);
   Tensor* (*mulMat)(Context*, Tensor*, Tensor*);
+  Tensor* (*flashAttention)(Context*, Tensor*, Tensor*, Tensor*, Tensor*, float, float, float);
   Tensor* (*gatedLinearAttention)(Context*, Tensor*, Tensor*, Tensor*, Tensor*, Tensor*, float);
   // The last argument of the next two, copies of the state to keep, is one that older versions do not read.
   Tensor* (*gatedDeltaNet)(Context*, Tensor*, Tensor*, Tensor*, Tensor*, Tensor*, Tensor*, int64_t);
@@ -126,6 +127,7 @@ class Library {
     find(mul, "ggml_mul");
     find(scale, "ggml_scale");
     find(mulMat, "ggml_mul_mat");
+    find(flashAttention, "ggml_flash_attn_ext");
     find(gatedLinearAttention, "ggml_gated_linear_attn");
     find(gatedDeltaNet, "ggml_gated_delta_net");
     find(ssmScan, "ggml_ssm_scan");

@@ -1,7 +1,8 @@
-"""PyTorch as a peer: products, and the recurrences in the plain chunked form of their papers, in float32, differentiated
+"""PyTorch as a peer: products, attention, and the recurrences in the plain chunked form of their papers, in float32, differentiated
 by autograd. Speaks what protocol.h says."""
 
 import ctypes
+import functools
 import os
 import sys
 import time
@@ -147,7 +148,27 @@ def matmul(x):
     return {"y": torch.addmm(x["bias"], a, b) if "bias" in x else a @ b}
 
 
-OPERATIONS = {"grid": grid, "hgrn2": hgrn2, "mamba2": mamba2, "matmul": matmul}
+@functools.lru_cache
+def unseen(T, S):
+    return torch.ones(T, S, dtype=torch.bool).triu(S - T + 1)
+
+
+def attention(x):
+    """Of queries at the end of the keys. The fused operator has come with torch 2."""
+    q, k, v = x["q"], x["k"], x["v"]
+    if q.shape[1] > k.shape[1]:
+        k, v = (y.repeat_interleave(q.shape[1] // k.shape[1], 1) for y in (k, v))
+    T, S = q.shape[2], k.shape[2]
+    if hasattr(F, "scaled_dot_product_attention"):
+        mask = None if T in (1, S) else ~unseen(T, S)
+        return {"o": F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=T == S)}
+    scores = (q * q.shape[3] ** -0.5) @ k.mT
+    if T > 1:
+        scores = scores.masked_fill(unseen(T, S), float("-inf"))
+    return {"o": scores.softmax(-1) @ v}
+
+
+OPERATIONS = {"attention": attention, "grid": grid, "hgrn2": hgrn2, "mamba2": mamba2, "matmul": matmul}
 DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16}
 STATES = ("initialState", "finalState", "dFinalState")
 GRADIENTS = {"initialState": "dInitialState", "dtBias": "dDtBias", "bias": "dBias"}

@@ -71,6 +71,15 @@ inline void widenRow(const void* tensor, DType dtype, int64_t row, int64_t n, fl
   for (int64_t i = n; i < padded(n); ++i) to[i] = 0;
 }
 
+// A row of a tensor [tokens, heads, width] on its way: rows of other heads stand between those of a task, too far for
+// the hardware to see a pattern.
+constexpr int64_t kRowsAhead = 8;
+RANKONE_INLINE void fetchRow(const void* tensor, DType dtype, int64_t row, int64_t n) {
+  const int64_t bytes = n * static_cast<int64_t>(dtypeSize(dtype));
+  const char* at = static_cast<const char*>(tensor) + row * bytes;
+  for (int64_t line = 0; line < bytes; line += 64) __builtin_prefetch(at + line);
+}
+
 inline bool isFinite(const float* x, int64_t n) {
   Vec taint = zero();
   for (int64_t i = 0; i < n; i += kLanes) taint += load(x + i) * 0.0f;

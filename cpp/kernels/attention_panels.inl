@@ -63,11 +63,12 @@ class PanelTask {
     const float scale = p_.softcap > 0 ? p_.scale / p_.softcap : p_.scale * kLog2e;
     Scratch scratch(kQueries * ldK_);
     float* row = scratch.take(kQueries * ldK_);
-    for (int64_t r = 0; r < kQueries; ++r)
-      if (r < rowsOf(i))
-        widenRow(p_.q, p_.dtype, rows_.at(item_.row + i * kQueries + r), p_.K, row + r * ldK_);
-      else
-        std::memset(row + r * ldK_, 0, static_cast<size_t>(ldK_) * sizeof(float));
+    const int64_t first = item_.row + i * kQueries, count = rowsOf(i);
+    for (int64_t r = 0; r < count; ++r) {
+      fetchRow(p_.q, p_.dtype, rows_.at(std::min(first + r + kRowsAhead, item_.row + item_.rows - 1)), p_.K);
+      widenRow(p_.q, p_.dtype, rows_.at(first + r), p_.K, row + r * ldK_);
+    }
+    std::memset(row + count * ldK_, 0, static_cast<size_t>((kQueries - count) * ldK_) * sizeof(float));
     transposed(row, ldK_, kQueries, p_.K, panel.queries, kQueries, ScaledBy{scale});
     std::memset(panel.sums, 0, static_cast<size_t>(kQueries * ldV_) * sizeof(float));
     for (int r = 0; r < kQueries; ++r) {

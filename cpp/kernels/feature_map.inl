@@ -13,6 +13,8 @@ PreparedFeatures prepare(const FeatureMapArgs& p, bool backward) {
                           backward, p.cancel);
 }
 
+constexpr int64_t kPartialFloats = 1 << 25;  // of all parts, where no fewer than 8 are left
+
 // Sums over rows, [parts, H, ...] of each.
 struct Partials {
   float *weight = nullptr, *bias = nullptr, *scale = nullptr;
@@ -109,12 +111,14 @@ void featureMapBackward(const FeatureMapBackwardArgs& b) {
   const PreparedFeatures learned = prepare(p, true);
   const int64_t most = featureTileRows(form), tiles = (p.rows + most - 1) / most;
   const bool sums = b.dWeight || b.dBias || b.dScale;
-  // Every part has a sum of its own: there are 64 at most, the heads taken together, or one to a head.
-  const int64_t least = sums ? std::max<int64_t>(4, (tiles * p.H + 63) / 64) : 1;
-  const Split s = splitWork(tiles, most * 3 * featureCost(form));
-  const int64_t perPart = std::max(least, s.perTask), parts = std::max<int64_t>(1, (tiles + perPart - 1) / perPart);
   const int64_t weights = b.dWeight ? p.H * form.K * form.D : 0, biases = b.dBias ? p.H * form.D : 0;
   const int64_t scales = b.dScale ? form.K : 0;
+  // Every part has a sum of its own: there are 64 at most, fewer of large weights, the heads taken together, or one to
+  // a head.
+  const int64_t mostParts = std::clamp<int64_t>(kPartialFloats / std::max<int64_t>(1, weights), 8, 64);
+  const int64_t least = sums ? std::max<int64_t>(4, (tiles * p.H + mostParts - 1) / mostParts) : 1;
+  const Split s = splitWork(tiles, most * 3 * featureCost(form));
+  const int64_t perPart = std::max(least, s.perTask), parts = std::max<int64_t>(1, (tiles + perPart - 1) / perPart);
   Scratch scratch(alignFloats(parts * weights) + alignFloats(parts * biases) + alignFloats(parts * scales));
   Partials partials;
   if (b.dWeight) partials.weight = scratch.take(parts * weights);

@@ -5,6 +5,7 @@ import fs from 'node:fs';
 import path from 'node:path';
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
+import * as rankone from '../../ts/index';
 import { eventually } from '../support/eventually';
 import { folderInPackage } from '../support/folder.ts';
 
@@ -105,8 +106,19 @@ for (const { file, code } of programs) {
   });
 }
 
+test('published systems are given calls that exist', () => {
+  const [, section] = /^## Published systems\n(.*?)^## /ms.exec(guide) ?? [];
+  const rows = [...section.matchAll(/^\| .+ \| (.+) \|$/gm)].slice(1);
+  assert.ok(rows.length > 20, `${rows.length} systems`);
+  for (const [row, calls] of rows) {
+    const names = [...calls.matchAll(/`(\w+)`/g)].map(([, name]) => name);
+    const known = names.filter((name) => name in rankone || name === 'cuSeqlens');
+    assert.equal(known, names, row);
+  }
+});
+
 test('its links lead somewhere', () => {
-  for (const [, target] of guide.matchAll(/\]\(([^)#]+)\)/g))
+  for (const [, target] of guide.matchAll(/\]\(([^)#]+)(?:#[^)]*)?\)/g))
     assert.ok(fs.existsSync(path.join(root, 'docs', target)), target);
   const anchors = [...guide.matchAll(/^## (.+)$/gm)].map(([, title]) => {
     return title.toLowerCase().replace(/ /g, '-');

@@ -28,7 +28,7 @@ test.before(async () => {
   const made = await installed();
   packed = made.packed;
   registry = await openRegistry();
-  for (const name of ['rankone/dist', 'rankone/scripts', 'rankone/package.json', 'node-gyp-build'])
+  for (const name of ['rankone/dist', 'rankone/scripts', 'rankone/package.json'])
     fs.cpSync(path.join(made.home, 'node_modules', name), path.join(home, 'node_modules', name), {
       recursive: true,
     });
@@ -68,7 +68,9 @@ const built = () => (fs.existsSync(calls) ? fs.readFileSync(calls, 'utf8') : '')
 
 test('nothing is done where a binary fits', async () => {
   fs.copyFileSync(addon, file);
-  assert.equal(await script(), { status: 0, stdout: '', stderr: '' });
+  const other = process.arch === 'x64' ? 'arm64' : 'x64';
+  for (const env of [{}, { npm_config_arch: other }, { LIBC: 'musl' }, { RANKONE_BINDING: 'no' }])
+    assert.equal(await script([], env), { status: 0, stdout: '', stderr: '' });
   assert.is(built(), '');
 });
 

@@ -5,7 +5,7 @@ import path from 'node:path';
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
 import { addon, folderElsewhere, installed, prebuild } from '../support/installed.ts';
-import { attempt, type Ended, output, plainEnvironment } from '../support/run.ts';
+import { attempt, commandsIn, type Ended, output, plainEnvironment } from '../support/run.ts';
 
 const home = folderElsewhere();
 const own = path.join(home, 'node_modules/rankone');
@@ -18,7 +18,7 @@ const tags: string[] = path.basename(prebuild).split('.').slice(1, -1);
 
 test.before(async () => {
   const from = path.join((await installed()).home, 'node_modules');
-  for (const name of ['rankone/dist', 'rankone/scripts', 'rankone/package.json', 'node-gyp-build'])
+  for (const name of ['rankone/dist', 'rankone/scripts', 'rankone/package.json'])
     fs.cpSync(path.join(from, name), path.join(home, 'node_modules', name), { recursive: true });
 });
 
@@ -219,6 +219,86 @@ test('RANKONE_BINDING names a file, which is the only one tried', async () => {
     assert.ok(text.includes(`RANKONE_BINDING=${name} names it`), text);
     assert.not.match(text, /from-source/);
   }
+});
+
+test('variables of an installation for another system decide nothing', async () => {
+  fs.copyFileSync(addon, file);
+  const other = process.arch === 'x64' ? 'arm64' : 'x64';
+  for (const folder of [`linux-${other}`, 'darwin-x64', 'win32-x64', here])
+    for (const name of ['rankone.node', 'rankone.glibc.node', 'rankone.musl.node']) {
+      const held = path.join(own, 'prebuilds', folder, name);
+      fs.mkdirSync(path.dirname(held), { recursive: true });
+      if (held !== file) fs.writeFileSync(held, 'broken');
+    }
+  for (const env of [
+    { npm_config_arch: other },
+    { npm_config_platform: process.platform === 'win32' ? 'linux' : 'win32' },
+    { LIBC: tags.includes('musl') ? 'glibc' : 'musl' },
+    { PREBUILDS_ONLY: '1', RANKONE_PREBUILD: home, ARM_VERSION: '6' },
+  ])
+    await loads(env);
+});
+
+test('the file stays known when the folder or the variable changes', async () => {
+  const program = `
+    const { bindingPath } = require(${JSON.stringify(path.join(own, 'dist/binding.js'))});
+    process.chdir('/');
+    process.env.RANKONE_BINDING = 'absent.node';
+    console.log(bindingPath());`;
+  const env = { ...plainEnvironment(), RANKONE_BINDING: path.relative(home, addon) };
+  assert.is(await output(process.execPath, ['-e', program], { cwd: home, env }), addon);
+});
+
+elf('a pipe is not waited for', async () => {
+  const pipe = path.join(home, 'pipe.node');
+  assert.is(spawnSync('mkfifo', [pipe]).status, 0);
+  assert.match(await refuses({ RANKONE_BINDING: pipe }), /Reason: it is no file\n/);
+});
+
+test('a runtime that does not tell of its system', async () => {
+  fs.copyFileSync(addon, file);
+  const fake = path.join(home, 'deno.cjs');
+  const refusal = "() => { throw new Error('denied'); }";
+  fs.writeFileSync(
+    fake,
+    `process.report.getReport = ${refusal}; require('node:os').cpus = ${refusal};`,
+  );
+  if (!tags.includes('musl')) await loads({}, '-r', fake);
+  fs.writeFileSync(file, 'broken');
+  const { stderr } = await start({}, '-r', fake);
+  assert.match(stderr, /does not load, and nothing was put in its place/);
+  assert.ok(stderr.includes(`System: ${here}, Node `), stderr);
+});
+
+test("the command is one for a shell, whatever the package's folder is called", async () => {
+  const odd = path.join(home, "a folder's $HOME `x`");
+  fs.cpSync(path.join(home, 'node_modules'), path.join(odd, 'node_modules'), { recursive: true });
+  const place = { cwd: odd, env: { ...plainEnvironment(), PATH: commandsIn(odd) } };
+  const { stderr } = await attempt(process.execPath, ['-e', "require('rankone')"], place);
+  const command = /^ {2}(node .+install\.cjs.* --from-source)$/m.exec(stderr);
+  assert.ok(command, stderr);
+  const ended = await attempt('/bin/sh', ['-c', command[1]], place);
+  assert.match(ended.stderr, /It cannot be built from source here\. What is missing: python3/);
+});
+
+const permission = ['--permission', '--experimental-permission'].find((flag) =>
+  process.allowedNodeEnvironmentFlags.has(flag),
+);
+(permission ? test : test.skip)('Node that may read the program alone', async () => {
+  fs.copyFileSync(addon, file);
+  const program = path.join(home, 'app.cjs');
+  fs.writeFileSync(program, "console.log(require('rankone').info().isa)");
+  const may = [permission!, `--allow-fs-read=${home}/`];
+  const ended = (...flags: string[]) =>
+    attempt(process.execPath, [...may, ...flags, program], { cwd: home });
+  const refused = await ended();
+  assert.match(refused.stderr, /--no-addons, or --permission without --allow-addons/);
+  assert.match(refused.stderr, /code: 'ERR_RANKONE_BINDING'/);
+  // The first of Node 20 have no flag for addons.
+  const flags = process.allowedNodeEnvironmentFlags.has('--allow-addons') ? ['--allow-addons'] : [];
+  const { status, stdout, stderr } = await ended(...flags);
+  assert.is(status, 0, stderr);
+  assert.match(stdout, /^\w+\n$/);
 });
 
 test('Node without native addons', async () => {

@@ -44,7 +44,12 @@ const node = (...args: string[]) => output(process.execPath, args, { cwd: folder
 for (const version of ['20.20.2', '22.23.3', '24.21.0']) {
   const [major] = version.split('.');
   const present = process.versions.node.startsWith(`${major}.`);
-  const found = present ? '' : fetched(`node-${process.platform}-${process.arch}`, version);
+  // npm has none for musl.
+  const other = () =>
+    prebuild.includes('.musl.')
+      ? undefined
+      : fetched(`node-${process.platform}-${process.arch}`, version);
+  const found = present ? '' : other();
   const check = found === undefined ? test.skip : test;
   check(`Node ${major}: npm install --ignore-scripts with no compiler`, async () => {
     const home = folderElsewhere();

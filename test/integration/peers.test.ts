@@ -10,7 +10,7 @@ import { operations } from '../../ts/cli/ops';
 import { findPeers, peerNames } from '../../ts/cli/peers';
 import { onnxModel } from '../../ts/cli/peers/onnxModel';
 import { packageFolder, resolvePackage } from '../../ts/cli/peers/packages';
-import { kindOf, onValueHeads, spread, transposed } from '../../ts/cli/peers/problem';
+import { headsFirst, kindOf, onValueHeads, spread, transposed } from '../../ts/cli/peers/problem';
 import { cacheFolder, compiled } from '../../ts/cli/peers/program';
 import { Server } from '../../ts/cli/peers/server';
 
@@ -412,6 +412,9 @@ peers('layouts', () => {
   assert.is(onValueHeads(x, 2), x);
   assert.equal(spread(x, 2).shape, [1, 1, 2, 2, 2]);
   assert.equal([...spread(x, 2).data], [1, 1, 2, 2, 3, 3, 4, 4]);
+  const four = { data: Float32Array.from({ length: 12 }, (_, i) => i), shape: [1, 2, 3, 2] };
+  assert.equal([...headsFirst(four).data], [0, 1, 6, 7, 2, 3, 8, 9, 4, 5, 10, 11]);
+  assert.equal(headsFirst(headsFirst(four)), four);
   const two = { data: Float32Array.of(1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12), shape: [2, 2, 3] };
   assert.equal(transposed(two).shape, [2, 3, 2]);
   assert.equal([...transposed(two).data], [1, 4, 2, 5, 3, 6, 7, 10, 8, 11, 9, 12]);
@@ -426,6 +429,8 @@ peers('what operations are to a peer', () => {
   assert.equal(kinds.linearAttention, { family: 'grid', gate: 'none', update: 'additive' });
   assert.equal(kinds.mamba2, { family: 'mamba2' });
   assert.equal(kinds.matmul, { family: 'matmul' });
+  assert.equal(kinds.attention, { family: 'attention' });
+  assert.equal(kinds['attention/token'], { family: 'attention' });
   assert.equal(kinds['bf16/matmul'], { family: 'matmul' });
   const none = (name: string): string => {
     const kind = kinds[name];

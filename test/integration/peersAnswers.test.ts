@@ -17,6 +17,9 @@ const peers = suite('peers: answers');
 const GROUPED: Shape = { B: 2, T: 70, H: 2, HV: 4, K: 32, V: 32 };
 const TOKEN: Shape = { B: 2, T: 1, H: 1, HV: 3, K: 48, V: 48 };
 const OBLONG: Shape = { B: 1, T: 9, H: 1, HV: 2, K: 32, V: 64 };
+const PROMPT: Shape = { B: 2, T: 70, S: 70, H: 4, HKV: 2, K: 32, V: 32 };
+const BEHIND: Shape = { ...PROMPT, T: 9 };
+const NEXT: Shape = { ...PROMPT, T: 1 };
 const WITHOUT: Shape = { M: 5, N: 33, K: 64, r: 0, E: 0 };
 const ADAPTED: Shape = { M: 5, N: 33, K: 64, r: 6, E: 1 };
 const BASES = ['lora/f32', 'bf16/lora/bf16', 'bf16/lora/f16', 'bf16/lora/q8', 'bf16/lora/q4'];
@@ -55,6 +58,13 @@ const TRIED: Tried[] = [
   },
   { ops: [...GRADIENTS, 'mamba2'], pass: 'backward', shape: GROUPED },
   { ops: ['hgrn2'], pass: 'backward', shape: { ...GROUPED, HV: 2 } },
+  { ops: ['attention'], pass: 'forward', shape: PROMPT },
+  { ops: ['attention'], pass: 'forward', shape: BEHIND },
+  { ops: ['attention/token'], pass: 'forward', shape: NEXT },
+  { ops: ['attention'], pass: 'forward', shape: PROMPT, dtype: 'bf16' },
+  { ops: ['attention'], pass: 'forward', shape: PROMPT, dtype: 'f16' },
+  { ops: ['attention'], pass: 'backward', shape: PROMPT },
+  { ops: ['attention'], pass: 'backward', shape: BEHIND },
   { ops: ['matmul'], pass: 'forward', shape: PRODUCT },
   { ops: ['matmul'], pass: 'forward', shape: PRODUCT, dtype: 'bf16' },
   { ops: ['matmul'], pass: 'forward', shape: PRODUCT, dtype: 'f16' },
@@ -69,10 +79,10 @@ const TRIED: Tried[] = [
 ];
 
 /** How many cases each peer must have computed: fewer would mean that it refuses what it has. */
-const EXPECTED: Record<string, number> = { onnxruntime: 17, ggml: 37, openblas: 4, torch: 29 };
+const EXPECTED: Record<string, number> = { onnxruntime: 19, ggml: 42, openblas: 4, torch: 34 };
 
-/** With everything that the operation takes, and without what it may do without. */
-function variantsOf(given: Tensors): Tensors[] {
+/** With everything that peers take, and without what the operation may do without. */
+function variantsOf({ sinks, gate, ...given }: Tensors): Tensors[] {
   const { initialState, bias, ...bare } = given;
   return initialState || bias ? [given, bare] : [given];
 }

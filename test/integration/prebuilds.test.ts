@@ -231,6 +231,22 @@ test('the commands say what is missing', () => {
   assert.match(script('check-prebuilds.cjs', ['vax']).stderr, /no target is vax|is not here/);
 });
 
+test('the hosted workflow builds every target, by scripts that there are, with actions that cannot change', () => {
+  const text = fs.readFileSync(path.join(root, '.github/workflows/build.yml'), 'utf8');
+  const { scripts } = JSON.parse(fs.readFileSync(path.join(root, 'package.json'), 'utf8'));
+  const found = (pattern: RegExp) => [...text.matchAll(pattern)].map((m) => m[1]);
+  for (const name of found(/npm run ([\w:]+)/g)) assert.ok(scripts[name], name);
+  for (const file of found(/\b(scripts\/[\w-]+\.\w+|\.ci\/run)/g))
+    assert.ok(fs.existsSync(path.join(root, file)), file);
+  const named = new Set(found(/\b((?:linux|darwin|win32)-\w+(?:-\w+)?)\b/g));
+  assert.equal([...named].sort(), targets.map((t: any) => t.name).sort());
+  for (const action of found(/uses: (.+)/g))
+    assert.match(action, /^[\w-]+\/[\w-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+$/);
+  // Names of artefacts: what is put up is what is taken down.
+  assert.is(found(/name: (prebuild-\$\{\{ matrix\.target \}\}|prebuild-win32-x64)/g).length, 3);
+  assert.equal(found(/pattern: (\S+)/g), ['prebuild-*']);
+});
+
 test('before `npm run build` the script of the same name does nothing', () => {
   const hook = script('prebuild.cjs', [], { npm_lifecycle_event: 'prebuild' });
   assert.equal([hook.status, hook.stdout, hook.stderr], [0, '', '']);

@@ -139,6 +139,17 @@ test('a publication that fails leaves the files as they were', () => {
   git('reset', '-q', '--hard', 'HEAD~1');
 });
 
+test('a tag that cannot be made leaves no commit', () => {
+  git('config', 'tag.gpgSign', 'true');
+  git('config', 'gpg.program', 'false');
+  try {
+    refused(/git tag .*: /, 'patch', '--skip-lint', '--skip-tests');
+    assert.is(JSON.parse(read('package.json')).version, '0.1.0');
+  } finally {
+    git('config', '--unset', 'tag.gpgSign');
+  }
+});
+
 test('the first release may keep its version; the next one is above it, and has something to say', () => {
   const { status, output } = release('0.1.0', '--skip-lint', '--skip-tests');
   assert.is(status, 0, output);

@@ -207,12 +207,7 @@ test('bad input', async () => {
   const p = problem();
   const fails = (changed: object, options: any, kind: any, pattern: RegExp): void =>
     throwsWith(() => doraAdapterSync({ ...p, ...changed } as any, options), kind, pattern);
-  fails(
-    { magnitude: undefined },
-    {},
-    TypeError,
-    /^\[doraAdapterSync\] magnitude: expected a tensor/,
-  );
+  fails({ magnitude: undefined }, {}, TypeError, /^\[doraAdapter\] magnitude: expected a tensor/);
   fails(
     { magnitude: normals(1)(OUT + 1) },
     {},
@@ -224,7 +219,7 @@ test('bad input', async () => {
   fails({ magnitud: p.magnitude }, {}, TypeError, /magnitud: .*nearest: magnitude/);
   fails({}, { scale: Number.NaN }, RangeError, /scale: /);
   fails({}, { scale: '1' }, TypeError, /scale: /);
-  fails({ a: normals(1)(RANK, IN + 1) }, {}, RangeError, /^\[doraNorms\] a: expected shape/);
+  fails({ a: normals(1)(RANK, IN + 1) }, {}, RangeError, /^\[doraAdapter\] a: expected shape/);
   const weight = { data: p.weight.data.slice().fill(0, IN, 2 * IN), shape: p.weight.shape };
   const b = { data: p.b.data.slice().fill(0, RANK, 2 * RANK), shape: p.b.shape };
   fails({ weight, b }, {}, RangeError, /weight: row 1 of W \+ scale b mid a is zero/);

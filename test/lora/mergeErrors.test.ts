@@ -7,7 +7,12 @@ import { type Any, bank, base, IN, ids, OUT, other, square } from './good';
 
 const merges: [string, Any[], Any, RegExp][] = [
   ['no base', [null, bank, ids[0]], TypeError, /base: expected a packed weight/],
-  ['an identity', ['identity', square, 0], TypeError, /base: expected a packed weight/],
+  [
+    'an identity',
+    ['identity', square, 0],
+    TypeError,
+    /base: expected what packWeight\(\) returned, got 'identity'/,
+  ],
   ['no bank', [base, undefined, ids[0]], TypeError, /bank: expected one/],
   ['a bank of other sizes', [base, other, 0], RangeError, /bank: expected \[out,in\] = \[7,10\]/],
   ['no id', [base, bank], TypeError, /id: expected an integer, got undefined/],

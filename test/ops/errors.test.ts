@@ -19,7 +19,14 @@ const bad: [string, Any, Any, Any, RegExp][] = [
     /^\[gatedDeltaNet\] beta: expected a tensor/,
   ],
   ['null', { beta: null }, {}, TypeError, /^\[gatedDeltaNet\] beta: expected a tensor .* got null/],
-  ['an array for a tensor', { q: [1, 2] }, {}, TypeError, /^\[gatedDeltaNet\] q: expected data/],
+  ['an array for a tensor', { q: [1, 2] }, {}, TypeError, /q: expected a tensor .* got an array/],
+  [
+    'a bare typed array for a tensor',
+    { q: inputs.q.data },
+    {},
+    TypeError,
+    /q: expected a tensor \{data, shape\}, got a Float32Array/,
+  ],
   [
     'an unknown input',
     { bta: inputs.beta },
@@ -208,6 +215,61 @@ for (const [name, change, options, kind, pattern] of bad) {
     assert.equal(inputs.v.data, before);
   });
 }
+
+test('an error says what this very function takes', async () => {
+  const t = ramp(4, 4);
+  const kept = { weight: t, a: ramp(2, 4), b: ramp(4, 2) };
+  const qkv = { q: ramp(1, 5, 1, 4), k: ramp(1, 5, 1, 4), v: ramp(1, 5, 1, 4) };
+  const { signal } = new AbortController();
+  const cases: [() => unknown, ErrorConstructor, RegExp][] = [
+    [
+      () => glaSync({} as Any, { signal } as Any),
+      TypeError,
+      /^\[gla\] signal: expected none, a synchronous call is not aborted/,
+    ],
+    [
+      () => rankone.attentionSync(qkv, { window: [4] as Any }),
+      TypeError,
+      /window: expected an array of two numbers, got another one/,
+    ],
+    [
+      () => rankone.doraNormsSync({ ...kept, base: {} as Any }),
+      TypeError,
+      /base: expected what packWeight\(\) returned, got an object/,
+    ],
+    [
+      () => rankone.doraAdapterSync(kept as Any),
+      TypeError,
+      /^\[doraAdapter\] magnitude: expected a tensor/,
+    ],
+    [
+      () => rankone.doraAdapterSync({ ...kept, a: ramp(2, 5), magnitude: ramp(4) }),
+      RangeError,
+      /^\[doraAdapter\] a: /,
+    ],
+    [
+      () => rankone.packQuantisedSync({ format: 'f32', shape: [4, 4] } as Any),
+      RangeError,
+      /format: expected 'int8', 'q8', 'q4', 'nf4', got 'f32'/,
+    ],
+    [
+      () => rankone.readSafetensorsSync(5 as Any),
+      TypeError,
+      /file: expected a path or a file: URL, or bytes, got 5/,
+    ],
+    [
+      () => rankone.readSafetensorsSync('x', { filtre: undefined } as Any),
+      TypeError,
+      /filtre: .*nearest: filter/,
+    ],
+  ];
+  for (const [call, kind, pattern] of cases) throwsWith(call, kind as Any, pattern);
+  await rejectsWith(
+    () => rankone.doraAdapter({ ...kept, a: ramp(2, 5), magnitude: ramp(4) }),
+    RangeError,
+    /^\[doraAdapter\] a: /,
+  );
+});
 
 test('inputs that are no object', async () => {
   for (const value of [undefined, null, 7, 'q'])

@@ -229,7 +229,7 @@ test('bad input', async () => {
   const make =
     (change: object): (() => KvCache) =>
     () =>
-      createKvCache({ ...sizes, ...change });
+      createKvCache({ ...sizes, ...change } as KvCacheShape);
   throwsWith(
     make({}),
     TypeError,

@@ -303,6 +303,17 @@ test('layerTensors takes those of one layer', () => {
   ]);
   assert.equal(layers.layerTensors(tensors, 'model.layers.1.attn.'), { A_log: 2 });
   assert.equal(layers.layerTensors({ 'a.b': 1, b: 2 }, 'a.'), { b: 1 });
+  const none = () => layers.layerTensors(tensors, 'model.layer.1.');
+  throwsWith(none, RangeError, /^\[layerTensors\] prefix: .*got 'model\.layer\.1\.'/);
+  const nothing = () => layers.layerTensors(undefined as any, '');
+  throwsWith(nothing, TypeError, /^\[layerTensors\] tensors: expected/);
+});
+
+test('packLayerWeights refuses what it does not know', () => {
+  const typo = () => layers.packLayerWeights({}, { fromat: 'nf4' } as any);
+  throwsWith(typo, TypeError, /^\[packLayerWeights\] fromat: .*nearest: format/);
+  const list = () => layers.packLayerWeights(undefined as any);
+  throwsWith(list, TypeError, /^\[packLayerWeights\] weights: expected/);
 });
 
 test.run();

@@ -93,7 +93,9 @@ each('a segment without tokens, of any decay', () => {
     const { dInitialState } = native.segmentGradientSync({ ...given, g }, { cuSeqlens });
     const size = 2 * 4 * 5;
     for (const at of [0, 2])
-      assert.ok(dInitialState.data.subarray(at * size, (at + 1) * size).every((x) => x === 0));
+      assert.ok(
+        dInitialState.data.subarray(at * size, (at + 1) * size).every((x: number) => x === 0),
+      );
   }
 });
 

@@ -480,7 +480,11 @@ test('arguments that are none', async () => {
   for (const [module, message] of bad)
     await refused(forms(folder, { x: module }), RangeError, `modules: "x": ${message}`);
   await refused(forms(folder, undefined, 5), TypeError, 'options: expected an object');
-  await refused(forms(folder, undefined, { ingore: [] }), TypeError, '"ingore": expected ignore');
+  await refused(
+    forms(folder, undefined, { ingore: [] }),
+    TypeError,
+    'ingore: expected one of ignore, got an unknown key for an option; nearest: ignore',
+  );
   await refused(forms(folder, undefined, { ignore: 'r' }), TypeError, 'ignore: expected names');
 });
 

@@ -108,7 +108,7 @@ const MAPS: Record<string, (power: number) => VectorMap> = {
   }),
   relu: () => ({
     value: (x) => x.map((v) => Math.max(v, 0)),
-    slope: (x, g) => x.map((v, i) => (v > 0 ? g[i] : 0)),
+    slope: (x, g) => x.map((v, i) => (v > 0 ? g[i] : v <= 0 ? 0 : v)), // NaN stays
   }),
   softmax: () => ({ value: softmax, slope: (x, g) => softmaxSlope(softmax(x), g) }),
   hedgehog: () => hedgehogs(softmax, softmaxSlope),

@@ -47,6 +47,40 @@ async function segments(): Promise<void> {
   rankone.segmentSummarySync({ k: t, v: t }, { scale: 1 });
 }
 
+async function asked(flag: boolean): Promise<void> {
+  const qkvg = { q: t, k: t, v: t, g: t };
+  const { finalState, saved: kept } = await rankone.gla(qkvg, {
+    outputFinalState: true,
+    saveForBackward: true,
+    signal: aborter.signal,
+  });
+  same<ResultTensor>(finalState);
+  same<rankone.SavedForward>(kept);
+  const layer = { layer: 0, layers: 2, outputFinalState: true } as const;
+  same<ResultTensor>(rankone.lightningAttentionSync({ q: b, k: b, v: b }, layer).finalState);
+  same<ResultTensor>(
+    rankone.shortConvSync({ x: b, weight: t }, { outputFinalState: true }).finalState,
+  );
+  same<ResultTensor>(rankone.attentionSync({ q: h, k: h, v: h }, { outputLse: true }).lse);
+  const solved = { outputSolution: true, outputResidual: true } as const;
+  const lines = await rankone.localLinearAttention({ q: t, k: t, v: t, lambda: t }, solved);
+  same<ResultTensor[]>([lines.solution, lines.residual]);
+  same<ResultTensor>(rankone.matmulBackwardSync({ a: t, b: t, dY: t }, { withBias: true }).dBias);
+  same<ResultTensor>(rankone.segmentSummarySync({ k: h, v: h }, { normalize: false }).transition);
+
+  // @ts-expect-error not asked for
+  same<ResultTensor>(rankone.glaSync(qkvg, { saveForBackward: true }).finalState);
+  // @ts-expect-error asked for or not
+  same<ResultTensor>(rankone.glaSync(qkvg, { outputFinalState: flag }).finalState);
+  const bare = { outputTransition: false } as const;
+  // @ts-expect-error not wanted
+  same<ResultTensor>(rankone.segmentSummarySync({ k: t, v: t }, bare).transition);
+  // @ts-expect-error a product has no state
+  rankone.matmulSync({ a: t, b: t }, { outputFinalState: true });
+  // @ts-expect-error a typo beside it
+  rankone.glaSync(qkvg, { outputFinalState: true, scael: 1 });
+}
+
 async function forward(): Promise<void> {
   const { o, finalState } = await rankone.gatedDeltaNet({ q: t, k: t, v: t, g: t, beta: t });
   same<ResultTensor>(o);
@@ -205,6 +239,15 @@ function layerDtypes(): void {
   );
   rankone.adamWSync({ param: t, grad: b, m: t, v: t }, { step: 1, lr: 1 });
 
+  const slots = { batch: 1, kvHeads: 2, keyDim: 8, valueDim: 8 };
+  rankone.createKvCache({ ...slots, capacity: 9, dtype: 'bf16' });
+  rankone.createKvCache({ ...slots, window: 9, sinkTokens: 4 });
+  // @ts-expect-error how many tokens
+  rankone.createKvCache(slots);
+  // @ts-expect-error a capacity or a window
+  rankone.createKvCache({ ...slots, capacity: 9, window: 9 });
+  // @ts-expect-error initialState or state, not both
+  rankone.shortConvSync({ x: t, weight: t, initialState: t, state });
   // @ts-expect-error b has the dtype of a
   rankone.matmulSync({ a: h, b: t });
   // @ts-expect-error the carried inputs are float32
@@ -523,6 +566,7 @@ function states(): void {
 
 void [
   adapters,
+  asked,
   forward,
   backward,
   dtypes,

@@ -45,7 +45,14 @@ export function smallShape({ op, shape }: Pick<Case, 'op' | 'shape'>): Shape {
   const affordable = Math.max(FEWEST_TOKENS, Math.floor(CHECK_BUDGET / ofToken));
   const count = Math.min(MOST_TOKENS, affordable, shape[op.tokens]);
   // Decode of one token goes on from the state that others have left.
-  return { ...narrow, [op.tokens]: op.recurrent ? Math.max(FEWEST_TOKENS, count) : count };
+  if (op.recurrent) return { ...narrow, [op.tokens]: Math.max(FEWEST_TOKENS, count) };
+  // As many keys before the first query as before.
+  const { S, T } = shape;
+  return {
+    ...narrow,
+    ...(op.tokens === 'T' && S >= T && { S: S - T + count }),
+    [op.tokens]: count,
+  };
 }
 
 /** A wrong answer. */

@@ -1,6 +1,7 @@
 // The tensors of a layer by the names they have in its published checkpoints.
 import { rangeError, show, typeError, unknownKey } from '../errors';
 import { readDType, readShape, TENSOR, writeTensor } from '../header';
+import { checkKeys } from '../linalg/arguments';
 import type { AdapterBank } from '../lora/adapterBank';
 import { floatsOf } from '../lora/floats';
 import type { AdapterRouting } from '../lora/loraLinear';
@@ -135,6 +136,8 @@ export interface PackLayerOptions {
 /**
  * The tensors of one layer out of many: those whose names begin with `prefix`, under what follows it.
  *
+ * @throws TypeError for a wrong type; RangeError where no name begins so
+ *
  * @example
  * const { tensors } = await readSafetensors('model.safetensors');
  * const weights = packLayerWeights(layerTensors(tensors, 'model.layers.0.linear_attn.'));
@@ -143,10 +146,17 @@ export function layerTensors<T>(
   tensors: ReadonlyMap<string, T> | { readonly [name: string]: T },
   prefix: string,
 ): Record<string, T> {
+  const operation = 'layerTensors';
+  if (typeof tensors !== 'object' || tensors === null)
+    throw typeError(operation, `tensors: expected a Map or an object, got ${show(tensors)}`);
+  if (typeof prefix !== 'string')
+    throw typeError(operation, `prefix: expected a string, got ${show(prefix)}`);
   const entries = tensors instanceof Map ? tensors.entries() : Object.entries(tensors);
   const chosen: Record<string, T> = {};
   for (const [name, tensor] of entries)
     if (name.startsWith(prefix)) chosen[name.slice(prefix.length)] = tensor;
+  if (Object.keys(chosen).length === 0)
+    throw rangeError(operation, `prefix: expected how some name begins, got ${show(prefix)}`);
   return chosen;
 }
 
@@ -154,12 +164,17 @@ export function layerTensors<T>(
  * A layer's weights with its projections packed, so that no call packs them again: every matrix named `*weight` but
  * convolutions, `[out,in]`. The other tensors are passed on as they are.
  *
- * @throws as `packWeight`
+ * @throws as `packWeight`; TypeError for weights that are no object and for an unknown option
  */
 export function packLayerWeights<W extends { readonly [Name in keyof W]?: unknown }>(
   weights: W,
-  { format }: PackLayerOptions = {},
+  options: PackLayerOptions = {},
 ): { [Name in keyof W]: W[Name] | PackedWeight } {
+  const operation = 'packLayerWeights';
+  if (typeof weights !== 'object' || weights === null)
+    throw typeError(operation, `weights: expected tensors by name, got ${show(weights)}`);
+  checkKeys(operation, 'an option', options, ['format']);
+  const { format } = options;
   const packed: Record<string, unknown> = { ...weights };
   for (const [name, value] of Object.entries(packed)) {
     const { shape, dtype = 'f32' } = (value ?? {}) as Partial<FloatTensor>;

@@ -1,3 +1,4 @@
+import { rangeError, show, typeError } from '../errors';
 import { arrayKind, arrayLength } from '../header';
 import { checkKeys } from '../linalg/arguments';
 import type { FloatTensor } from '../types';
@@ -34,6 +35,7 @@ export interface AdapterSpec {
   rank?: number;
 }
 
+const ACTIVATIONS: readonly string[] = ['none', 'relu', 'gelu', 'silu'];
 const NAMES = [
   'a',
   'b',
@@ -60,6 +62,10 @@ export function readSpec(operation: string, spec: any): [inputs: any, options: a
     options.act = 'topK';
     options['act.topK'] = act.topK;
   } else {
+    if (act !== undefined && !ACTIVATIONS.includes(act)) {
+      const text = `act: expected 'relu', 'gelu', 'silu' or {topK}, got ${show(act)}`;
+      throw typeof act === 'string' ? rangeError(operation, text) : typeError(operation, text);
+    }
     options.act = act;
   }
   return [{ a: factor(a), b: factor(b), mid, rankBias, baseScale, outBias }, options];

@@ -1,4 +1,4 @@
-import { rangeError, show, typeError } from '../errors';
+import { rangeError, renamed, show, typeError } from '../errors';
 import { arrayKind } from '../header';
 import { checkKeys } from '../linalg/arguments';
 import { type DoraNormsInputs, doraNorms, doraNormsSync } from '../ops/doraNorms';
@@ -42,6 +42,7 @@ export interface DoraAdapterResult<A extends FloatTensor = FloatTensor> {
   norms: ResultTensor;
 }
 
+const OPERATION = 'doraAdapter';
 const NAMES = ['weight', 'base', 'a', 'b', 'mid', 'magnitude', 'outBias'];
 
 /** Sizes of a tensor [out,rank], each read once: a proxy may say another thing the second time. */
@@ -77,7 +78,6 @@ function vector(data: Float32Array): ResultTensor {
 
 /** What is read of the caller's objects before anything is computed. */
 interface Read<A extends FloatTensor> {
-  operation: string;
   norms: DoraNormsInputs;
   a: A;
   b: Float32Array;
@@ -89,43 +89,41 @@ interface Read<A extends FloatTensor> {
 }
 
 function read<A extends FloatTensor>(
-  operation: string,
   inputs: DoraAdapterInputs & { a: A },
   options: DoraAdapterOptions,
   optionNames: string[],
 ): Read<A> {
-  checkKeys(operation, 'an input', inputs, NAMES);
-  checkKeys(operation, 'an option', options, optionNames);
+  checkKeys(OPERATION, 'an input', inputs, NAMES);
+  checkKeys(OPERATION, 'an option', options, optionNames);
   const { weight, base, a, b, mid, magnitude, outBias } = inputs;
   const { scale = 1 } = options;
   if (typeof scale !== 'number')
-    throw typeError(operation, `scale: expected a number, got ${show(scale)}`);
+    throw typeError(OPERATION, `scale: expected a number, got ${show(scale)}`);
   if (!Number.isFinite(Math.fround(scale)))
-    throw rangeError(operation, `scale: expected a number that float32 can hold, got ${scale}`);
-  const shape = readSizes(operation, 'b', b);
+    throw rangeError(OPERATION, `scale: expected a number that float32 can hold, got ${scale}`);
+  const shape = readSizes(OPERATION, 'b', b);
   const [out] = shape;
-  const ofB = floatsOf(operation, 'b', b);
+  const ofB = floatsOf(OPERATION, 'b', b);
   return {
-    operation,
     norms: { weight, base, a, b: { data: ofB, shape }, mid },
     a,
     b: ofB,
     shape,
     mid,
     scale,
-    magnitude: readVector(operation, 'magnitude', magnitude, out),
-    outBias: outBias && readVector(operation, 'outBias', outBias, out),
+    magnitude: readVector(OPERATION, 'magnitude', magnitude, out),
+    outBias: outBias && readVector(OPERATION, 'outBias', outBias, out),
   };
 }
 
 function finish<A extends FloatTensor>(from: Read<A>, norms: ResultTensor): DoraAdapterResult<A> {
-  const { operation, a, b, shape, mid, scale, magnitude, outBias } = from;
+  const { a, b, shape, mid, scale, magnitude, outBias } = from;
   const [out, rank] = shape;
   const d = new Float32Array(out);
   for (let i = 0; i < out; i++) {
     if (norms.data[i] === 0)
       throw rangeError(
-        operation,
+        OPERATION,
         `${from.norms.base ? 'base' : 'weight'}: row ${i} of W + scale b mid a is zero and has no direction`,
       );
     d[i] = magnitude[i] / norms.data[i];
@@ -160,10 +158,14 @@ export async function doraAdapter<A extends FloatTensor>(
   inputs: DoraAdapterInputs & { a: A },
   options: DoraAdapterOptions & AsyncOptions = {},
 ): Promise<DoraAdapterResult<A>> {
-  const from = read('doraAdapter', inputs, options, ['scale', 'signal']);
+  const from = read(inputs, options, ['scale', 'signal']);
   const { signal } = options;
-  const { norms } = await doraNorms(from.norms, { scale: from.scale, ...(signal && { signal }) });
-  return finish(from, norms);
+  try {
+    const { norms } = await doraNorms(from.norms, { scale: from.scale, ...(signal && { signal }) });
+    return finish(from, norms);
+  } catch (error) {
+    throw renamed(OPERATION, 'doraNorms', error);
+  }
 }
 
 /**
@@ -174,8 +176,12 @@ export function doraAdapterSync<A extends FloatTensor>(
   inputs: DoraAdapterInputs & { a: A },
   options: DoraAdapterOptions = {},
 ): DoraAdapterResult<A> {
-  const from = read('doraAdapterSync', inputs, options, ['scale']);
-  return finish(from, doraNormsSync(from.norms, { scale: from.scale }).norms);
+  const from = read(inputs, options, ['scale']);
+  try {
+    return finish(from, doraNormsSync(from.norms, { scale: from.scale }).norms);
+  } catch (error) {
+    throw renamed(OPERATION, 'doraNorms', error);
+  }
 }
 
 /** Inputs of {@link doraGradients}. */

@@ -117,6 +117,11 @@ export interface LoraLinearResult {
  * base or bank is disposed
  * @see Hu et al., LoRA: Low-Rank Adaptation of Large Language Models, 2021 (arXiv:2106.09685); Chen et al., Punica:
  * Multi-Tenant LoRA Serving, 2023 (arXiv:2310.18547)
+ *
+ * @example
+ * const base = await packWeight(weight, { format: 'nf4' });
+ * const id = bank.load({ a, b, scale: alpha / rank });
+ * const { y } = await loraLinear({ x, base, bank, routing: { kind: 'one', id } });
  */
 export const loraLinear: AsyncDeviceLayer<
   LoraDtypes,

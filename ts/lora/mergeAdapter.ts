@@ -50,6 +50,9 @@ function mergingSync(name: string): MergeSync {
  * @throws (rejects) RangeError for an id that the bank does not have, and for an adapter with `act`, `rankBias` or
  * `outBias`, which no weight can stand for (an outBias belongs into the layer's bias, times `scale`); TypeError for a wrong
  * type or unknown key; Error where base or bank is disposed
+ *
+ * @example
+ * using merged = await mergeAdapter(base, bank, id, { format: 'bf16' });
  */
 export const mergeAdapter: Merge = merging('mergeAdapter');
 

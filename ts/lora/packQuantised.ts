@@ -1,5 +1,5 @@
 import type { Device } from '../device';
-import { show, typeError } from '../errors';
+import { rangeError, show, typeError } from '../errors';
 import { arrayKind, arrayLength } from '../header';
 import { checkKeys } from '../linalg/arguments';
 import { asynchronous, named, synchronous } from '../marshal';
@@ -68,6 +68,7 @@ export interface DoubleQuantised {
 /** Data that {@link packQuantised} takes. */
 export type QuantisedWeight = Int8Codes | Q8Codes | Q4Codes | Nf4Codes;
 
+const FORMATS = ['int8', 'q8', 'q4', 'nf4'];
 const NAMES = ['format', 'codes', 'scales', 'absmax', 'shape'];
 const NESTED = ['codes', 'absmax', 'offset', 'codebook', 'blockSize'];
 const DTYPES: Record<string, string> = { Uint8Array: 'u8', Int8Array: 'i8', Float32Array: 'f32' };
@@ -87,6 +88,10 @@ function readQuantised(weight: any, options: any): [inputs: unknown, options: un
   checkKeys(operation, 'an input', weight, NAMES);
   if (options !== undefined) checkKeys(operation, 'an option', options, ['signal', 'device']);
   const { format, codes, scales, absmax, shape } = weight;
+  if (!FORMATS.includes(format)) {
+    const text = `format: expected '${FORMATS.join("', '")}', got ${show(format)}`;
+    throw typeof format === 'string' ? rangeError(operation, text) : typeError(operation, text);
+  }
   if (!Array.isArray(shape))
     throw typeError(operation, `shape: expected [out,in], got ${show(shape)}`);
   const rank: unknown = shape.length; // a proxy may say anything

@@ -31,6 +31,9 @@ const packSync = synchronous('packWeight');
  * @throws (rejects) TypeError for a wrong type, dtype or unknown key; RangeError for a wrong shape, format or value and
  * when there is no memory
  * @see Dettmers et al., QLoRA: Efficient Finetuning of Quantized LLMs, 2023 (arXiv:2305.14314)
+ *
+ * @example
+ * using base = await packWeight(weight, { format: 'int8' });
  */
 export const packWeight: (
   weight: FloatTensor,

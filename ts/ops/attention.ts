@@ -112,7 +112,7 @@ export interface AttentionBackwardResult {
  * over the keys j that query i sees: with positions counted from the end, so that the last query stands at the last key,
  * none after it (`causal`), and those inside `window` or among the first `sinkTokens`. A query that sees none has o = 0.
  * No memory of size T x S: blocks of keys, with a softmax that goes on from block to block (Dao et al., "FlashAttention",
- * 2022). A key that is not seen leaves no trace, even where it is NaN.
+ * 2022, arXiv:2205.14135). A key that is not seen leaves no trace, even where it is NaN.
  *
  * With a cache the call is a step of a decode, of one token or of many, and the same as its rows of a call over the whole
  * sequence.
@@ -124,6 +124,9 @@ export interface AttentionBackwardResult {
  * wrong shape or value, bad starts or slots, a cache without room, or when memory is short; Error for a disposed or busy
  * cache; `signal.reason` after an abort. Where a call with a cache rejects because an array of `out` was detached meanwhile, its tokens are
  * in the cache
+ *
+ * @example
+ * const { o } = await attention({ q, k, v }, { window: [4095, 0] }); // the last 4096 tokens, the query's own among them
  */
 export const attention: AsyncLayer<Dtypes, AttentionInputs, AttentionOptions, AttentionResult> =
   asynchronous('attention');

@@ -116,6 +116,9 @@ export type GatedDeltaNetBackwardResult = BackwardResult & GateGradient & Streng
  *
  * @throws (rejects) as {@link recurrence}
  * @see Yang et al., Gated Delta Networks, 2024 (arXiv:2412.06464)
+ *
+ * @example
+ * const { o, finalState } = await gatedDeltaNet({ q, k, v, g, beta }, { qkL2norm: true, outputFinalState: true });
  */
 export const gatedDeltaNet: AsyncForward<GatedDeltaNetInputs, GatedDeltaNetOptions, ForwardResult> =
   asynchronous('gatedDeltaNet');

@@ -77,6 +77,9 @@ export interface DplrBackwardResult {
  * @throws (rejects) TypeError for a wrong type, dtype, missing argument or unknown key; RangeError for a wrong shape or
  * value, bad offsets or indices; Error for a disposed, busy or poisoned state; `signal.reason` after an abort
  * @see Peng et al., RWKV-7, 2025 (arXiv:2503.14456), of which it is the general form; {@link rwkv7} has its parameters
+ *
+ * @example
+ * const { o, finalState } = await dplr({ q, k, v, g, a, b }, { outputFinalState: true });
  */
 export const dplr: AsyncLayer<Dtypes, DplrInputs, DplrOptions, ScanResult> = asynchronous('dplr');
 

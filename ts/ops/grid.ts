@@ -3,7 +3,9 @@ import type { Device, DeviceTensor } from '../device';
 import type { SavedForward } from '../saved';
 import type { RecurrentState } from '../state';
 import type {
+  Answered,
   AnyTensor,
+  Asking,
   AsyncOptions,
   Beside,
   CallOptions,
@@ -69,16 +71,24 @@ export type TypedGradients<Result, Q extends AnyTensor, G extends GradDType> = G
   : { [P in keyof Result]: Beside<Result[P], Q> };
 
 /** A forward of the grid on the caller's thread. */
-export type SyncForward<Inputs, Options, Result> = <Q extends AnyTensor = Tensor>(
+export type SyncForward<Inputs, Options, Result> = <
+  Q extends AnyTensor = Tensor,
+  First extends boolean = false,
+  Second extends boolean = false,
+>(
   inputs: TypedInputs<Inputs, Q>,
-  ...options: OptionsArgument<Options>
-) => TypedResult<Result, Q>;
+  ...options: OptionsArgument<Options, Asking<Options, First, Second>>
+) => Answered<TypedResult<Result, Q>, Options, First, Second>;
 
 /** A forward of the grid on the engine's threads, with inputs copied at the call. */
-export type AsyncForward<Inputs, Options, Result> = <Q extends AnyTensor = Tensor>(
+export type AsyncForward<Inputs, Options, Result> = <
+  Q extends AnyTensor = Tensor,
+  First extends boolean = false,
+  Second extends boolean = false,
+>(
   inputs: TypedInputs<Inputs, Q>,
-  ...options: OptionsArgument<Options, AsyncOptions>
-) => Promise<TypedResult<Result, Q>>;
+  ...options: OptionsArgument<Options, Asking<Options, First, Second> & AsyncOptions>
+) => Promise<Answered<TypedResult<Result, Q>, Options, First, Second>>;
 
 /** A backward of the grid on the caller's thread. */
 export type SyncBackward<Inputs, Options, Result> = <

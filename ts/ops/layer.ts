@@ -1,6 +1,8 @@
 // What the parts of a layer have in common: the dtypes that a call may have.
 import type {
+  Answered,
   AnyTensor,
+  Asking,
   AsyncOptions,
   Beside,
   DTypeOf,
@@ -53,49 +55,64 @@ export type LayerGradients<
 /** A layer part on the caller's thread. */
 export type SyncLayer<Names extends LayerNames, Inputs, Options, Result> = <
   X extends FloatTensor = Tensor,
+  First extends boolean = false,
+  Second extends boolean = false,
 >(
   inputs: LayerInputs<Inputs, Names, X>,
-  ...options: OptionsArgument<Options>
-) => LayerResult<Result, Names, X>;
+  ...options: OptionsArgument<Options, Asking<Options, First, Second>>
+) => Answered<LayerResult<Result, Names, X>, Options, First, Second>;
 
 /** A layer part on the engine's threads, with inputs copied at the call. */
 export type AsyncLayer<Names extends LayerNames, Inputs, Options, Result> = <
   X extends FloatTensor = Tensor,
+  First extends boolean = false,
+  Second extends boolean = false,
 >(
   inputs: LayerInputs<Inputs, Names, X>,
-  ...options: OptionsArgument<Options, AsyncOptions>
-) => Promise<LayerResult<Result, Names, X>>;
+  ...options: OptionsArgument<Options, Asking<Options, First, Second> & AsyncOptions>
+) => Promise<Answered<LayerResult<Result, Names, X>, Options, First, Second>>;
 
 /** {@link SyncLayer} of a part that has a CUDA form. */
 export type SyncDeviceLayer<Names extends LayerNames, Inputs, Options, Result> = <
   X extends AnyTensor = Tensor,
+  First extends boolean = false,
+  Second extends boolean = false,
 >(
   inputs: LayerInputs<Inputs, Names, X>,
-  ...options: OptionsArgument<Options>
-) => LayerResult<Result, Names, X>;
+  ...options: OptionsArgument<Options, Asking<Options, First, Second>>
+) => Answered<LayerResult<Result, Names, X>, Options, First, Second>;
 
 /** {@link AsyncLayer} of a part that has a CUDA form. */
 export type AsyncDeviceLayer<Names extends LayerNames, Inputs, Options, Result> = <
   X extends AnyTensor = Tensor,
+  First extends boolean = false,
+  Second extends boolean = false,
 >(
   inputs: LayerInputs<Inputs, Names, X>,
-  ...options: OptionsArgument<Options, AsyncOptions>
-) => Promise<LayerResult<Result, Names, X>>;
+  ...options: OptionsArgument<Options, Asking<Options, First, Second> & AsyncOptions>
+) => Promise<Answered<LayerResult<Result, Names, X>, Options, First, Second>>;
 
 /** Gradients of a layer part on the caller's thread. */
 export type SyncLayerBackward<Names extends LayerNames, Inputs, Options, Result> = <
   X extends FloatTensor = Tensor,
   G extends GradDType = 'f32',
+  First extends boolean = false,
+  Second extends boolean = false,
 >(
   inputs: LayerInputs<Inputs, Names, X>,
-  ...options: OptionsArgument<Options, GradientOption<G>>
-) => LayerGradients<Result, Names, X, G>;
+  ...options: OptionsArgument<Options, Asking<Options, First, Second> & GradientOption<G>>
+) => Answered<LayerGradients<Result, Names, X, G>, Options, First, Second>;
 
 /** Gradients of a layer part on the engine's threads, with inputs copied at the call. */
 export type AsyncLayerBackward<Names extends LayerNames, Inputs, Options, Result> = <
   X extends FloatTensor = Tensor,
   G extends GradDType = 'f32',
+  First extends boolean = false,
+  Second extends boolean = false,
 >(
   inputs: LayerInputs<Inputs, Names, X>,
-  ...options: OptionsArgument<Options, GradientOption<G> & AsyncOptions>
-) => Promise<LayerGradients<Result, Names, X, G>>;
+  ...options: OptionsArgument<
+    Options,
+    Asking<Options, First, Second> & GradientOption<G> & AsyncOptions
+  >
+) => Promise<Answered<LayerGradients<Result, Names, X, G>, Options, First, Second>>;

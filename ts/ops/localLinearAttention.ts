@@ -92,7 +92,7 @@ export interface LocalLinearAttentionBackwardResult {
 
 /**
  * Local linear attention (Zuo et al., "Local linear attention: an optimal interpolation of linear and softmax attention
- * for test-time regression", 2025). Softmax attention takes the mean of the values under weights w; this fits a line to
+ * for test-time regression", 2025, arXiv:2510.01450). Softmax attention takes the mean of the values under weights w; this fits a line to
  * the values around the query under the same weights, with a ridge on its slope, and takes its value at the query:
  *
  *     w_ij = e^(scale q_i . k_j)    omega = sum_j w_ij    z_ij = k_j - q_i    mu = sum_j w_ij z_ij

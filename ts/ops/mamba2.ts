@@ -117,6 +117,9 @@ export interface Mamba2BackwardResult {
  *
  * @throws (rejects) as {@link recurrence}
  * @see Dao and Gu, Transformers are SSMs, 2024 (arXiv:2405.21060)
+ *
+ * @example
+ * const { y } = await mamba2({ x, dt, A, B, C, D, dtBias, state }, { dtSoftplus: true });
  */
 export const mamba2: AsyncForward<Mamba2Inputs, Mamba2Options, Mamba2Result> =
   asynchronous('mamba2');

@@ -1,5 +1,12 @@
 import { asynchronous, synchronous } from '../marshal';
-import type { CallOptions, IndexArray, ResultTensor, Tensor } from '../types';
+import type {
+  AsyncOptions,
+  CallOptions,
+  FloatTensor,
+  IndexArray,
+  ResultTensor,
+  Tensor,
+} from '../types';
 import type {
   GateOption,
   GradientOption,
@@ -8,7 +15,13 @@ import type {
   QueryKeyNormOption,
   StrengthOption,
 } from './grid';
-import type { AsyncLayer, AsyncLayerBackward, SyncLayer, SyncLayerBackward } from './layer';
+import type {
+  AsyncLayer,
+  AsyncLayerBackward,
+  LayerInputs,
+  SyncLayer,
+  SyncLayerBackward,
+} from './layer';
 
 type SummaryDtypes = {
   lead: 'k';
@@ -72,6 +85,14 @@ export interface SegmentSummaryResult {
   z?: ResultTensor;
 }
 
+interface TransitionOption<M extends boolean> {
+  outputTransition?: M;
+}
+
+/** With the transition, unless the call says that it is not wanted. */
+type Summary<M extends boolean> = SegmentSummaryResult &
+  ([M] extends [true] ? { transition: ResultTensor } : unknown);
+
 /**
  * What a segment of a sequence does to the state that enters it, for every cell of the grid:
  *
@@ -98,23 +119,19 @@ export interface SegmentSummaryResult {
  * @example
  * const { transition, state } = await segmentSummary({ k, v, g }, { cuSeqlens: Int32Array.of(0, 512, 1024) });
  */
-export const segmentSummary: AsyncLayer<
-  SummaryDtypes,
-  SegmentSummaryInputs,
-  SegmentSummaryOptions,
-  SegmentSummaryResult
-> = asynchronous('segmentSummary');
+export const segmentSummary: <X extends FloatTensor = Tensor, M extends boolean = true>(
+  inputs: LayerInputs<SegmentSummaryInputs, SummaryDtypes, X>,
+  options?: SegmentSummaryOptions & TransitionOption<M> & AsyncOptions,
+) => Promise<Summary<M>> = asynchronous('segmentSummary');
 
 /**
  * {@link segmentSummary} on the caller's thread and memory, with the pool's help.
  * @throws the same errors, synchronously
  */
-export const segmentSummarySync: SyncLayer<
-  SummaryDtypes,
-  SegmentSummaryInputs,
-  SegmentSummaryOptions,
-  SegmentSummaryResult
-> = synchronous('segmentSummary');
+export const segmentSummarySync: <X extends FloatTensor = Tensor, M extends boolean = true>(
+  inputs: LayerInputs<SegmentSummaryInputs, SummaryDtypes, X>,
+  options?: SegmentSummaryOptions & TransitionOption<M>,
+) => Summary<M> = synchronous('segmentSummary');
 
 /** Inputs of {@link segmentSummaryBackward}. An absent gradient means zero. */
 export interface SegmentSummaryBackwardInputs extends SegmentSummaryInputs {

@@ -24,13 +24,18 @@ interface Convolved {
 }
 
 /** Inputs of {@link shortConv}. D channels, W taps. */
-export interface ShortConvInputs extends Convolved {
-  /**
-   * `[N,D,1,W-1]`, in place of initialState, read and advanced in place:
-   * `createState({ batch: N, valueHeads: D, keyDim: 1, valueDim: W - 1 })`. With `stateIndices` a pool.
-   */
-  state?: RecurrentState;
-}
+export type ShortConvInputs = Convolved &
+  (
+    | { state?: undefined }
+    | {
+        initialState?: undefined;
+        /**
+         * `[N,D,1,W-1]`, in place of initialState, read and advanced in place:
+         * `createState({ batch: N, valueHeads: D, keyDim: 1, valueDim: W - 1 })`. With `stateIndices` a pool.
+         */
+        state?: RecurrentState;
+      }
+  );
 
 /** Options of {@link shortConv}. */
 export interface ShortConvOptions extends CallOptions<'y' | 'finalState'> {

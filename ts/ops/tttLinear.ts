@@ -102,6 +102,10 @@ export interface TttLinearBackwardResult {
  * @throws (rejects) TypeError for a wrong type, dtype, missing argument or unknown key; RangeError for a wrong shape or
  * value or bad offsets; `signal.reason` after an abort
  * @see Sun et al., Learning to (Learn at Test Time), 2024 (arXiv:2407.04620)
+ *
+ * @example
+ * const { o, finalW, finalB } = await tttLinear(inputs, { outputFinalState: true });
+ * const next = await tttLinear({ ...more, W: finalW, b: finalB });
  */
 export const tttLinear: AsyncLayer<Dtypes, TttLinearInputs, TttLinearOptions, TttLinearResult> =
   asynchronous('tttLinear');

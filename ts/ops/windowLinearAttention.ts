@@ -1,4 +1,4 @@
-import { rangeError, show, typeError, unknownKey } from '../errors';
+import { rangeError, show, typeError, underName, unknownKey } from '../errors';
 import { createKvCache, type KvCache } from '../kvCache';
 import { asynchronous, synchronous } from '../marshal';
 import { createState, type RecurrentState } from '../state';
@@ -252,7 +252,7 @@ export function createWindowLinearCache(shape: WindowLinearCacheShape): WindowLi
   const group = featureHeads / kvHeads;
   const reach = terraced ? 2 * window - 1 : window - 1;
   const heads = { valueHeads: featureHeads, keyHeads: featureHeads };
-  return under(name, () => {
+  return underName(name, () => {
     const state = createState({ batch, ...heads, keyDim: featureDim, valueDim });
     try {
       const width = keyDim + group * featureDim;
@@ -276,14 +276,3 @@ const FIELDS = [
   'terraced',
   'dtype',
 ];
-
-/** What `body` returns; its error under the name of the function that was called. */
-function under<T>(name: string, body: () => T): T {
-  try {
-    return body();
-  } catch (error) {
-    const { message, constructor: Kind } = error as Error;
-    const text = message.replace(/^\[[^\]]*\]/, `[${name}]`);
-    throw new (Kind as ErrorConstructor)(text, { cause: error });
-  }
-}

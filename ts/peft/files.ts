@@ -18,10 +18,10 @@ export type Reading<T> = Generator<ByteRange, T, void>;
 const AT_ONCE = 2 ** 30;
 
 /** @internal */
-export function pathOf(operation: string, name: string, file: unknown): string {
+export function pathOf(operation: string, name: string, file: unknown, or = ''): string {
   if (typeof file === 'string' && file !== '') return file;
   if (types.isProxy(file) || !(file instanceof URL))
-    throw typeError(operation, `${name}: expected a path or a file: URL, got ${show(file)}`);
+    throw typeError(operation, `${name}: expected a path or a file: URL${or}, got ${show(file)}`);
   if (file.protocol !== 'file:')
     throw typeError(operation, `${name}: expected a file: URL, got ${show(file.href)}`);
   return fileURLToPath(file);

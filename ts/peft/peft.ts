@@ -1,7 +1,7 @@
 import fs from 'node:fs';
 import path from 'node:path';
 import { types } from 'node:util';
-import { rangeError, show, typeError } from '../errors';
+import { rangeError, show, typeError, unknownKey } from '../errors';
 import { AdapterReader, type Modules } from './adapters';
 import { adapterTensors } from './collect';
 import { LoraConfig } from './config';
@@ -9,7 +9,7 @@ import type { PeftConfig } from './configKeys';
 import { allocate, pathOf, type Reading, read, readSync, write, writeSync } from './files';
 import { decodeUtf8, parseJson, quote } from './json';
 import { readingSafetensors, safetensorsParts } from './safetensors';
-import type { PeftAdapter, PeftModule, PeftModules, PeftOptions } from './types';
+import type { FileUrl, PeftAdapter, PeftModule, PeftModules, PeftOptions } from './types';
 
 const READ = 'readPeft';
 const READ_CONFIG = 'readPeftConfig';
@@ -54,8 +54,7 @@ function ignoredBy(operation: string, options: PeftOptions | undefined): readonl
   if (typeof options !== 'object' || options === null)
     throw typeError(operation, `options: expected an object, got ${show(options)}`);
   for (const key in options)
-    if (key !== 'ignore')
-      throw typeError(operation, `${quote(key)}: expected ignore, got another option`);
+    if (key !== 'ignore') throw unknownKey(operation, 'an option', key, ['ignore']);
   const { ignore = [] } = options;
   if (!Array.isArray(ignore) || !ignore.every((key) => typeof key === 'string'))
     throw typeError(operation, `ignore: expected names of keys, got ${show(ignore)}`);
@@ -107,7 +106,7 @@ function moduleOf(name: string, value: any): PeftModule {
  * for (const [module, adapter] of adapters) if (adapter.kind === 'linear') console.log(module, adapter.a.shape, adapter.scale);
  */
 export async function readPeft(
-  folder: string | URL,
+  folder: string | FileUrl,
   modules?: PeftModules,
   options?: PeftOptions,
 ): Promise<Map<string, PeftAdapter>> {
@@ -130,7 +129,7 @@ export async function readPeft(
  * @throws the same errors, synchronously
  */
 export function readPeftSync(
-  folder: string | URL,
+  folder: string | FileUrl,
   modules?: PeftModules,
   options?: PeftOptions,
 ): Map<string, PeftAdapter> {
@@ -152,7 +151,7 @@ export function readPeftSync(
  * The configuration of the adapter in a folder, as its JSON has it: what {@link writePeft} takes. Unknown keys are kept.
  * @throws (rejects) as {@link readPeft}; what the keys say is not checked
  */
-export async function readPeftConfig(folder: string | URL): Promise<PeftConfig> {
+export async function readPeftConfig(folder: string | FileUrl): Promise<PeftConfig> {
   const file = path.join(pathOf(READ_CONFIG, 'folder', folder), CONFIG);
   return read(READ_CONFIG, file, (size) => readingConfig(READ_CONFIG, file, size));
 }
@@ -161,7 +160,7 @@ export async function readPeftConfig(folder: string | URL): Promise<PeftConfig> 
  * {@link readPeftConfig} on the caller's thread.
  * @throws the same errors, synchronously
  */
-export function readPeftConfigSync(folder: string | URL): PeftConfig {
+export function readPeftConfigSync(folder: string | FileUrl): PeftConfig {
   const file = path.join(pathOf(READ_CONFIG, 'folder', folder), CONFIG);
   return readSync(READ_CONFIG, file, (size) => readingConfig(READ_CONFIG, file, size));
 }
@@ -175,7 +174,7 @@ interface Files {
 }
 
 function filesOf(
-  folder: string | URL,
+  folder: string | FileUrl,
   adapters: ReadonlyMap<string, PeftAdapter>,
   config: PeftConfig,
   options: PeftOptions | undefined,
@@ -222,7 +221,7 @@ function textOf(config: unknown): string {
  * @throws (rejects) TypeError or RangeError that names the key; the system's errors. Arrays must stay as they are until then.
  */
 export async function writePeft(
-  folder: string | URL,
+  folder: string | FileUrl,
   adapters: ReadonlyMap<string, PeftAdapter>,
   config: PeftConfig,
   options?: PeftOptions,
@@ -238,7 +237,7 @@ export async function writePeft(
  * @throws the same errors, synchronously
  */
 export function writePeftSync(
-  folder: string | URL,
+  folder: string | FileUrl,
   adapters: ReadonlyMap<string, PeftAdapter>,
   config: PeftConfig,
   options?: PeftOptions,

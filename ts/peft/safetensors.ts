@@ -1,5 +1,5 @@
 import { types } from 'node:util';
-import { rangeError, show, typeError } from '../errors';
+import { rangeError, show, typeError, unknownKey } from '../errors';
 import type { Float16Tensor } from '../types';
 import {
   fromFileOrder,
@@ -21,6 +21,7 @@ import {
 } from './files';
 import { buildHeader, type Fail, headerLength, LENGTH_BYTES, parseHeader } from './header';
 import { quote } from './json';
+import type { FileUrl } from './types';
 
 /** What {@link readSafetensors} returns. */
 export interface SafetensorsFile {
@@ -109,8 +110,7 @@ function filterOf(options: ReadSafetensorsOptions | undefined): ReadSafetensorsO
   if (typeof options !== 'object' || options === null)
     throw typeError(READ, `options: expected an object, got ${show(options)}`);
   for (const key in options)
-    if (key !== 'filter')
-      throw typeError(READ, `${quote(key)}: expected filter, got another option`);
+    if (key !== 'filter') throw unknownKey(READ, 'an option', key, ['filter']);
   const { filter } = options;
   if (filter !== undefined && typeof filter !== 'function')
     throw typeError(READ, `filter: expected a function, got ${show(filter)}`);
@@ -130,12 +130,12 @@ function filterOf(options: ReadSafetensorsOptions | undefined): ReadSafetensorsO
  * const { data, shape, dtype } = tensors.get('lm_head.weight')!;
  */
 export async function readSafetensors(
-  file: string | URL | Uint8Array,
+  file: string | FileUrl | Uint8Array,
   options?: ReadSafetensorsOptions,
 ): Promise<SafetensorsFile> {
   if (types.isUint8Array(file)) return readSafetensorsSync(file, options);
   const filter = filterOf(options);
-  const name = pathOf(READ, 'file', file);
+  const name = pathOf(READ, 'file', file, ', or bytes');
   return read(READ, name, (size) => readingSafetensors(READ, name, size, filter));
 }
 
@@ -144,13 +144,13 @@ export async function readSafetensors(
  * @throws the same errors, synchronously
  */
 export function readSafetensorsSync(
-  file: string | URL | Uint8Array,
+  file: string | FileUrl | Uint8Array,
   options?: ReadSafetensorsOptions,
 ): SafetensorsFile {
   const filter = filterOf(options);
   if (types.isUint8Array(file))
     return readBytes(READ, file, (size) => readingSafetensors(READ, 'the bytes', size, filter));
-  const name = pathOf(READ, 'file', file);
+  const name = pathOf(READ, 'file', file, ', or bytes');
   return readSync(READ, name, (size) => readingSafetensors(READ, name, size, filter));
 }
 
@@ -250,7 +250,7 @@ export function safetensorsParts(
  * then.
  */
 export async function writeSafetensors(
-  file: string | URL,
+  file: string | FileUrl,
   tensors: NamedTensors,
   metadata?: Readonly<Record<string, string>>,
 ): Promise<void> {
@@ -263,7 +263,7 @@ export async function writeSafetensors(
  * @throws the same errors, synchronously
  */
 export function writeSafetensorsSync(
-  file: string | URL,
+  file: string | FileUrl,
   tensors: NamedTensors,
   metadata?: Readonly<Record<string, string>>,
 ): void {

@@ -1,6 +1,14 @@
 import type { FloatTensor } from '../types';
 import type { WritableTensor } from './safetensors';
 
+/** A `URL` of scheme `file:`, by parts of it: so that types of neither the DOM nor Node are needed to compile. */
+export interface FileUrl {
+  /** The whole of it. */
+  readonly href: string;
+  /** `'file:'` */
+  readonly protocol: string;
+}
+
 /** Tensors that replace those of the base model's module, by their names in it, such as `weight` and `bias`. */
 export type SavedTensors = ReadonlyMap<string, WritableTensor>;
 

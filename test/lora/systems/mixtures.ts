@@ -225,6 +225,25 @@ export const mixtures: System[] = [
     },
   },
   {
+    name: 'MoA',
+    run() {
+      // One expert for a whole sequence, by the router's label of its domain.
+      const { x, w } = base();
+      const experts = draws(3);
+      const [starts, domains] = [Int32Array.of(0, 2, 3, ROWS), [2, 0, 2]];
+      const routing = (ids: number[]) => ({
+        kind: 'segments' as const,
+        indptr: starts,
+        ids: Int32Array.from(domains, (domain) => ids[domain]),
+      });
+      const expected = x.map((row, m) => {
+        const { a, b } = experts[domains[starts.findIndex((start) => start > m) - 1]];
+        return applied([row], sum(w, multiply(b, a)))[0];
+      });
+      near(forward(x, { base: w, adapters: specs(experts), routing }), expected);
+    },
+  },
+  {
     name: 'MoLA',
     run() {
       // More experts for higher layers; in each the k = 2 largest shares, made to sum to one.

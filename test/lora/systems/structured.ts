@@ -198,6 +198,29 @@ export const structured: System[] = [
     },
   },
   {
+    name: 'AdaLoRA',
+    run() {
+      // W + P L Q with L a diagonal; the least important of its values become zero, and stay what they are where wanted.
+      const { x, w } = base();
+      const [q, p, dY] = [draw(R, IN), draw(OUT, R), draw(ROWS, OUT)];
+      const values = [...drawVector(R)].map(Math.fround);
+      const layer = () => ({
+        base: w,
+        adapters: [{ a: tensor(q), mid: vector(values), b: tensor(p) }],
+      });
+      const expected = (): Matrix => applied(x, sum(w, multiply(p, multiply(diagonal(values), q))));
+      near(forward(x, layer()), expected());
+      const [{ dMid }] = backward(x, dY, layer()).adapters;
+      const importance = values.map((value, i) => Math.abs(value * dMid!.data[i]));
+      const budget = [...importance].sort((i, j) => j - i)[2];
+      values.forEach((_, i) => {
+        if (importance[i] < budget) values[i] = 0;
+      });
+      near([[values.filter((value) => value !== 0).length]], [[3]], 0, 'kept');
+      near(forward(x, layer()), expected());
+    },
+  },
+  {
     name: 'Hydra',
     run() {
       // h = W x + B A x + D C W x: a parallel branch, and a sequential one behind the base.

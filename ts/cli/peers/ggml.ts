@@ -5,6 +5,7 @@
  *   additive cells   gated_linear_attn, whose gate is per key and a factor: exp(g), 1 where there is none
  *   delta cells      gated_delta_net, gate 0 where there is none; state [V,K], scale 1 / sqrt(V) inside
  *   mamba2           dt + bias, ssm_scan (softplus inside; state [P,N]), + D x: the graph of llama.cpp
+ *   attention        flash_attn_ext, keys and values in the case's type, masks of float16 made before
  *   matmul           mul_mat
  *   LoRA             mul_mat with W, A and B, scale and add, as llama.cpp has them; one adapter
  */
@@ -23,6 +24,7 @@ import {
   divided,
   factorType,
   gridOf,
+  headsFirst,
   kindOf,
   map,
   spread,
@@ -74,7 +76,7 @@ function objection(one: Case): string | undefined {
   if (kind.family === 'none') return kind.why;
   if (kind.family === 'lora') return loraObjection(one);
   if (pass === 'backward') return 'no backward';
-  if (kind.family === 'matmul') return undefined;
+  if (kind.family === 'matmul' || kind.family === 'attention') return undefined;
   if (dtype !== 'f32') return 'recurrences in f32 only';
   if (kind.family === 'hgrn2') return 'no keys made of gates';
   if (kind.family === 'grid' && shape.K !== shape.V) return 'states with K = V only';
@@ -124,12 +126,33 @@ function mappingOf(one: Case, inputs: Tensors): Mapping {
     return kind.update === 'delta' ? gatedDeltaNet(grid) : gatedLinearAttention(grid);
   }
   if (kind.family === 'mamba2') return ssmScan(inputs as Record<string, Tensor32>);
+  if (kind.family === 'attention') return flashAttention(inputs);
   const { a, b, bias } = inputs;
   const y = [a.shape[0], b.shape[0]];
   return {
     settings: { op: 'mul_mat' },
     tensors: { a, b, ...(bias && { bias }) },
     results: (own) => divided(own.y!, { y }),
+  };
+}
+
+/** Rows of a mask come in multiples of so many, which older versions insist on. */
+const MASK_ROWS = 64;
+
+function flashAttention({ q, k, v }: Tensors): Mapping {
+  const [B, T, H, K] = q.shape;
+  const [S, V] = [k.shape[1], v.shape[3]];
+  const mask = zeros32([1, 1, Math.ceil(T / MASK_ROWS) * MASK_ROWS, S]);
+  for (let t = 0; t < T; t++) mask.data.fill(-Infinity, t * S + S - T + t + 1, (t + 1) * S);
+  return {
+    settings: { op: 'flash_attn_ext', scale: K ** -0.5 },
+    tensors: {
+      q: headsFirst(q),
+      k: headsFirst(k),
+      v: headsFirst(v),
+      ...(T > 1 && { mask }),
+    },
+    results: (own) => divided(own.o!, { o: [B, T, H, V] }),
   };
 }
 

@@ -34,6 +34,8 @@ export interface Graph {
   initializers: readonly Initializer[];
   inputs: readonly Value[];
   outputs: readonly Value[];
+  /** Version of ONNX's own operators, where a later one is needed. */
+  opset?: number;
 }
 
 function varint(value: number): Buffer {
@@ -100,7 +102,7 @@ function opset(domain: string, version: number): Buffer {
 export function onnxModel(graph: Graph, domains: readonly string[] = []): Buffer {
   return Buffer.concat([
     integer(1, IR_VERSION),
-    opset('', OPSET),
+    opset('', graph.opset ?? OPSET),
     ...domains.map((domain) => opset(domain, 1)),
     message(
       7,

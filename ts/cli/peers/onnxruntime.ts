@@ -1,5 +1,6 @@
 /**
- * onnxruntime-node, in this process: the operators LinearAttention and MatMul, each alone in a model. Float32 on the CPU.
+ * onnxruntime-node, in this process: the operators LinearAttention, Attention and MatMul, each alone in a model. Float32
+ * on the CPU.
  * A gate per head is given as one per token, which is what the operator has. The weights of a product are a constant of
  * the model, which the runtime packs when the session is made.
  */
@@ -17,6 +18,7 @@ import {
   factorsOf,
   factorType,
   gridOf,
+  headsFirst,
   kindOf,
   objectionToProduct,
   transposed,
@@ -79,14 +81,24 @@ function objection(one: Case): string | undefined {
   if (kind.family === 'mamba2' || kind.family === 'hgrn2') return 'no such operator';
   if (kind.family === 'lora') return objectionToProduct(one);
   if (pass === 'backward') return 'no backward';
+  const { T, S } = one.shape;
+  // Its mask counts from the first key, so that a query sees the keys of its own number.
+  if (kind.family === 'attention' && T > 1 && T !== S) return 'no queries behind keys';
   return factorType(one) === 'f32' ? undefined : 'f32 only';
+}
+
+interface Result {
+  name: string;
+  shape: readonly number[];
+  /** It has heads before tokens. */
+  turned?: boolean;
 }
 
 /** A model, what it is fed, and the names of its outputs among the operation's results. */
 interface Setting {
   model: Uint8Array;
   feeds: Record<string, Tensor32>;
-  results: Record<string, { name: string; shape: readonly number[] }>;
+  results: Record<string, Result>;
 }
 
 async function openCase(
@@ -95,11 +107,7 @@ async function openCase(
   inputs: Tensors,
   threads: number,
 ): Promise<PeerCase> {
-  const { family } = kindOf(one.op);
-  const { model, feeds, results } =
-    family === 'matmul' || family === 'lora'
-      ? matMul(factorsOf(one, inputs) as Record<string, Tensor32>)
-      : attention(one.op, inputs);
+  const { model, feeds, results } = settingOf(one, inputs);
   const sessions: Session[] = [];
   for (let i = 0; i < weightCopies(one, 4); i++)
     sessions.push(await InferenceSession.create(model, sessionOptions(threads)));
@@ -113,8 +121,9 @@ async function openCase(
   return {
     results: async () => {
       const own = await sessions[0].run(given);
-      const named = Object.entries(results).map(([output, { name, shape }]) => {
-        return [name, { data: own[output].data, shape }];
+      const named = Object.entries(results).map(([output, { name, shape, turned }]) => {
+        const tensor = { data: own[output].data, shape };
+        return [name, turned ? headsFirst(tensor) : tensor];
       });
       return Object.fromEntries(named) as References;
     },
@@ -134,7 +143,41 @@ async function openCase(
   };
 }
 
-function attention(op: Case['op'], inputs: Tensors): Setting {
+function settingOf(one: Case, inputs: Tensors): Setting {
+  switch (kindOf(one.op).family) {
+    case 'matmul':
+    case 'lora':
+      return matMul(factorsOf(one, inputs) as Record<string, Tensor32>);
+    case 'attention':
+      return attention(inputs);
+    default:
+      return linearAttention(one.op, inputs);
+  }
+}
+
+function attention(inputs: Tensors): Setting {
+  const feeds = Object.fromEntries(['q', 'k', 'v'].map((name) => [name, headsFirst(inputs[name])]));
+  const [B, H, T] = feeds.q.shape;
+  const shape = [B, H, T, feeds.v.shape[3]];
+  const graph: Graph = {
+    nodes: [
+      {
+        op: 'Attention',
+        domain: '',
+        inputs: ['q', 'k', 'v'],
+        outputs: ['o'],
+        attributes: { is_causal: T > 1 ? 1 : 0 },
+      },
+    ],
+    initializers: [],
+    inputs: Object.entries(feeds).map(([name, { shape }]) => ({ name, shape })),
+    outputs: [{ name: 'o', shape }],
+    opset: 23,
+  };
+  return { model: onnxModel(graph), feeds, results: { o: { name: 'o', shape, turned: true } } };
+}
+
+function linearAttention(op: Case['op'], inputs: Tensors): Setting {
   const { B, T, HV, K, V, q, k, v, g, beta, initialState } = gridOf(op, inputs);
   const wide = ({ data }: Tensor32): Tensor32 => ({ data, shape: [B, T, data.length / (B * T)] });
   const feeds: Record<string, Tensor32> = {

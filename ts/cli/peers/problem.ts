@@ -11,7 +11,7 @@ import type { Operation, Tensors } from '../operation';
 
 export type Kind =
   | { family: 'grid'; gate: Gate; update: Update }
-  | { family: 'mamba2' | 'hgrn2' | 'matmul' | 'lora' }
+  | { family: 'mamba2' | 'hgrn2' | 'attention' | 'matmul' | 'lora' }
   /** What no peer has, and why. */
   | { family: 'none'; why: string };
 
@@ -21,6 +21,7 @@ const GATES: Record<number, Gate> = { 1: 'head', 3: 'token', 4: 'channel' };
 /** Told by the inputs that the operation draws, and its options. */
 export function kindOf(op: Operation): Kind {
   if (op.call === 'matmul') return { family: 'matmul' };
+  if (op.call === 'attention') return { family: 'attention' };
   if (op.lora) return { family: 'lora' };
   if (!op.recurrent) return { family: 'none', why: 'no such operation' };
   if (op.name === 'mamba2' || op.name === 'hgrn2') return { family: op.name };
@@ -145,6 +146,18 @@ export function transposed({ data, shape }: TensorLike): Tensor32 {
         result.data[at + column * rows + row] = data[at + row * columns + column];
       }
     }
+  }
+  return result;
+}
+
+/** [A,B,C,X] as [A,C,B,X]: heads before tokens, and back. */
+export function headsFirst({ data, shape }: TensorLike): Tensor32 {
+  const [A, B, C, X] = shape;
+  const result = zeros32([A, C, B, X]);
+  for (let row = 0; row < A * B * C; row++) {
+    const [a, b, c] = [Math.floor(row / (B * C)), Math.floor(row / C) % B, row % C];
+    const from = (data as Float32Array).subarray(row * X, (row + 1) * X);
+    result.data.set(from, ((a * C + c) * B + b) * X);
   }
   return result;
 }

@@ -1,5 +1,5 @@
 /**
- * PyTorch on the CPU in a Python of the system: products, and the recurrences in their papers' plain chunked form, which
+ * PyTorch on the CPU in a Python of the system: products, attention, and the recurrences in their papers' plain chunked form, which
  * bench/peers/torch_peer.py writes out. A backward is autograd's alone: the graph of the forward is kept.
  */
 import path from 'node:path';
@@ -70,7 +70,7 @@ function objection(one: Case): string | undefined {
   if (kind.family === 'none') return kind.why;
   if (kind.family === 'lora') return 'no such operation';
   if (kind.family === 'matmul') return dtype === 'f16' ? 'no f16 on the CPU' : undefined;
-  return dtype === 'f32' ? undefined : 'recurrences in f32 only';
+  return dtype === 'f32' ? undefined : 'recurrences and attention in f32 only';
 }
 
 function settingsOf(one: Case, threads: number): Record<string, string | number> {
@@ -80,7 +80,7 @@ function settingsOf(one: Case, threads: number): Record<string, string | number>
 /** What the operation is given, with the gate that a paper fixes, and a state to start from. */
 function argumentsOf(op: Operation, inputs: Tensors): Tensors {
   const { family } = kindOf(op);
-  if (family === 'matmul') return inputs;
+  if (family === 'matmul' || family === 'attention') return inputs;
   const [v, k] = family === 'mamba2' ? [inputs.x, inputs.B] : [inputs.v, inputs.q];
   const [B, , HV, V] = v.shape;
   const g = fixedGate(op, HV);
