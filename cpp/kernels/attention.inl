@@ -50,31 +50,32 @@ struct PartialRows {
   float *sums, *top, *weight;
 };
 PartialRows partialRows(const AttentionItem& item, int64_t ldV, float* memory) {
-  float* sums = memory + item.partial;
-  return {sums, sums + item.rows * ldV, sums + item.rows * ldV + item.rows * 8};
+  const int64_t rows = item.allRows();
+  float* sums = memory + std::max<int64_t>(item.partial, 0);
+  return {sums, sums + rows * ldV, sums + rows * (ldV + 8)};
 }
 
 void finishRows(const AttentionArgs& p, const AttentionItem& item, int64_t first, int64_t rows, const float* sums,
                 const float* top, const float* weight) {
-  const QueryRows at = queryRows(p, *item.sequence, item.head);
   const int64_t ldV = padded(p.V);
   Scratch scratch(ldV);
   float* values = scratch.take(ldV);
-  for (int64_t r = 0; r < rows; ++r)
-    finishRow(p, at.at(item.row + first + r), at.first + (item.row + first + r) % at.group, sums + r * ldV, top[r],
-              weight[r], values);
+  for (int64_t r = 0; r < rows; ++r) {
+    const QueryRows at = queryRows(p, *item.sequence, item.head + (first + r) / item.rows);
+    const int64_t row = item.row + (first + r) % item.rows;
+    finishRow(p, at.at(row), at.first + row % at.group, sums + r * ldV, top[r], weight[r], values);
+  }
 }
 
 void fewRows(const AttentionArgs& p, const AttentionItem& item, float* memory) {
   const int64_t ldV = padded(p.V);
   const bool part = item.partial >= 0;
-  Scratch scratch(kFewRows * (ldV + 32));
-  float* own = scratch.take(kFewRows * (ldV + 32));
-  const PartialRows out =
-      part ? partialRows(item, ldV, memory) : PartialRows{own, own + kFewRows * ldV, own + kFewRows * (ldV + 16)};
+  const int64_t floats = part ? 0 : item.allRows() * (ldV + 16);
+  Scratch scratch(floats);
+  const PartialRows out = partialRows(item, ldV, part ? memory : scratch.take(floats));
   const bool done =
       withDType(p.keyDType, [&](auto d) { return FewTask<decltype(d)>(p, item, out.sums, out.top, out.weight).run(); });
-  if (done && !part) finishRows(p, item, 0, item.rows, out.sums, out.top, out.weight);
+  if (done && !part) finishRows(p, item, 0, item.allRows(), out.sums, out.top, out.weight);
 }
 
 void manyRows(const AttentionArgs& p, const AttentionItem& item, float* memory) {
@@ -102,7 +103,7 @@ void joinParts(const AttentionArgs& p, const AttentionPlan& plan, const Attentio
   const PartialRows to = partialRows(first, ldV, memory);
   for (int64_t i = 1; i < split.parts; ++i) {
     const PartialRows from = partialRows(plan.items[static_cast<size_t>(split.item + i)], ldV, memory);
-    for (int64_t r = 0; r < first.rows; ++r) {
+    for (int64_t r = 0; r < first.allRows(); ++r) {
       const float top = larger(splat(from.top[r]), splat(to.top[r]))[0], base = top == kMasked ? 0 : top;
       const Vec here = exp2(splat(to.top[r] - base)), there = exp2(splat(from.top[r] - base));
       for (int64_t c = 0; c < ldV; c += kLanes)
@@ -111,7 +112,7 @@ void joinParts(const AttentionArgs& p, const AttentionPlan& plan, const Attentio
       to.top[r] = top;
     }
   }
-  finishRows(p, first, 0, first.rows, to.sums, to.top, to.weight);
+  finishRows(p, first, 0, first.allRows(), to.sums, to.top, to.weight);
 }
 
 }  // namespace

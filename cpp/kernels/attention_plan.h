@@ -1,5 +1,5 @@
-// How attention is cut into tasks: by the shape of each sequence alone, so that neither threads nor the rest of the
-// batch can change a bit.
+// How attention is cut into tasks: the keys by the shape of each sequence alone, so that neither threads nor the rest
+// of the batch can change a bit. How many heads a task takes changes none.
 #pragma once
 #include <cstdint>
 #include <vector>
@@ -32,12 +32,13 @@ bool seesAll(const AttentionMask& mask, int64_t low, int64_t high, KeyRange keys
 bool seesAny(const AttentionMask& mask, int64_t low, int64_t high, KeyRange keys);
 
 // Rows of a sequence's queries that share a head of keys, row r being token r / G and head r % G of its group of G; and
-// the keys that a task takes of what they see.
+// the keys that a task takes of what they see. `heads` of keys that follow each other have such rows each.
 struct AttentionItem {
   const AttentionSequence* sequence;
-  int64_t head, row, rows;
+  int64_t head, heads, row, rows;
   KeyRange keys;
   int64_t partial;  // floats into the memory of partial results; -1: the item is all there is
+  int64_t allRows() const { return heads * rows; }
 };
 
 // Rows whose keys were split: `parts` items from `item` on.

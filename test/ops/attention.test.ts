@@ -141,6 +141,36 @@ test('a row of the batch has the bits that it has alone', () => {
   }
 });
 
+test('a head has the bits that it has alone, however many threads there are', () => {
+  const before = rankone.getNumThreads();
+  const mask = { window: [1290, 0], sinkTokens: 3 } as const;
+  for (const [T, S, G] of [
+    [1, 1300, 1],
+    [1, 90, 1],
+    [3, 70, 1],
+    [2, 1300, 2],
+  ]) {
+    const { inputs } = draw([2, T, S, 10 * G, 10, 20, 36], true);
+    const head = (x: any, axis: number, h: number, count: number): any =>
+      slice(x, axis, h * count, (h + 1) * count);
+    const alone = Array.from({ length: 10 }, (_, h) => {
+      const { q, k, v, sinks, gate } = inputs as Record<string, Tensor32>;
+      const part = { q: head(q, 2, h, G), k: head(k, 2, h, 1), v: head(v, 2, h, 1) };
+      const more = { sinks: head(sinks, 0, h, G), gate: head(gate, 2, h, G) };
+      return attentionSync({ ...part, ...more }, { ...mask, outputLse: true }) as any;
+    });
+    for (const threads of [1, 2, 5]) {
+      rankone.setNumThreads(threads);
+      const { o, lse } = attentionSync(inputs, { ...mask, outputLse: true }) as any;
+      for (const [h, one] of alone.entries()) {
+        expectSame(`o of head ${h}`, head(o, 2, h, G), one.o);
+        expectSame(`lse of head ${h}`, head(lse, 2, h, G), one.lse);
+      }
+    }
+    rankone.setNumThreads(before);
+  }
+});
+
 test('a causal prefix has the bits that it has in the whole', () => {
   const { inputs } = draw([1, 300, 300, 2, 2, 24, 24], false);
   const { o } = attentionSync(inputs);
