@@ -252,6 +252,8 @@ function prepare(entry: EntryDescription, r: Recipe) {
       try {
         reference = expected(entry, effective.inputs, effective.options);
       } catch (error) {
+        // It makes arrays as long as an absurd size of tensors that have no element.
+        if (/^Invalid (typed )?array length/.test((error as Error).message)) return undefined;
         return `accepted what the reference refuses: ${(error as Error).message}`;
       }
       if (!reference) return undefined;

@@ -239,7 +239,8 @@ export function expected(
       return hgrnOf(i, options, backward);
     case 'tttLinear':
       // The norm of few numbers, or of equal ones, hardly has a gradient.
-      if (i.q.shape[3] < 8 || !tame(i.q, i.k, i.v, i.W, i.b)) return undefined;
+      if (i.q.shape[3] < 8 || !tame(i.q, i.k, i.v, i.W, i.b, i.eta, i.lnWeight, i.lnBias))
+        return undefined;
       return { ...(backward ? tttLinearBackward : tttLinear)(i, options) };
     case 's4d':
       if (!tame(i.logDt, i.logAReal, i.AImag, i.C)) return undefined;
