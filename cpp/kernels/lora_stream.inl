@@ -6,8 +6,18 @@
 namespace rankone {
 namespace RANKONE_ISA_NS {
 
-// Bytes of words to prefetch: the time that a line takes to come, whatever the arithmetic between two of them.
-constexpr int64_t streamAhead(int rows) { return rows >= 4 ? 8192 : 2048; }
+// Bytes from a stream's words to those to prefetch: 8 KB ahead of what memory sends, all streams together.
+constexpr int64_t streamAhead(int streams) { return 8192 / streams; }
+
+// Keeps a sum where it is computed. Without it clang begins with the products of all streams, looked up and scaled, for
+// which there are not registers enough.
+template <PanelFormat F, int MR>
+RANKONE_INLINE Vec inTurn(Vec sum) {
+#if defined(__clang__) && RANKONE_LEVEL == 2
+  if constexpr (isNibbles(F) && MR == 1 && kUnitSteps == 1) asm("" : "+v"(sum));
+#endif
+  return sum;
+}
 
 // One of several runs of words that are read side by side: one chain of additions waits for itself, four do not.
 struct Stream {
@@ -45,10 +55,10 @@ RANKONE_INLINE void addStreams(const Expand<F, kUnitSteps>& expand, const Stream
 #pragma GCC unroll 2
       for (int v = 0; v < NV; ++v) {
         w[c][v][0] = loadWords(words[c] + v * kLanes);
-        __builtin_prefetch(words[c] + v * kLanes + streamAhead(MR) / 4);
+        __builtin_prefetch(words[c] + v * kLanes + streamAhead(C) / 4);
         if constexpr (E::kWordRows == 2) {
           w[c][v][1] = r + 1 < rows ? loadWords(words[c] + width + v * kLanes) : UVec{};
-          __builtin_prefetch(words[c] + width + v * kLanes + streamAhead(MR) / 4);
+          __builtin_prefetch(words[c] + width + v * kLanes + streamAhead(C) / 4);
         }
       }
 #pragma GCC unroll 8
@@ -63,7 +73,7 @@ RANKONE_INLINE void addStreams(const Expand<F, kUnitSteps>& expand, const Stream
         for (int i = 0; i < MR; ++i) {
           const Vec a = broadcast(x[kSharedX ? 0 : c] + u * kTileRows + row[i]);
 #pragma GCC unroll 2
-          for (int v = 0; v < NV; ++v) acc[c][i][v] = multiplyAdd(a, b[v], acc[c][i][v]);
+          for (int v = 0; v < NV; ++v) acc[c][i][v] = inTurn<F, MR>(multiplyAdd(a, b[v], acc[c][i][v]));
         }
       }
     }

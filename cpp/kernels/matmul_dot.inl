@@ -9,6 +9,16 @@ namespace {
 constexpr int kDotRows = 4;
 constexpr int64_t kDotColumns = 64;  // of a task
 
+// Where to prefetch from `streams` lines of `size` elements that are read side by side: 8 KB ahead of what memory
+// sends, together, into L1 (into L2 alone takes a tenth longer); at their ends from the next ones, which begin `next`
+// further.
+struct Ahead {
+  int64_t near, wrapped, end;
+  RANKONE_INLINE Ahead(int64_t streams, int64_t bytes, int64_t size, int64_t next)
+      : near(std::min(size, 8192 / streams / bytes)), wrapped(near - size + next), end(size - near) {}
+  RANKONE_INLINE int64_t of(int64_t at) const { return at + (at < end ? near : wrapped); }
+};
+
 // Units of K from one row of x, `ldx` apart, to the next.
 struct DotRows {
   const float* x;
@@ -34,13 +44,18 @@ RANKONE_INLINE void dotColumns(const DotRows& x, int64_t K, const typename D::El
   const float* row[R];
 #pragma GCC unroll 4
   for (int i = 0; i < R; ++i) row[i] = x.x + std::min<int64_t>(i, x.rows - 1) * x.ldx;
+  const typename D::Element* line[C];
+#pragma GCC unroll 8
+  for (int j = 0; j < C; ++j) line[j] = w + j * ld;
+  const Ahead ahead(C, sizeof *w, K, C * ld);
   int64_t k = 0;
   for (; k + kStep <= K; k += kStep) {
+    const int64_t later = ahead.of(k);
     Vec b[C];
 #pragma GCC unroll 8
     for (int j = 0; j < C; ++j) {
-      b[j] = unitsAlong<D>(w + j * ld + k);
-      __builtin_prefetch(w + (C + j) * ld + k, 0, 2);  // a line is often a page, where hardware prefetch ends
+      b[j] = unitsAlong<D>(line[j] + k);
+      __builtin_prefetch(line[j] + later);
     }
 #pragma GCC unroll 4
     for (int i = 0; i < R; ++i) {
@@ -54,7 +69,7 @@ RANKONE_INLINE void dotColumns(const DotRows& x, int64_t K, const typename D::El
 #pragma GCC unroll 8
     for (int j = 0; j < C; ++j) {
       float units[kLanes] = {};
-      copyUnits<D>(w + j * ld + k, K - k, units);
+      copyUnits<D>(line[j] + k, K - k, units);
       const Vec b = load(units);
 #pragma GCC unroll 4
       for (int i = 0; i < R; ++i) acc[i][j] = multiplyAdd(loadPart(row[i] + k / kUnitSteps, rest), b, acc[i][j]);

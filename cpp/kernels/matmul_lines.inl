@@ -8,7 +8,8 @@ namespace {
 
 constexpr int64_t kLineFloats = 4096;  // of the sums of a piece of y, all rows together: they stay in L1
 
-// U units of K, V vectors of columns (`lanes` of the last one). Unit u of row i is at x[u * ldx + i].
+// U units of K, V vectors of columns (`lanes` of the last one). Unit u of row i is at x[u * ldx + i]. Two vectors of a
+// line are prefetched `ahead` elements further.
 template <class D, int R, int U, int V>
 RANKONE_INLINE void addVectors(const float* x, int64_t ldx, const typename D::Element* w, int64_t ld, int64_t ahead,
                                bool last, int lanes, float* sums, int64_t stripe) {
@@ -23,9 +24,9 @@ RANKONE_INLINE void addVectors(const float* x, int64_t ldx, const typename D::El
     Vec b[V];
 #pragma GCC unroll 2
     for (int v = 0; v < V; ++v) {
-      if constexpr (U > 1) {
-        __builtin_prefetch(line + v * kLanes + ahead, 0, 2);
-        if constexpr (kUnitSteps > 1) __builtin_prefetch(line + v * kLanes + ld + ahead, 0, 2);
+      if (V == 2 && v * kLanes * sizeof *w % 64 == 0) {
+        __builtin_prefetch(line + v * kLanes + ahead);
+        if constexpr (kUnitSteps > 1) __builtin_prefetch(line + v * kLanes + ld + ahead);
       }
       if constexpr (V == 1) b[v] = unitsAcross<D>(line, ld, last, lanes);
     }
@@ -45,14 +46,16 @@ RANKONE_INLINE void addVectors(const float* x, int64_t ldx, const typename D::El
 
 template <class D, int R, int U>
 __attribute__((noinline)) void addLines(const float* x, int64_t ldx, const typename D::Element* w, int64_t ld,
-                                        int64_t ahead, bool last, int64_t width, float* sums, int64_t stripe) {
+                                        int64_t next, bool last, int64_t width, float* sums, int64_t stripe) {
   int64_t n = 0;
-  if constexpr (U > 1)
+  if constexpr (U > 1) {
+    const Ahead ahead(U * kUnitSteps, sizeof *w, width, next);
     for (; n + 2 * kLanes <= width; n += 2 * kLanes)
-      addVectors<D, R, U, 2>(x, ldx, w + n, ld, ahead, last, kLanes, sums + n, stripe);
+      addVectors<D, R, U, 2>(x, ldx, w + n, ld, ahead.of(n) - n, last, kLanes, sums + n, stripe);
+  }
   for (; n < width; n += kLanes) {
     const int lanes = static_cast<int>(std::min<int64_t>(kLanes, width - n));
-    addVectors<D, R, U, 1>(x, ldx, w + n, ld, ahead, last, lanes, sums + n, stripe);
+    addVectors<D, R, U, 1>(x, ldx, w + n, ld, 0, last, lanes, sums + n, stripe);
   }
 }
 
@@ -65,8 +68,8 @@ void lineBlock(const float* x, int64_t ldx, const typename D::Element* w, int64_
   for (int64_t n = 0; n < R * stripe; n += kLanes) store(sums + n, zero());
   int64_t u = 0;
   for (; u + kDeep <= units; u += kDeep) {
-    const int64_t ahead = std::min<int64_t>(kDeep, units - kDeep - u) * kUnitSteps * ld;
-    addLines<D, R, kDeep>(x + u * ldx, ldx, w + u * kUnitSteps * ld, ld, ahead, false, width, sums, stripe);
+    const int64_t next = std::min<int64_t>(kDeep, units - kDeep - u) * kUnitSteps * ld;
+    addLines<D, R, kDeep>(x + u * ldx, ldx, w + u * kUnitSteps * ld, ld, next, false, width, sums, stripe);
   }
   for (; u * kUnitSteps < steps; ++u) {
     const bool last = u * kUnitSteps + 1 == steps;
