@@ -293,7 +293,7 @@ test('bad input', async () => {
   );
   fails({ sinks: make(3) }, {}, RangeError, /sinks: expected shape \[H\] = \[4\]/);
   fails({ gate: make(1, 5, 4, 8) }, {}, RangeError, /gate: expected shape \[B,T,H,V\]/);
-  fails({}, { window: 5 }, TypeError, /window: expected two numbers/);
+  fails({}, { window: 5 }, TypeError, /window: expected an array of two numbers/);
   fails({}, { window: [-1, 0] }, RangeError, /window: expected two integers >= 0/);
   fails({}, { window: [1.5, 0] }, RangeError, /window: expected two integers >= 0/);
   fails({}, { window: [NaN, 0] }, RangeError, /window: expected two integers >= 0/);

@@ -235,7 +235,7 @@ test('bad input', async () => {
   fails({ initialState: make(1, 4, 8, 7) }, {}, RangeError, /initialState: expected shape/);
   fails({}, { window: 0 }, RangeError, /window: expected an integer from 1/);
   fails({}, { gateNormalizer: 0 }, RangeError, /gateNormalizer: expected a number above 0/);
-  fails({}, { mix: 0.5 }, TypeError, /mix: expected two numbers/);
+  fails({}, { mix: 0.5 }, TypeError, /mix: expected an array of two numbers/);
   fails({}, { mix: [NaN, 1] }, RangeError, /mix: expected/);
   fails({}, { gate: 1 }, TypeError, /gate: /);
   fails(
