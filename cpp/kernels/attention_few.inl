@@ -203,6 +203,7 @@ class FewTask {
                                            int64_t step, int64_t count) {
     const bool one = item_.heads == 1;
     const int64_t ahead = one ? kFewKeys : kAhead, stretch = one ? kFewKeys : kStretch * item_.rows;
+    const int64_t valuesAhead = std::max(ahead, stretch);  // of a head by the time that the other heads take
     const HeadRows<D> keys{key, p_.K, step * p_.K, count, item_.heads, ahead};
     forRowTiles(
         begin, end, [&](auto rows, int64_t r) __attribute__((always_inline)) {
@@ -214,7 +215,7 @@ class FewTask {
     for (int64_t i = 0; i < count; i += stretch)
       for (int64_t h = 0; h < item_.heads; ++h) {
         const Element* v = value + (i * step + h) * p_.V;
-        const HeadRows<D> values{v, p_.V, step * p_.V, std::min(stretch, count - i), 1, ahead};
+        const HeadRows<D> values{v, p_.V, step * p_.V, std::min(stretch, count - i), 1, valuesAhead};
         forRowTiles(
             h * item_.rows + begin, h * item_.rows + end, [&](auto rows, int64_t r) __attribute__((always_inline)) {
               add<decltype(rows)::value>(values, scores_ + r * kFewKeys + i, r, i == 0);

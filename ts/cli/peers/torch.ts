@@ -1,6 +1,6 @@
 /**
- * PyTorch on the CPU in a Python of the system: products, attention, and the recurrences in their papers' plain chunked form, which
- * bench/peers/torch_peer.py writes out. A backward is autograd's alone: the graph of the forward is kept.
+ * PyTorch on the CPU in a Python of the system: products, attention, and the recurrences in their papers' plain chunked
+ * form, which bench/peers/torch_peer.py writes out. A backward is autograd's alone: the graph of the forward is kept.
  */
 import path from 'node:path';
 import { zeros32 } from '#oracle/support/tensor';
