@@ -141,7 +141,7 @@ test('bad input', async () => {
     { base: 'identity', a, b },
     {},
     TypeError,
-    /base: expected a packed weight, got 'identity'/,
+    /base: expected what packWeight\(\) returned, got 'identity'/,
   );
   const base = packWeightSync(weight, { format: 'q8' });
   fails({ weight, base, a, b }, {}, TypeError, /weight: expected none beside base/);
