@@ -511,7 +511,7 @@ test('options that are none', async () => {
     () => readSafetensors(packed({}), options),
   ];
   await refused(forms(null), TypeError, '[readSafetensors] options: expected an object');
-  await refused(forms({ filtre: 1 }), TypeError, '"filtre": expected filter');
+  await refused(forms({ filtre: 1 }), TypeError, 'filtre: expected one of filter');
   await refused(forms({ filter: 1 }), TypeError, 'filter: expected a function, got 1');
 });
 
