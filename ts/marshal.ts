@@ -219,14 +219,17 @@ export class Operation {
     return values;
   }
 
+  /** The error for what this copy of the package has not made. */
+  #refused(name: string, maker: string, value: unknown, own: string, others = ''): TypeError {
+    const from = show(value) === `a ${own}` ? ' of another copy of rankone' : '';
+    const text = `expected what ${maker} returned${others}, got ${show(value)}${from}`;
+    return typeError(this.#name, `${name}: ${text}`);
+  }
+
   #writeState(header: Float64Array, args: CallArguments, value: unknown): void {
     if (value === undefined) return;
     const handle = RecurrentState.handleOf(value);
-    if (!handle)
-      throw typeError(
-        this.#name,
-        `state: expected what createState() returned, got ${show(value)}`,
-      );
+    if (!handle) throw this.#refused('state', 'createState()', value, 'RecurrentState');
     header[description.stateAt] = 1;
     args[VALUES + this.#entry.inputCount + this.#entry.outputCount] = handle;
   }
@@ -235,10 +238,7 @@ export class Operation {
     if (value === undefined) return;
     const handle = SavedForward.handleOf(value);
     if (!handle)
-      throw typeError(
-        this.#name,
-        `saved: expected what a forward with saveForBackward returned, got ${show(value)}`,
-      );
+      throw this.#refused('saved', 'a forward with saveForBackward', value, 'SavedForward');
     header[description.savedAt] = 1;
     args[VALUES + this.#entry.inputCount + this.#entry.outputCount + 1] = handle;
   }
@@ -250,10 +250,7 @@ export class Operation {
     const multiplies = this.#inputNames.has('x');
     if (!handle && !(value === 'identity' && multiplies)) {
       const others = multiplies ? ", 'identity' or null" : '';
-      throw typeError(
-        this.#name,
-        `base: expected what packWeight() returned${others}, got ${show(value)}`,
-      );
+      throw this.#refused('base', 'packWeight()', value, 'PackedWeight', others);
     }
     header[description.baseAt] = handle ? 1 : IDENTITY;
     args[VALUES + this.#entry.inputCount + this.#entry.outputCount + 2] = handle;
@@ -262,11 +259,7 @@ export class Operation {
   #writeBank(header: Float64Array, args: CallArguments, value: unknown): void {
     if (value === undefined) return;
     const handle = handleOf('bank', value);
-    if (!handle)
-      throw typeError(
-        this.#name,
-        `bank: expected what createAdapterBank() returned, got ${show(value)}`,
-      );
+    if (!handle) throw this.#refused('bank', 'createAdapterBank()', value, 'AdapterBank');
     header[description.bankAt] = 1;
     args[VALUES + this.#entry.inputCount + this.#entry.outputCount + 3] = handle;
   }
@@ -274,11 +267,7 @@ export class Operation {
   #writeCache(header: Float64Array, args: CallArguments, value: unknown): void {
     if (value === undefined) return;
     const handle = handleOf('cache', value);
-    if (!handle)
-      throw typeError(
-        this.#name,
-        `cache: expected what createKvCache() returned, got ${show(value)}`,
-      );
+    if (!handle) throw this.#refused('cache', 'createKvCache()', value, 'KvCache');
     header[description.cacheAt] = 1;
     args[VALUES + this.#entry.inputCount + this.#entry.outputCount + 4] = handle;
   }

@@ -156,7 +156,7 @@ const bad: [string, Any, Any, RegExp][] = [
     'an activation nobody knows',
     { act: 'tanh' },
     RangeError,
-    /act: expected 'relu', 'gelu', 'silu' or \{topK\}, got 'tanh'/,
+    /act: expected 'none', 'relu', 'gelu', 'silu' or \{topK\}, got 'tanh'/,
   ],
   ['an activation of a number', { act: 3 }, TypeError, /act: /],
   ['topK without k', { act: {} }, TypeError, /act\.topK: expected an integer/],

@@ -238,6 +238,11 @@ test('an error says what this very function takes', async () => {
       /base: expected what packWeight\(\) returned, got an object/,
     ],
     [
+      () => rankone.doraNormsSync({ ...kept, base: new (class PackedWeight {})() as Any }),
+      TypeError,
+      /base: expected what packWeight\(\) returned, got a PackedWeight of another copy of rankone$/,
+    ],
+    [
       () => rankone.doraAdapterSync(kept as Any),
       TypeError,
       /^\[doraAdapter\] magnitude: expected a tensor/,

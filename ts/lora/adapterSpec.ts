@@ -4,11 +4,11 @@ import { checkKeys } from '../linalg/arguments';
 import type { FloatTensor } from '../types';
 
 /**
- * What stands between the factors of an adapter: `'relu'`, `'gelu'` (the one with erf), `'silu'`, or a gate of its own on
- * every row: with s = t / |t| the k largest (of equal ones the first) get the weights softmax(s), and each such t is
- * multiplied by its weight; the others count as zero.
+ * What stands between the factors of an adapter: nothing, `'relu'`, `'gelu'` (the one with erf), `'silu'`, or a gate of
+ * its own on every row: with s = t / |t| the k largest (of equal ones the first) get the weights softmax(s), and each such
+ * t is multiplied by its weight; the others count as zero.
  */
-export type RankActivation = 'relu' | 'gelu' | 'silu' | { readonly topK: number };
+export type RankActivation = 'none' | 'relu' | 'gelu' | 'silu' | { readonly topK: number };
 
 /**
  * An adapter, as {@link AdapterBank.load} takes it. It adds `scale (B M phi(A x + a) + c)` to the row's output, whose base
@@ -23,7 +23,7 @@ export interface AdapterSpec {
   scale?: number;
   /** M: a matrix `[r2,r]`, or a diagonal `[r]`. */
   mid?: FloatTensor;
-  /** phi; default: none */
+  /** phi; default `'none'` */
   act?: RankActivation;
   /** a `[r]` */
   rankBias?: FloatTensor;
@@ -63,7 +63,7 @@ export function readSpec(operation: string, spec: any): [inputs: any, options: a
     options['act.topK'] = act.topK;
   } else {
     if (act !== undefined && !ACTIVATIONS.includes(act)) {
-      const text = `act: expected 'relu', 'gelu', 'silu' or {topK}, got ${show(act)}`;
+      const text = `act: expected 'none', 'relu', 'gelu', 'silu' or {topK}, got ${show(act)}`;
       throw typeof act === 'string' ? rangeError(operation, text) : typeError(operation, text);
     }
     options.act = act;
