@@ -116,6 +116,7 @@ export function expected(
   // rounding leaves of terms that cancel.
   const keys = i.k ?? i.q;
   if (backward && (options.qkL2norm || options.normalize) && keys.shape[3] === 1) return undefined;
+  if (backward && options.normalize && keys.shape[1] === 1) return undefined;
   if (backward && family === 'rwkv7' && i.kappa.shape[3] === 1) return undefined;
   switch (family) {
     case 'matmul':

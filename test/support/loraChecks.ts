@@ -105,7 +105,7 @@ export function checkForward(
   const moved = cancels ? noiseOf({ ...made.reference, dY: made.dYSeen }, chances) : undefined;
   expectOutput(`${label}: y`, y, expected.y, limit, moved && (() => moved().y.data));
   assert.is(t !== undefined, saveRank, `${label}: t`);
-  if (t) checkRanks(label, t, expected, made, compute === 'bf16');
+  if (t) checkRanks(label, t, expected, made, compute === 'bf16', moved && (() => moved().t.data));
 }
 
 function checkRanks(
@@ -114,6 +114,7 @@ function checkRanks(
   expected: ReturnType<typeof loraLinear>,
   { slots, perRow }: MadeCase,
   bf16: boolean,
+  noise?: () => ArrayLike<number>,
 ): void {
   const [rows, k, ranks] = t.shape;
   assert.equal([rows, k], [slots.length / perRow, perRow], `${label}: shape of t`);
@@ -125,8 +126,12 @@ function checkRanks(
     }
   });
   if (wanted.length === 0) return;
-  const row = { limit: bf16 ? 6e-3 : 2e-6, layout: { kept: [0] } };
-  expectWithin(`${label}: t`, actual, wanted, [1, wanted.length], row);
+  const shape = [wanted.length];
+  const [own, theirs] = [
+    { data: Float32Array.from(actual), shape },
+    { data: wanted, shape },
+  ];
+  expectTensor(`${label}: t`, own, theirs, bf16 ? 6e-3 : 2e-6, noise);
 }
 
 /** Euclidean length. Math.hypot(...x) overflows the stack of some systems. */
@@ -214,9 +219,14 @@ function noiseOf(
   const shaken = { x, dY, ...(base && base !== 'identity' && { base }) };
   return () => {
     moved ??= sensitivity(shaken, (inputs) => {
-      const { y } = loraLinear({ ...given, ...inputs }, chances);
+      const { y, t } = loraLinear({ ...given, ...inputs }, chances);
       const { adapters, ...rest } = loraLinearBackward({ ...given, ...inputs }, chances);
-      const flat: Record<string, Tensor64 | undefined> = { y, ...rest };
+      const all = Float64Array.from(t.flatMap((own) => [...own]));
+      const flat: Record<string, Tensor64 | undefined> = {
+        y,
+        t: { data: all, shape: [all.length] },
+        ...rest,
+      };
       for (const [id, gradients] of adapters)
         for (const [name, value] of Object.entries(gradients))
           flat[`${name} of ${id}`] =
