@@ -33,6 +33,7 @@ const CASES: [Sizes, AttentionOptions][] = [
   [[1, 4, 300, 2, 1, 40, 36], { window: [100, 0], sinkTokens: 5 }],
   [[1, 1, 1500, 4, 2, 20, 24], { window: [1300, 0], sinkTokens: 5, softcap: 20 }], // parts of keys, few rows
   [[1, 12, 4300, 1, 1, 8, 8], {}], // and more of them
+  [[1, 20, 2100, 8, 8, 8, 8], {}], // backward: more keys than a task sums at once
   [[1, 5, 600, 3, 3, 200, 136], {}],
 ];
 

@@ -46,7 +46,7 @@ export function smallShape({ op, shape }: Pick<Case, 'op' | 'shape'>): Shape {
   const count = Math.min(MOST_TOKENS, affordable, shape[op.tokens]);
   // Decode of one token goes on from the state that others have left.
   if (op.recurrent) return { ...narrow, [op.tokens]: Math.max(FEWEST_TOKENS, count) };
-  // As many keys before the first query as before.
+  // The first query has as many keys before it as in the shape.
   const { S, T } = shape;
   return {
     ...narrow,
